@@ -1,0 +1,44 @@
+"""cnnkit: what convolutional networks are made of, forward and backward, on the arrays that people already have.
+
+Everything public is found here by name and imported on first use: importing cnnkit costs little more than NumPy.
+"""
+
+import importlib
+from typing import Any
+
+from cnnkit._version import __version__
+
+_SPATIAL = {
+    "cnnkit.ops.conv": ("conv{n}d", "conv{n}d_backward"),
+    "cnnkit.ops.pool": ("max_pool{n}d", "max_pool{n}d_backward", "avg_pool{n}d", "avg_pool{n}d_backward"),
+}
+_PLAIN = {
+    "cnnkit.ops.dense": ("dense", "dense_backward"),
+    "cnnkit.ops.elementwise": (
+        *("relu", "relu_backward", "softmax", "softmax_backward", "log_softmax", "log_softmax_backward"),
+    ),
+    "cnnkit.ops.loss": ("cross_entropy", "cross_entropy_backward"),
+    "cnnkit.dispatch": ("use_backend", "backends"),
+    "cnnkit.backends.threads": ("set_num_threads", "get_num_threads"),
+    "cnnkit.config": ("show_config",),
+}
+_HOME = {name: module for module, names in _PLAIN.items() for name in names}
+_HOME |= {name.format(n=n): module for module, names in _SPATIAL.items() for name in names for n in (1, 2, 3)}
+_MODULES = ("datasets", "nn", "optim")
+
+__all__ = ["__version__", *sorted(_HOME), *_MODULES]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        value = getattr(importlib.import_module(_HOME[name]), name)
+    elif name in _MODULES:
+        value = importlib.import_module(f"cnnkit.{name}")
+    else:
+        raise AttributeError(f"module 'cnnkit' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,120 @@
+"""What an array is: its library, its dtype, its memory order; every complaint about one is made here."""
+
+import sys
+from typing import Any
+
+import numpy as np
+
+Array = Any  # a numpy.ndarray or a cupy.ndarray; which one is known at run time only
+
+FLOATS = (np.dtype("float32"), np.dtype("float64"))
+INTEGERS = tuple(np.dtype(kind) for kind in ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"))
+
+
+def family(array: Any) -> str | None:
+    """The library that an array belongs to, "numpy" or "cupy"; None if it is no array of either."""
+    if isinstance(array, np.ndarray):
+        return "numpy"
+    return "cupy" if type(array).__module__.partition(".")[0] == "cupy" and hasattr(array, "strides") else None
+
+
+def namespace(array: Array) -> Any:
+    """The module whose functions make and take this array."""
+    return sys.modules[family(array) or "numpy"]
+
+
+def check(dtypes: tuple[np.dtype, ...] = FLOATS, **given: Any) -> list[Array]:
+    """The given arrays (None passes) in a form that every backend takes; one library and one dtype for all of them.
+
+    Returns
+    -------
+    list
+        The arrays themselves; unaligned and byte-swapped ones as plain copies.
+    """
+    first = None
+    checked: list[Array] = []
+    for name, array in given.items():
+        if array is None:
+            checked.append(None)
+            continue
+        array = plain(array, name, dtypes)
+        if first is None:
+            first, first_name, first_family = array, name, family(array)
+        elif family(array) != first_family:
+            raise TypeError(
+                f"{name} is a {family(array)} array, but {first_name} is a {first_family} array: one library a call"
+            )
+        elif array.dtype != first.dtype:
+            raise TypeError(f"{name} is {array.dtype}, but {first_name} is {first.dtype}: one dtype a call")
+        checked.append(array)
+    return checked
+
+
+def plain(array: Any, name: str, dtypes: tuple[np.dtype, ...] = FLOATS) -> Array:
+    """`array` itself if it is an aligned, native array of one of `dtypes`; a copy if only its bytes lie otherwise."""
+    if type(array) is np.ndarray and array.dtype in dtypes and array.flags.aligned:
+        return array
+    _refuse_foreign(array, name)
+    if array.dtype.newbyteorder("=") not in dtypes:
+        raise TypeError(f"{name} is {array.dtype}, but {_either(dtypes)} is needed")
+    if family(array) == "numpy":
+        return np.require(np.asarray(array), array.dtype.newbyteorder("="), "A")
+    return array
+
+
+def _refuse_foreign(array: Any, name: str) -> None:
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array, but cnnkit knows no masks: write {name}.filled(value)")
+    if family(array):
+        return
+    kind = f"{type(array).__module__}.{type(array).__qualname__}".removeprefix("builtins.")
+    if hasattr(array, "__dlpack__"):
+        raise TypeError(f"{name} is a {kind}, but a numpy or cupy array is needed: numpy.from_dlpack({name}) makes one")
+    raise TypeError(f"{name} is a {kind}, but an array is needed: write numpy.asarray({name}, dtype='float32')")
+
+
+def _either(dtypes: tuple[np.dtype, ...]) -> str:
+    names = [str(dtype) for dtype in dtypes]
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+def empty(shape: tuple[int, ...], like: Array, dtype: Any = None) -> Array:
+    """A new array of `like`'s library and, unless given, dtype; channels-last if `like` (N, C, *spatial) is."""
+    make = namespace(like).empty
+    dtype = like.dtype if dtype is None else dtype
+    if like.flags.c_contiguous or len(shape) != like.ndim or not channels_last(like):
+        return make(shape, dtype)
+    memory = make((shape[0], *shape[2:], shape[1]), dtype)
+    return memory.transpose(0, len(shape) - 1, *range(1, len(shape) - 1))
+
+
+def channels_last(array: Array) -> bool:
+    """Whether channels lie closest together: an (N, *spatial, C) array seen as (N, C, *spatial)."""
+    if array.ndim < 3 or array.shape[1] < 2:
+        return False
+    spatial = [abs(step) for step, n in zip(array.strides[2:], array.shape[2:], strict=True) if n > 1]
+    return 0 < abs(array.strides[1]) < min(spatial, default=0)
+
+
+def lift(array: Array) -> Array:
+    """(N, C, *spatial) over three spatial axes, as `geometry.lift` does with plans: axes of size 1 are put in front."""
+    return array[(slice(None), slice(None), *(None,) * (5 - array.ndim))]
+
+
+def result(out: Any, shape: tuple[int, ...], like: Array, inputs: tuple[Array | None, ...]) -> Array:
+    """`out` after a check that it can take the result, or a new array where it is None."""
+    if out is None:
+        return empty(shape, like)
+    _refuse_foreign(out, "out")
+    if family(out) != family(like):
+        raise TypeError(f"out is a {family(out)} array, but the inputs are {family(like)} arrays: one library a call")
+    if out.dtype != like.dtype:
+        raise TypeError(f"out is {out.dtype}, but the result is {like.dtype}")
+    if out.shape != shape:
+        raise ValueError(f"out has shape {out.shape}, but the result has shape {shape}")
+    if not getattr(out.flags, "writeable", True) or not getattr(out.flags, "aligned", True):
+        raise ValueError("out is read-only or unaligned, but must take the result")
+    for one in inputs:
+        if one is not None and namespace(out).may_share_memory(out, one):
+            raise ValueError("out shares memory with an input, but inputs are never written: give another array")
+    return out

@@ -1,0 +1,146 @@
+"""Which backend runs: a table of rooms, and nothing else.
+
+A backend of an op is a module that has a function of that name. The first row of `BACKENDS` whose arrays are the
+caller's, whose needs can be imported and whose module has the op, runs it. A kernel that fails, fails: only a missing
+name or a missing dependency makes the next row's turn.
+"""
+
+import importlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import lru_cache
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from cnnkit import arrays
+
+
+class Backend(NamedTuple):
+    """A room: the arrays it takes, its module, what it must be able to import, and how to get that."""
+
+    family: str
+    module: str
+    needs: tuple[str, ...]
+    remedy: str
+
+
+BACKENDS = {  # in order of preference
+    "numba": Backend("numpy", "cnnkit.backends.numba", ("numba",), "pip install numba"),
+    "numpy": Backend("numpy", "cnnkit.backends.array", (), ""),
+    "cuda": Backend(
+        "cupy",
+        "cnnkit.backends.cuda",
+        ("cnnkit.backends.cuda",),
+        "this version of cnnkit has no CUDA kernels of its own yet",
+    ),
+    "cupy": Backend("cupy", "cnnkit.backends.array", ("cupy",), 'pip install "cnnkit[cuda13]" or "cnnkit[cuda12]"'),
+}
+
+_chosen: ContextVar[str | None] = ContextVar("backend", default=os.environ.get("CNNKIT_BACKEND") or None)
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Run everything inside the ``with`` block on exactly this backend, with no fallback.
+
+    The choice holds for the current thread (and asyncio task). The environment variable ``CNNKIT_BACKEND`` makes it
+    for a whole process.
+
+    Parameters
+    ----------
+    name : {"numba", "numpy", "cuda", "cupy"}
+
+    Raises
+    ------
+    ValueError
+        If there is no backend of this name.
+    ImportError
+        If the backend cannot run here, with the reason.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cnnkit
+    >>> with cnnkit.use_backend("numpy"):
+    ...     cnnkit.relu(np.array([-1.0, 2.0]))
+    array([0., 2.])
+    """
+    _room(_known(name, "use_backend"))
+    token = _chosen.set(name)
+    try:
+        yield
+    finally:
+        _chosen.reset(token)
+
+
+def backends() -> dict[str, tuple[bool, str]]:
+    """Say which backends can run here, and of the others why not.
+
+    Returns
+    -------
+    dict
+        ``{name: (available, why not)}``, in order of preference.
+
+    Examples
+    --------
+    >>> import cnnkit
+    >>> cnnkit.backends()["numpy"]
+    (True, '')
+    """
+    return {name: (not why_not(name), why_not(name)) for name in BACKENDS}
+
+
+def implementation(op: str, array: arrays.Array) -> Callable[..., Any]:
+    """The function that runs `op` on `array`."""
+    return _find(op, arrays.family(array), _chosen.get())
+
+
+@lru_cache
+def _find(op: str, family: str, chosen: str | None) -> Callable[..., Any]:
+    if chosen is not None:
+        if BACKENDS[_known(chosen, "CNNKIT_BACKEND")].family != family:
+            raise TypeError(
+                f"backend {chosen!r} takes {BACKENDS[chosen].family} arrays, but was given a {family} array"
+            )
+        names = [chosen]
+    else:
+        names = [name for name, backend in BACKENDS.items() if backend.family == family and not why_not(name)]
+    for name in names:
+        if hasattr(_room(name), op):
+            return getattr(_room(name), op)
+    able = [name for name in BACKENDS if not why_not(name) and hasattr(_room(name), op)]
+    raise NotImplementedError(f"{op} is not made for the backend {chosen!r}, but for: {', '.join(able)}")
+
+
+def current_backend(family: str = "numpy") -> str:
+    """The backend that the next call on arrays of this library runs on."""
+    chosen = _chosen.get()
+    return chosen or next(name for name, row in BACKENDS.items() if row.family == family and not why_not(name))
+
+
+@lru_cache
+def why_not(name: str) -> str:
+    """The reason why a backend cannot run here, in one sentence; empty if it can."""
+    backend = BACKENDS[name]
+    try:
+        needed = [importlib.import_module(module) for module in backend.needs]
+    except ImportError as error:
+        ours = str(error.name).startswith("cnnkit")
+        return backend.remedy if ours else f"{error}: {backend.remedy}"
+    if backend.family == "cupy" and not needed[0].cuda.is_available():
+        return "CuPy finds no CUDA device or no driver for it"
+    return ""
+
+
+def _room(name: str) -> ModuleType:
+    if why_not(name):
+        raise ImportError(f"backend {name!r} is not available: {why_not(name)}")
+    return importlib.import_module(BACKENDS[name].module)
+
+
+def _known(name: Any, source: str) -> str:
+    if name not in BACKENDS:
+        raise ValueError(f"{source} is {name!r}, but the backends are {', '.join(map(repr, BACKENDS))}")
+    return name

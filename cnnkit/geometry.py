@@ -1,0 +1,404 @@
+"""Every shape formula and every shape error, for any number of spatial axes.
+
+A call's parameters are parsed into tuples of plain integers (:func:`per_axis`, :func:`parse_padding`) and solved once
+into a frozen plan, which is cached. Whoever needs a size asks the plan; nobody else adds up strides and paddings.
+
+Notation: ``size`` is the length of a spatial axis of ``x``, ``span = dilation * (kernel - 1) + 1`` what one window
+covers of it, ``before`` and ``after`` the padding, ``start = o * stride - before`` where window ``o`` begins.
+"""
+
+import itertools
+import math
+import operator
+import sys
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+Ints = tuple[int, ...]
+Pairs = tuple[tuple[int, int], ...]
+Slices = tuple[slice, ...]
+
+AXES = {1: ("L",), 2: ("H", "W"), 3: ("D", "H", "W")}
+PADDINGS = ("valid", "same", "same_lower")
+_CACHED_PLANS = 1024  # bounded: a program with more shapes than this solves some of them again
+
+
+class ConvPlan(NamedTuple):
+    """One convolution, solved. Sizes are tuples over the spatial axes; channel counts are those of all groups."""
+
+    batch: int
+    in_channels: int
+    out_channels: int
+    groups: int
+    input_size: Ints
+    kernel_size: Ints
+    stride: Ints
+    dilation: Ints
+    before: Ints
+    after: Ints
+    output_size: Ints
+
+    @property
+    def output_shape(self) -> Ints:
+        return (self.batch, self.out_channels, *self.output_size)
+
+
+class PoolPlan(NamedTuple):
+    """One pooling, solved; the spatial fields mean what they mean in :class:`ConvPlan`."""
+
+    batch: int
+    channels: int
+    input_size: Ints
+    kernel_size: Ints
+    stride: Ints
+    dilation: Ints
+    before: Ints
+    after: Ints
+    output_size: Ints
+
+    @property
+    def output_shape(self) -> Ints:
+        return (self.batch, self.channels, *self.output_size)
+
+
+# ---------------------------------------------------------------- parsing: what users write, as tuples of ints
+
+
+def integer(value: Any, name: str, least: int = 1) -> int:
+    """`value` as an int of at least `least`; ``True`` and ``2.0`` are no ints."""
+    if isinstance(value, bool):
+        raise TypeError(f"{name} is {value!r}, but an int is needed")
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} is {value!r}, but an int is needed") from None
+    if number < least:
+        raise ValueError(f"{name} is {number}, but must be at least {least}")
+    return number
+
+
+def per_axis(value: Any, ndim: int, name: str, least: int = 1) -> Ints:
+    """An int for all spatial axes, or one int for each."""
+    if type(value) is int and value >= least:
+        return (value,) * ndim
+    if not isinstance(value, (tuple, list)):
+        return (integer(value, name, least),) * ndim
+    if len(value) != ndim:
+        raise ValueError(f"{name} is {value!r}, but needs an int or {_count(ndim, 'int')}")
+    return tuple(integer(one, name, least) for one in value)
+
+
+def parse_padding(padding: Any, ndim: int) -> str | Pairs:
+    """A padding in any of its forms as ``(before, after)`` pairs, or as one of the names in `PADDINGS`."""
+    if type(padding) is int and padding >= 0:
+        return ((padding, padding),) * ndim
+    if isinstance(padding, str):
+        if padding not in PADDINGS:
+            raise ValueError(f"padding is {padding!r}, but the known names are {', '.join(map(repr, PADDINGS))}")
+        return padding
+    if not isinstance(padding, (tuple, list)):
+        return ((integer(padding, "padding", 0),) * 2,) * ndim
+    if len(padding) != ndim:
+        raise ValueError(
+            f"padding is {padding!r}, but needs an int, {_count(ndim, 'int')} or {_count(ndim, '(before, after) pair')}"
+        )
+    return tuple(_padding_pair(one, padding) for one in padding)
+
+
+def _padding_pair(one: Any, padding: Any) -> tuple[int, int]:
+    if not isinstance(one, (tuple, list)):
+        return (integer(one, "padding", 0),) * 2
+    if len(one) != 2:
+        raise ValueError(f"padding is {padding!r}, but {one!r} is no (before, after) pair")
+    return integer(one[0], "padding", 0), integer(one[1], "padding", 0)
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
+
+
+# ---------------------------------------------------------------- convolution
+
+
+def conv(ndim: int, x: Ints, weight: Ints, stride: Any, padding: Any, dilation: Any, groups: Any) -> ConvPlan:
+    """The plan of a convolution of an array of shape `x` (batched or not) with `weight`."""
+    return _conv(
+        ndim,
+        x,
+        weight,
+        per_axis(stride, ndim, "stride"),
+        parse_padding(padding, ndim),
+        per_axis(dilation, ndim, "dilation"),
+        integer(groups, "groups"),
+    )
+
+
+@lru_cache(_CACHED_PLANS)
+def _conv(
+    ndim: int, x: Ints, weight: Ints, stride: Ints, padding: str | Pairs, dilation: Ints, groups: int
+) -> ConvPlan:
+    batch, channels, size = split_shape(x, ndim, f"conv{ndim}d")
+    if len(weight) != ndim + 2 or min(weight) < 1:
+        kernel = ", ".join(f"k{axis}" for axis in AXES[ndim])
+        raise ValueError(
+            f"weight has shape {weight}, but conv{ndim}d needs (C_out, C_in // groups, {kernel}), none of them 0"
+        )
+    if weight[0] % groups:
+        raise ValueError(
+            f"weight of shape {weight} has {weight[0]} output channels, which groups={groups} does not divide"
+        )
+    if channels != weight[1] * groups:
+        raise ValueError(
+            f"x has {channels} channels, but weight of shape {weight} with groups={groups} needs {weight[1] * groups}"
+        )
+    kernel_size = weight[2:]
+    before, after = _solve_padding(padding, size, kernel_size, stride, dilation)
+    output_size = _output_size(size, kernel_size, stride, dilation, before, after, ceil_mode=False)
+    return ConvPlan(batch, channels, weight[0], groups, size, kernel_size, stride, dilation, before, after, output_size)
+
+
+def split_shape(x: Ints, ndim: int, op: str, name: str = "x") -> tuple[int, int, Ints]:
+    """``(N, C, *spatial)`` or ``(C, *spatial)`` as batch, channels and sizes; an unbatched array is a batch of one."""
+    if len(x) == ndim + 2:
+        return x[0], x[1], x[2:]
+    if len(x) == ndim + 1:
+        return 1, x[0], x[1:]
+    axes = ", ".join(AXES[ndim])
+    raise ValueError(f"{name} has shape {x}, but {op} needs (N, C, {axes}) or (C, {axes})")
+
+
+def _solve_padding(padding: str | Pairs, size: Ints, kernel: Ints, stride: Ints, dilation: Ints) -> tuple[Ints, Ints]:
+    """Padding as (before of each axis, after of each axis); "same" makes the output ``ceil(size / stride)`` long."""
+    if padding == "valid":
+        return (0,) * len(size), (0,) * len(size)
+    if not isinstance(padding, str):
+        return tuple(pair[0] for pair in padding), tuple(pair[1] for pair in padding)
+    total = tuple(
+        max((-(-n // s) - 1) * s + d * (k - 1) + 1 - n, 0)
+        for n, k, s, d in zip(size, kernel, stride, dilation, strict=True)
+    )
+    less, more = tuple(t // 2 for t in total), tuple(t - t // 2 for t in total)
+    return (less, more) if padding == "same" else (more, less)
+
+
+def _output_size(
+    size: Ints, kernel: Ints, stride: Ints, dilation: Ints, before: Ints, after: Ints, ceil_mode: bool
+) -> Ints:
+    axes = zip(AXES[len(size)], size, kernel, stride, dilation, before, after, strict=True)
+    return tuple(_output_length(axis, n, k, s, d, b, a, ceil_mode) for axis, n, k, s, d, b, a in axes)
+
+
+def _output_length(axis: str, n: int, k: int, s: int, d: int, before: int, after: int, ceil_mode: bool) -> int:
+    """``(n + before + after - d*(k-1) - 1) // s + 1``; with `ceil_mode` one more if that begins before the padding."""
+    room = n + before + after - d * (k - 1) - 1
+    if room < 0:
+        raise ValueError(
+            f"a window of {k} with dilation {d} spans {d * (k - 1) + 1} along {axis}, "
+            f"but x has {n} there, {n + before + after} with padding"
+        )
+    length = room // s + 1
+    if ceil_mode and room % s and length * s < n + before:
+        length += 1
+    return length
+
+
+# ---------------------------------------------------------------- pooling
+
+
+def pool(
+    op: str, ndim: int, x: Ints, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: Any
+) -> PoolPlan:
+    """The plan of a pooling of an array of shape `x` (batched or not); `stride` None is the kernel size."""
+    kernel = per_axis(kernel, ndim, "kernel_size")
+    if not isinstance(ceil_mode, bool):
+        raise TypeError(f"ceil_mode is {ceil_mode!r}, but True or False is needed")
+    return _pool(
+        f"{op}{ndim}d",
+        ndim,
+        x,
+        kernel,
+        kernel if stride is None else per_axis(stride, ndim, "stride"),
+        parse_padding(padding, ndim),
+        per_axis(dilation, ndim, "dilation"),
+        ceil_mode,
+    )
+
+
+@lru_cache(_CACHED_PLANS)
+def _pool(
+    op: str, ndim: int, x: Ints, kernel: Ints, stride: Ints, padding: str | Pairs, dilation: Ints, ceil_mode: bool
+) -> PoolPlan:
+    batch, channels, size = split_shape(x, ndim, op)
+    before, after = _solve_padding(padding, size, kernel, stride, dilation)
+    for pad, k, d in zip(before + after, kernel * 2, dilation * 2, strict=True):
+        span = d * (k - 1) + 1
+        if pad > span // 2:
+            raise ValueError(
+                f"padding is {pad}, but a window that spans {span} may have at most half of it, {span // 2}"
+            )
+    output_size = _output_size(size, kernel, stride, dilation, before, after, ceil_mode)
+    plan = PoolPlan(batch, channels, size, kernel, stride, dilation, before, after, output_size)
+    _refuse_empty_windows(plan, ndim)
+    return plan
+
+
+def _refuse_empty_windows(plan: PoolPlan, ndim: int) -> None:
+    """A window all of whose taps fall on padding has no maximum and no mean (dilated windows near an edge can)."""
+    for a in range(ndim):
+        first = -(-plan.before[a] // plan.stride[a])  # windows from here on begin inside x
+        edges = itertools.chain(range(min(first, plan.output_size[a])), range(max(first, 0), plan.output_size[a])[-2:])
+        for o in edges:
+            start = o * plan.stride[a] - plan.before[a]
+            skipped = max(0, -(start // plan.dilation[a]))
+            if skipped >= plan.kernel_size[a] or start + skipped * plan.dilation[a] >= plan.input_size[a]:
+                raise ValueError(
+                    f"window {o} along {AXES[ndim][a]} meets only padding and nothing of x, which has "
+                    f"{plan.input_size[a]} there"
+                )
+
+
+@lru_cache(_CACHED_PLANS)
+def pool_divisors(plan: PoolPlan, count_include_pad: bool, divisor_override: int | None) -> tuple[Ints, ...]:
+    """Per axis, for each output, the factor of what an average is divided by: a window's divisor is their product.
+
+    Padding counts if `count_include_pad`, what `ceil_mode` lets hang over beyond the padding never does.
+    """
+    if divisor_override is not None:
+        if divisor_override == 0:
+            raise ValueError("divisor_override is 0, but nothing can be divided by it")
+        ones = [(1,) * n for n in plan.output_size]
+        return ((divisor_override,) * plan.output_size[0], *ones[1:])
+    return tuple(_window_lengths(plan, axis, count_include_pad) for axis in range(len(plan.output_size)))
+
+
+def _window_lengths(plan: PoolPlan, axis: int, count_include_pad: bool) -> Ints:
+    size, kernel, before = plan.input_size[axis], plan.kernel_size[axis], plan.before[axis]
+    low, high = (-before, size + plan.after[axis]) if count_include_pad else (0, size)
+    starts = range(-before, -before + plan.output_size[axis] * plan.stride[axis], plan.stride[axis])
+    return tuple(min(start + kernel, high) - max(start, low) for start in starts)
+
+
+# ---------------------------------------------------------------- windows as slices
+
+
+def taps(plan: ConvPlan | PoolPlan) -> Iterator[tuple[Ints, Slices, Slices]]:
+    """Every kernel position, in row-major order, with the slices of the output and of the input that meet there.
+
+    ``y[to] += w[tap] * x[of]`` over all taps is a convolution: padding is what no slice reaches.
+    The slices begin with ``...``-like full slices for batch and channels.
+    """
+    every = (slice(None), slice(None))
+    axes = [[_meet(plan, axis, k) for k in range(size)] for axis, size in enumerate(plan.kernel_size)]
+    for tap in itertools.product(*(range(size) for size in plan.kernel_size)):
+        met = [axes[axis][k] for axis, k in enumerate(tap)]
+        yield tap, every + tuple(to for to, _ in met), every + tuple(of for _, of in met)
+
+
+def _meet(plan: ConvPlan | PoolPlan, axis: int, k: int) -> tuple[slice, slice]:
+    stride, size = plan.stride[axis], plan.input_size[axis]
+    offset = k * plan.dilation[axis] - plan.before[axis]
+    low = max(0, -(offset // stride))
+    high = min(plan.output_size[axis], (size - 1 - offset) // stride + 1)
+    if low >= high:
+        return slice(0, 0), slice(0, 0)
+    return slice(low, high), slice(low * stride + offset, (high - 1) * stride + offset + 1, stride)
+
+
+class Phase(NamedTuple):
+    """One residue class of the input gradient: ``grad_x[..., *of]`` is a stride-1 convolution of the output gradient.
+
+    Its weights are ``weight[..., *kernel]`` (flipped by the negative steps) with input and output channels exchanged.
+    `plan` is None where no tap reaches the phase: the gradient is zero there.
+    """
+
+    of: Slices
+    kernel: Slices
+    plan: ConvPlan | None
+
+
+@lru_cache(_CACHED_PLANS)
+def input_gradient(plan: ConvPlan) -> tuple[Phase, ...]:
+    """The gradient with respect to ``x`` as plain convolutions, one for each combination of stride residues.
+
+    Input ``i = r + stride * q`` meets output ``o`` at the ``k`` with ``o * stride - before + k * dilation = i``.
+    Those ``k`` lie ``stride / g`` apart, ``g = gcd(stride, dilation)``, and ``o`` then moves by ``dilation / g``.
+    """
+    axes = [[_phase_axis(plan, axis, r) for r in range(plan.stride[axis])] for axis in range(len(plan.stride))]
+    return tuple(_join_phase(plan, parts) for parts in itertools.product(*axes))
+
+
+def _phase_axis(plan: ConvPlan, axis: int, r: int) -> tuple[slice, slice, Ints] | tuple[slice, None, None]:
+    """Along one axis: the slices of grad_x and the kernel, and the plan's (size, kernel, dilation, before, after)."""
+    size, kernel, out = plan.input_size[axis], plan.kernel_size[axis], plan.output_size[axis]
+    stride, dilation, before = plan.stride[axis], plan.dilation[axis], plan.before[axis]
+    of, count = slice(r, size, stride), len(range(r, size, stride))
+    ks = [k for k in range(kernel) if (r + before - k * dilation) % stride == 0]
+    if not ks or not count or not out:
+        return of, None, None
+    step = ks[1] - ks[0] if len(ks) > 1 else 1
+    move = dilation * step // stride if len(ks) > 1 else 1
+    first = (r + before - ks[-1] * dilation) // stride  # the output that q = 0 meets at the flipped kernel's first tap
+    after = count - 1 + first + (len(ks) - 1) * move - (out - 1)
+    flipped = slice(ks[-1], ks[0] - 1 if ks[0] else None, -step)
+    return of, flipped, (count, len(ks), move, -first, after)
+
+
+def _join_phase(plan: ConvPlan, parts: tuple) -> Phase:
+    every = (slice(None), slice(None))
+    of = every + tuple(part[0] for part in parts)
+    if any(part[1] is None for part in parts):
+        return Phase(of, every, None)
+    count, kernel, dilation, before, after = zip(*(part[2] for part in parts), strict=True)
+    ones = (1,) * len(parts)
+    sub = ConvPlan(
+        plan.batch, plan.out_channels, plan.in_channels, plan.groups,
+        plan.output_size, kernel, ones, dilation, before, after, count,
+    )  # fmt: skip
+    return Phase(of, every + tuple(part[1] for part in parts), sub)
+
+
+def lift(plan: Any, ndim: int = 3) -> Any:
+    """The same plan over `ndim` spatial axes: axes of size 1 are put in front."""
+    extra = ndim - len(plan.stride)
+    one = {"input_size": 1, "kernel_size": 1, "stride": 1, "dilation": 1, "before": 0, "after": 0, "output_size": 1}
+    return plan._replace(**{name: (value,) * extra + getattr(plan, name) for name, value in one.items()})
+
+
+# ---------------------------------------------------------------- dense, and the shapes of what comes back
+
+
+def dense(x: Ints, weight: Ints) -> Ints:
+    """The shape of ``x @ weight.T`` for x (..., in) and weight (out, in)."""
+    if len(weight) != 2:
+        raise ValueError(f"weight has shape {weight}, but dense needs (out_features, in_features)")
+    if not x or x[-1] != weight[1]:
+        raise ValueError(
+            f"x of shape {x} has {x[-1] if x else 'no'} features, but weight of shape {weight} needs {weight[1]}"
+        )
+    return (*x[:-1], weight[0])
+
+
+def check_shape(name: str, given: Ints, needed: Ints, why: str) -> None:
+    """One sentence for every array that must have a shape that follows from the other arguments."""
+    if given != needed:
+        raise ValueError(f"{name} has shape {given}, but {why} needs {needed}")
+
+
+def volume(size: Ints) -> int:
+    return math.prod(size)
+
+
+def axis(value: Any, ndim: int) -> int:
+    """`value` as an axis from 0 to ndim - 1; negative ones count from the end."""
+    number = integer(value, "axis", -sys.maxsize)
+    if not -ndim <= number < ndim:
+        raise ValueError(f"axis is {number}, but x has {ndim} axes")
+    return number % ndim
+
+
+def labels(logits: Ints, labels: Ints) -> None:
+    """Labels have the shape of the logits without the class axis, which is axis 1."""
+    if len(logits) < 2 or logits[1] < 1:
+        raise ValueError(f"logits have shape {logits}, but cross_entropy needs (N, K) or (N, K, *spatial)")
+    check_shape("labels", labels, (logits[0], *logits[2:]), f"logits of shape {logits}")

@@ -1,0 +1,1 @@
+"""The public functions: docstring, check, geometry, implementation."""

@@ -1,0 +1,205 @@
+"""Activations and softmax, forward and backward: arrays of any shape."""
+
+from typing import Any
+
+from cnnkit import arrays, dispatch, geometry
+from cnnkit.arrays import Array
+
+
+def relu(x: Array) -> Array:
+    """Rectified linear unit, ``max(x, 0)``; NaN stays NaN.
+
+    Parameters
+    ----------
+    x : array of any shape
+        float32 or float64.
+
+    Returns
+    -------
+    array, shape of `x`
+
+    Raises
+    ------
+    TypeError
+        If `x` is no array, or of a dtype that is not taken.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cnnkit import relu
+    >>> relu(np.array([-1.0, 0.0, 2.0]))
+    array([0., 0., 2.])
+    """
+    (x,) = arrays.check(x=x)
+    run = dispatch.implementation("relu", x)
+    y = arrays.empty(x.shape, x)
+    run(x, y)
+    return y
+
+
+def relu_backward(grad_output: Array, x: Array) -> Array:
+    """Gradient of :func:`relu`: `grad_output` where ``x > 0`` (or NaN), else 0.
+
+    Parameters
+    ----------
+    grad_output, x : array, both of one shape
+        `x` is what the forward was given (its result serves as well).
+
+    Returns
+    -------
+    array, shape of `x`
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ.
+    TypeError
+        If an argument is no array, or dtypes or libraries are mixed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cnnkit import relu_backward
+    >>> relu_backward(np.array([5.0, 5.0, 5.0]), np.array([-1.0, 0.0, 2.0]))
+    array([0., 0., 5.])
+    """
+    grad_output, x = arrays.check(grad_output=grad_output, x=x)
+    geometry.check_shape("grad_output", grad_output.shape, x.shape, "x")
+    run = dispatch.implementation("relu_backward", x)
+    grad_x = arrays.empty(x.shape, x)
+    run(grad_output, x, grad_x)
+    return grad_x
+
+
+def softmax(x: Array, axis: int = -1) -> Array:
+    """Softmax, ``exp(x) / sum(exp(x))`` along `axis`: positive numbers that sum to 1.
+
+    The maximum is subtracted first, so that nothing overflows.
+
+    Parameters
+    ----------
+    x : array of at least one axis
+        float32 or float64.
+    axis : int
+
+    Returns
+    -------
+    array, shape of `x`
+
+    Raises
+    ------
+    ValueError
+        If `x` has no such axis.
+    TypeError
+        If `x` is no array, or of a dtype that is not taken.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cnnkit import softmax
+    >>> softmax(np.log(np.array([1.0, 3.0])))
+    array([0.25, 0.75])
+    """
+    return _along("softmax", axis, x=x)
+
+
+def softmax_backward(grad_output: Array, x: Array, axis: int = -1) -> Array:
+    """Gradient of :func:`softmax`: with ``p = softmax(x)``, ``p * (grad_output - sum(grad_output * p))`` along `axis`.
+
+    Parameters
+    ----------
+    grad_output, x : array, both of one shape
+        `x` is what the forward was given.
+    axis : int
+
+    Returns
+    -------
+    array, shape of `x`
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ, or `x` has no such axis.
+    TypeError
+        If an argument is no array, or dtypes or libraries are mixed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cnnkit import softmax_backward
+    >>> softmax_backward(np.array([1.0, 0.0]), np.log(np.array([1.0, 3.0])))
+    array([ 0.1875, -0.1875])
+    """
+    return _along("softmax_backward", axis, grad_output=grad_output, x=x)
+
+
+def log_softmax(x: Array, axis: int = -1) -> Array:
+    """Logarithm of the softmax, ``x - log(sum(exp(x)))`` along `axis`, without its underflow.
+
+    Parameters
+    ----------
+    x : array of at least one axis
+        float32 or float64.
+    axis : int
+
+    Returns
+    -------
+    array, shape of `x`
+
+    Raises
+    ------
+    ValueError
+        If `x` has no such axis.
+    TypeError
+        If `x` is no array, or of a dtype that is not taken.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cnnkit import log_softmax
+    >>> log_softmax(np.array([0.0, 1000.0]))
+    array([-1000.,     0.])
+    """
+    return _along("log_softmax", axis, x=x)
+
+
+def log_softmax_backward(grad_output: Array, x: Array, axis: int = -1) -> Array:
+    """Gradient of :func:`log_softmax`: ``grad_output - softmax(x) * sum(grad_output)`` along `axis`.
+
+    Parameters
+    ----------
+    grad_output, x : array, both of one shape
+        `x` is what the forward was given.
+    axis : int
+
+    Returns
+    -------
+    array, shape of `x`
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ, or `x` has no such axis.
+    TypeError
+        If an argument is no array, or dtypes or libraries are mixed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cnnkit import log_softmax_backward
+    >>> log_softmax_backward(np.array([1.0, 0.0]), np.log(np.array([1.0, 3.0])))
+    array([ 0.75, -0.75])
+    """
+    return _along("log_softmax_backward", axis, grad_output=grad_output, x=x)
+
+
+def _along(op: str, axis: Any, **given: Any) -> Array:
+    """Run `op` on arrays of one shape, along one axis."""
+    checked = arrays.check(**given)
+    x = checked[-1]
+    geometry.check_shape(next(iter(given)), checked[0].shape, x.shape, "x")
+    axis = geometry.axis(axis, x.ndim)
+    run = dispatch.implementation(op, x)
+    out = arrays.empty(x.shape, x)
+    run(*checked, axis, out)
+    return out

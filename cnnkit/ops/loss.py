@@ -1,0 +1,123 @@
+"""Losses, forward and backward."""
+
+from typing import Any
+
+import numpy as np
+
+from cnnkit import arrays, dispatch, geometry
+from cnnkit.arrays import INTEGERS, Array
+
+REDUCTIONS = ("mean", "sum", "none")
+
+
+def cross_entropy(logits: Array, labels: Array, *, label_smoothing: float = 0.0, reduction: str = "mean") -> Array:
+    """Cross entropy between the softmax of `logits` and the true classes.
+
+    ::
+
+        loss[n] = -(1 - s) * log_p[n, labels[n]] - s / K * sum over k of log_p[n, k]
+
+    with ``log_p = log_softmax(logits, axis=1)``, ``s`` the label smoothing and ``K`` the number of classes.
+
+    Parameters
+    ----------
+    logits : array, shape (N, K) or (N, K, *spatial)
+        float32 or float64.
+    labels : array of an integer dtype, shape (N,) or (N, *spatial)
+        Each from 0 to K - 1.
+    label_smoothing : float
+        From 0 to 1: the share of each label that is spread evenly over all classes.
+    reduction : {"mean", "sum", "none"}
+        What to do with the losses of the examples.
+
+    Returns
+    -------
+    scalar, or array of the shape of `labels` with ``reduction="none"``
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, a label is out of range, or there is nothing to take the mean of.
+    TypeError
+        If an argument is no array, or of a dtype that is not taken.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cnnkit import cross_entropy
+    >>> float(cross_entropy(np.zeros((1, 4)), np.array([2])))  # log(4)
+    1.3862943611198906
+    """
+    logits, labels = _check(logits, labels, label_smoothing, reduction)
+    run = dispatch.implementation("cross_entropy", logits)
+    losses = arrays.empty(labels.shape, logits)
+    run(logits, labels, float(label_smoothing), losses)
+    return losses if reduction == "none" else getattr(losses, reduction)()
+
+
+def cross_entropy_backward(
+    grad_output: Any, logits: Array, labels: Array, *, label_smoothing: float = 0.0, reduction: str = "mean"
+) -> Array:
+    """Gradient of :func:`cross_entropy` with respect to the logits: softmax minus the (smoothed) one-hot labels.
+
+    Parameters
+    ----------
+    grad_output : float, or array of the shape of the loss
+        The gradient with respect to the loss; 1.0 where the loss is the end of the line.
+    logits, labels, label_smoothing, reduction
+        What :func:`cross_entropy` was given.
+
+    Returns
+    -------
+    array, shape of `logits`
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, or a label is out of range.
+    TypeError
+        If an argument is no array, or of a dtype that is not taken.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cnnkit import cross_entropy_backward
+    >>> cross_entropy_backward(1.0, np.zeros((1, 4)), np.array([2]))
+    array([[ 0.25,  0.25, -0.75,  0.25]])
+    """
+    logits, labels = _check(logits, labels, label_smoothing, reduction)
+    run = dispatch.implementation("cross_entropy_backward", logits)
+    scale = _scale(grad_output, logits, labels, reduction)
+    grad_logits = arrays.empty(logits.shape, logits)
+    run(scale, logits, labels, float(label_smoothing), grad_logits)
+    return grad_logits
+
+
+def _check(logits: Any, labels: Any, label_smoothing: Any, reduction: Any) -> tuple[Array, Array]:
+    (logits,) = arrays.check(logits=logits)
+    (labels,) = arrays.check(INTEGERS, labels=labels)
+    geometry.labels(logits.shape, labels.shape)
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"label_smoothing is {label_smoothing!r}, but must be from 0 to 1")
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction is {reduction!r}, but must be one of {', '.join(map(repr, REDUCTIONS))}")
+    if reduction == "mean" and not labels.size:
+        raise ValueError(
+            f"labels have shape {labels.shape}, but the mean of no losses does not exist: use reduction='sum'"
+        )
+    if labels.size and not (int(labels.min()) >= 0 and int(labels.max()) < logits.shape[1]):
+        reach = f"from {int(labels.min())} to {int(labels.max())}"
+        raise ValueError(f"labels reach {reach}, but logits of shape {logits.shape} need 0 to {logits.shape[1] - 1}")
+    return logits, labels
+
+
+def _scale(grad_output: Any, logits: Array, labels: Array, reduction: str) -> Array:
+    """What each example's gradient is multiplied by, as an array of the shape of `labels`."""
+    scale = arrays.empty(labels.shape, logits)
+    if np.ndim(grad_output):
+        (grad_output,) = arrays.check(grad_output=grad_output)
+    geometry.check_shape(
+        "grad_output", np.shape(grad_output), labels.shape if reduction == "none" else (), f"reduction={reduction!r}"
+    )
+    scale[...] = grad_output
+    return scale / labels.size if reduction == "mean" else scale
