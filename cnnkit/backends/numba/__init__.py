@@ -1,0 +1,33 @@
+"""The CPU room: Numba kernels for NumPy arrays, forward and backward, on any number of threads."""
+
+from cnnkit.backends.numba.conv import conv, conv_backward
+from cnnkit.backends.numba.dense import dense, dense_backward
+from cnnkit.backends.numba.elementwise import (
+    log_softmax,
+    log_softmax_backward,
+    relu,
+    relu_backward,
+    softmax,
+    softmax_backward,
+)
+from cnnkit.backends.numba.loss import cross_entropy, cross_entropy_backward
+from cnnkit.backends.numba.pool import avg_pool, avg_pool_backward, max_pool, max_pool_backward
+
+__all__ = [
+    "avg_pool",
+    "avg_pool_backward",
+    "conv",
+    "conv_backward",
+    "cross_entropy",
+    "cross_entropy_backward",
+    "dense",
+    "dense_backward",
+    "log_softmax",
+    "log_softmax_backward",
+    "max_pool",
+    "max_pool_backward",
+    "relu",
+    "relu_backward",
+    "softmax",
+    "softmax_backward",
+]

@@ -1,0 +1,170 @@
+"""Pooling, one pass over memory: a thread owns whole planes and goes through them row by row.
+
+Every kernel position brings one strided row of the input to (part of) one row of the output: `_reach` says which part.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from cnnkit import arrays, geometry
+from cnnkit.arrays import Array
+from cnnkit.backends import threads
+from cnnkit.backends.numba.machine import kernel
+from cnnkit.geometry import Ints, PoolPlan
+
+
+def max_pool(x: Array, plan: PoolPlan, out: Array, indices: Array | None) -> None:
+    if indices is None:
+        lowest = x.dtype.type(-np.inf) if x.dtype.kind == "f" else np.iinfo(x.dtype).min
+        _run(_max_planes, plan, arrays.lift(x), arrays.lift(out), x.dtype.type(lowest))
+    else:
+        _run(_argmax_planes, plan, arrays.lift(x), arrays.lift(out), arrays.lift(indices))
+
+
+def max_pool_backward(grad_output: Array, indices: Array, grad_x: Array) -> None:
+    planes, outputs = grad_x.shape[0] * grad_x.shape[1], geometry.volume(grad_output.shape[2:])
+    total = np.zeros((planes, geometry.volume(grad_x.shape[2:])), grad_x.dtype)
+    given = grad_output.reshape(planes, outputs), indices.reshape(planes, outputs)
+    threads.run(_max_planes_backward, planes, grad_x.size, *given, total)
+    grad_x[...] = total.reshape(grad_x.shape)
+
+
+def avg_pool(x: Array, plan: PoolPlan, divisors: tuple[Ints, ...], out: Array) -> None:
+    _run(_avg_planes, plan, arrays.lift(x), arrays.lift(out), *_three(divisors, out.dtype))
+
+
+def avg_pool_backward(grad_output: Array, plan: PoolPlan, divisors: tuple[Ints, ...], grad_x: Array) -> None:
+    three = _three(divisors, grad_x.dtype)
+    _run(_avg_planes_backward, plan, arrays.lift(grad_output), arrays.lift(grad_x), *three)
+
+
+def _run(kernel_: Callable[..., Any], plan: PoolPlan, *args: Any) -> None:
+    plan = geometry.lift(plan)
+    work = plan.batch * plan.channels * geometry.volume(plan.output_size) * geometry.volume(plan.kernel_size)
+    window = plan.kernel_size, plan.stride, plan.dilation, plan.before
+    threads.run(kernel_, plan.batch * plan.channels, work, window, *args)
+
+
+def _three(divisors: tuple[Ints, ...], dtype: np.dtype) -> list[Array]:
+    """The divisors' factors along three axes."""
+    return [np.array(factors, dtype) for factors in ((1,),) * (3 - len(divisors)) + divisors]
+
+
+@kernel
+def _reach(offset, stride, size, outputs):
+    """The outputs low <= o < high whose tap, at ``o * stride + offset``, lies on an axis of `size`."""
+    low = max(0, -(offset // stride))
+    high = min(outputs, (size - 1 - offset) // stride + 1)
+    return low, max(low, high)
+
+
+@kernel
+def _inside(first, dilation, size, length):
+    """The taps low <= at < high, `dilation` apart from `first` on, that lie on an axis of `length`."""
+    low = first if first >= 0 else first + dilation * -(first // dilation)
+    return low, min(first + dilation * size, length)
+
+
+@kernel
+def _max_planes(start, stop, window, x, out, lowest):
+    size, stride, dilation, before = window
+    _, channels, depth, height, width = x.shape
+    for item in range(start, stop):
+        n, c = divmod(item, channels)
+        for i in range(out.shape[2]):
+            for j in range(out.shape[3]):
+                best = out[n, c, i, j]
+                best[:] = lowest
+                for kd in range(size[0]):
+                    d = i * stride[0] - before[0] + kd * dilation[0]
+                    for kh in range(size[1]):
+                        h = j * stride[1] - before[1] + kh * dilation[1]
+                        if not (0 <= d < depth and 0 <= h < height):
+                            continue
+                        row = x[n, c, d, h]
+                        for kw in range(size[2]):
+                            offset = kw * dilation[2] - before[2]
+                            low, high = _reach(offset, stride[2], width, best.size)
+                            for k in range(low, high):
+                                value = row[k * stride[2] + offset]
+                                best[k] = value if value > best[k] or value != value else best[k]
+
+
+@kernel
+def _argmax_planes(start, stop, window, x, out, indices):
+    size, stride, dilation, before = window
+    _, channels, depth, height, width = x.shape
+    for item in range(start, stop):
+        n, c = divmod(item, channels)
+        plane = x[n, c]
+        for i in range(out.shape[2]):
+            low_d, high_d = _inside(i * stride[0] - before[0], dilation[0], size[0], depth)
+            for j in range(out.shape[3]):
+                low_h, high_h = _inside(j * stride[1] - before[1], dilation[1], size[1], height)
+                for k in range(out.shape[4]):
+                    low_w, high_w = _inside(k * stride[2] - before[2], dilation[2], size[2], width)
+                    best, found = plane[low_d, low_h, low_w], (low_d * height + low_h) * width + low_w
+                    for d in range(low_d, high_d, dilation[0]):
+                        for h in range(low_h, high_h, dilation[1]):
+                            for w in range(low_w, high_w, dilation[2]):
+                                value = plane[d, h, w]
+                                better = (value > best) | (value != value)
+                                best = value if better else best
+                                found = (d * height + h) * width + w if better else found
+                    out[n, c, i, j, k] = best
+                    indices[n, c, i, j, k] = found
+
+
+@kernel
+def _max_planes_backward(start, stop, grad_output, indices, total):
+    for item in range(start, stop):
+        for o in range(grad_output.shape[1]):
+            total[item, indices[item, o]] += grad_output[item, o]
+
+
+@kernel
+def _avg_planes(start, stop, window, x, out, divide_d, divide_h, divide_w):
+    size, stride, _, before = window
+    _, channels, depth, height, width = x.shape
+    for item in range(start, stop):
+        n, c = divmod(item, channels)
+        for i in range(out.shape[2]):
+            for j in range(out.shape[3]):
+                total = out[n, c, i, j]
+                total[:] = 0
+                first_d, first_h = i * stride[0] - before[0], j * stride[1] - before[1]
+                for d in range(max(0, first_d), min(depth, first_d + size[0])):
+                    for h in range(max(0, first_h), min(height, first_h + size[1])):
+                        row = x[n, c, d, h]
+                        for kw in range(size[2]):
+                            offset = kw - before[2]
+                            low, high = _reach(offset, stride[2], width, total.size)
+                            for k in range(low, high):
+                                total[k] += row[k * stride[2] + offset]
+                for k in range(total.size):
+                    total[k] /= divide_d[i] * divide_h[j] * divide_w[k]
+
+
+@kernel
+def _avg_planes_backward(start, stop, window, grad_output, grad_x, divide_d, divide_h, divide_w):
+    size, stride, _, before = window
+    _, channels, depth, height, width = grad_x.shape
+    share = np.empty(grad_output.shape[4], grad_x.dtype)
+    for item in range(start, stop):
+        n, c = divmod(item, channels)
+        grad_x[n, c] = 0
+        for i in range(grad_output.shape[2]):
+            for j in range(grad_output.shape[3]):
+                for k in range(share.size):
+                    share[k] = grad_output[n, c, i, j, k] / (divide_d[i] * divide_h[j] * divide_w[k])
+                first_d, first_h = i * stride[0] - before[0], j * stride[1] - before[1]
+                for d in range(max(0, first_d), min(depth, first_d + size[0])):
+                    for h in range(max(0, first_h), min(height, first_h + size[1])):
+                        row = grad_x[n, c, d, h]
+                        for kw in range(size[2]):
+                            offset = kw - before[2]
+                            low, high = _reach(offset, stride[2], width, share.size)
+                            for k in range(low, high):
+                                row[k * stride[2] + offset] += share[k]
