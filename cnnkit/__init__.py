@@ -19,7 +19,7 @@ _PLAIN = {
     ),
     "cnnkit.ops.loss": ("cross_entropy", "cross_entropy_backward"),
     "cnnkit.dispatch": ("use_backend", "backends"),
-    "cnnkit.backends.threads": ("set_num_threads", "get_num_threads"),
+    "cnnkit.rooms.threads": ("set_num_threads", "get_num_threads"),
     "cnnkit.config": ("show_config",),
 }
 _HOME = {name: module for module, names in _PLAIN.items() for name in names}

@@ -7,7 +7,7 @@ from typing import Any
 
 from cnnkit import dispatch
 from cnnkit._version import __version__
-from cnnkit.backends import threads
+from cnnkit.rooms import threads
 
 PACKAGES = ("numpy", "numba", "llvmlite", "cupy-cuda12x", "cupy-cuda13x", "numba-cuda", "torch")
 
@@ -54,4 +54,4 @@ def _kernels() -> dict[str, Any]:
     """What the CPU room says of itself, where it can run."""
     if dispatch.why_not("numba"):
         return {}
-    return importlib.import_module("cnnkit.backends.numba.machine").describe()
+    return importlib.import_module("cnnkit.rooms.numba.machine").describe()

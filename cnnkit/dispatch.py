@@ -27,15 +27,15 @@ class Backend(NamedTuple):
 
 
 BACKENDS = {  # in order of preference
-    "numba": Backend("numpy", "cnnkit.backends.numba", ("numba",), "pip install numba"),
-    "numpy": Backend("numpy", "cnnkit.backends.array", (), ""),
+    "numba": Backend("numpy", "cnnkit.rooms.numba", ("numba",), "pip install numba"),
+    "numpy": Backend("numpy", "cnnkit.rooms.array", (), ""),
     "cuda": Backend(
         "cupy",
-        "cnnkit.backends.cuda",
-        ("cnnkit.backends.cuda",),
+        "cnnkit.rooms.cuda",
+        ("cnnkit.rooms.cuda",),
         "this version of cnnkit has no CUDA kernels of its own yet",
     ),
-    "cupy": Backend("cupy", "cnnkit.backends.array", ("cupy",), 'pip install "cnnkit[cuda13]" or "cnnkit[cuda12]"'),
+    "cupy": Backend("cupy", "cnnkit.rooms.array", ("cupy",), 'pip install "cnnkit[cuda13]" or "cnnkit[cuda12]"'),
 }
 
 _chosen: ContextVar[str | None] = ContextVar("backend", default=os.environ.get("CNNKIT_BACKEND") or None)

@@ -3,10 +3,10 @@
 import numpy as np
 
 from cnnkit.arrays import Array
-from cnnkit.backends import threads
-from cnnkit.backends.numba import lines
-from cnnkit.backends.numba.conv import correlate, forward, sum_channels
 from cnnkit.geometry import ConvPlan
+from cnnkit.rooms import threads
+from cnnkit.rooms.numba import lines
+from cnnkit.rooms.numba.conv import correlate, forward, sum_channels
 
 
 def dense(x: Array, weight: Array, bias: Array | None, activation: str | None, out: Array) -> None:
@@ -42,7 +42,7 @@ def dense_backward(
 
 def _multiply(a: Array, b: Array, out: Array) -> None:
     """``out = a @ b`` as a 1x1 convolution: the rows of b are channels, its columns pixels, a the weights."""
-    if not b.size:
+    if not (a.size and b.size):
         out[...] = 0
         return
     forward(_image(b), a[None, :, :, None, None, None], None, _matrix_plan(*b.shape, len(a)), False, _image(out))

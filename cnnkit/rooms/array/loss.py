@@ -1,7 +1,7 @@
 """Losses in the array library's own words."""
 
 from cnnkit.arrays import Array, namespace
-from cnnkit.backends.array.elementwise import log_softmax, softmax
+from cnnkit.rooms.array.elementwise import log_softmax, softmax
 
 
 def cross_entropy(logits: Array, labels: Array, label_smoothing: float, out: Array) -> None:

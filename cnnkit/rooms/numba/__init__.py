@@ -1,8 +1,8 @@
 """The CPU room: Numba kernels for NumPy arrays, forward and backward, on any number of threads."""
 
-from cnnkit.backends.numba.conv import conv, conv_backward
-from cnnkit.backends.numba.dense import dense, dense_backward
-from cnnkit.backends.numba.elementwise import (
+from cnnkit.rooms.numba.conv import conv, conv_backward
+from cnnkit.rooms.numba.dense import dense, dense_backward
+from cnnkit.rooms.numba.elementwise import (
     log_softmax,
     log_softmax_backward,
     relu,
@@ -10,8 +10,8 @@ from cnnkit.backends.numba.elementwise import (
     softmax,
     softmax_backward,
 )
-from cnnkit.backends.numba.loss import cross_entropy, cross_entropy_backward
-from cnnkit.backends.numba.pool import avg_pool, avg_pool_backward, max_pool, max_pool_backward
+from cnnkit.rooms.numba.loss import cross_entropy, cross_entropy_backward
+from cnnkit.rooms.numba.pool import avg_pool, avg_pool_backward, max_pool, max_pool_backward
 
 __all__ = [
     "avg_pool",

@@ -7,18 +7,18 @@ from typing import Any
 import numpy as np
 
 from cnnkit.arrays import Array
-from cnnkit.backends import threads
-from cnnkit.backends.numba.machine import kernel
+from cnnkit.rooms import threads
+from cnnkit.rooms.numba.machine import kernel
 
 
 def relu(x: Array, out: Array) -> None:
     x_, out_ = _in_memory_order(out, x, out)
-    threads.run(_relu, out.size, out.size, x_, out_)
+    threads.run(_relu, out.size, out.size / 4, x_, out_)
 
 
 def relu_backward(grad_output: Array, x: Array, out: Array) -> None:
     grad_, x_, out_ = _in_memory_order(out, grad_output, x, out)
-    threads.run(_relu_backward, out.size, out.size, grad_, x_, out_)
+    threads.run(_relu_backward, out.size, out.size / 4, grad_, x_, out_)
 
 
 def softmax(x: Array, axis: int, out: Array) -> None:
@@ -51,7 +51,7 @@ def as_rows(array: Array, axis: int) -> Array:
 
 def _along(run: Callable[..., Any], axis: int, out: Array, *given: Array) -> None:
     result = np.empty((out.size // max(1, out.shape[axis]), out.shape[axis]), out.dtype)
-    threads.run(run, len(result), 16 * out.size, *(as_rows(array, axis) for array in given), result)
+    threads.run(run, len(result), 6 * out.size, *(as_rows(array, axis) for array in given), result)
     moved = np.moveaxis(out, axis, -1)
     moved[...] = result.reshape(moved.shape)
 

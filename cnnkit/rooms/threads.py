@@ -13,7 +13,7 @@ from typing import Any
 
 from cnnkit.geometry import integer
 
-GRAIN = 100_000  # multiply-adds or elements that are worth waking a thread for (about 30 µs of work)
+GRAIN = 60_000  # nanoseconds of work that are worth waking a thread for
 
 _lock = threading.Lock()
 _pool: Executor | None = None
@@ -66,9 +66,12 @@ def set_num_threads(n: int) -> None:
         _pool = None  # who still runs on the old one keeps it alive; its threads end with it
 
 
-def run(kernel: Callable[..., Any], items: int, work: float, *args: Any) -> None:
-    """Call ``kernel(start, stop, *args)`` for ranges that cover `items`, on as many threads as `work` is worth."""
-    n = max(1, min(get_num_threads(), items, int(work // GRAIN)))
+def run(kernel: Callable[..., Any], items: int, nanoseconds: float, *args: Any) -> None:
+    """Call ``kernel(start, stop, *args)`` for ranges that cover `items`, on as many threads as the work is worth.
+
+    `nanoseconds` is a rough guess of what all of it takes one core.
+    """
+    n = max(1, min(get_num_threads(), items, int(nanoseconds // GRAIN)))
     bounds = [items * i // n for i in range(n + 1)]
     pool = _started() if n > 1 else None
     others = [pool.submit(kernel, lo, hi, *args) for lo, hi in pairwise(bounds[1:])] if pool else []

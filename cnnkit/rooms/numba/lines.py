@@ -16,9 +16,9 @@ from typing import NamedTuple
 import numpy as np
 
 from cnnkit.arrays import Array
-from cnnkit.backends import threads
-from cnnkit.backends.numba.machine import kernel
 from cnnkit.geometry import ConvPlan, Ints, volume
+from cnnkit.rooms import threads
+from cnnkit.rooms.numba.machine import kernel
 
 OVERRUN = 256  # elements behind the last line: no tile is wider
 
@@ -147,7 +147,9 @@ def _filled(x: Array, size: Ints, layout: Layout, stride: Ints, before: Ints) ->
     lines[lines.size - layout.slack :] = 0
     phases = np.array(layout.phases)
     items = x.shape[0] * x.shape[1]
-    threads.run(_fill, items, lines.size, x, size, phases, stride, before, lines, layout.phase_length, layout.length)
+    threads.run(
+        _fill, items, lines.size / 2, x, size, phases, stride, before, lines, layout.phase_length, layout.length
+    )
     return Operand(lines, address(lines), volume(size), layout.length)
 
 

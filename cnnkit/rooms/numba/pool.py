@@ -10,9 +10,9 @@ import numpy as np
 
 from cnnkit import arrays, geometry
 from cnnkit.arrays import Array
-from cnnkit.backends import threads
-from cnnkit.backends.numba.machine import kernel
 from cnnkit.geometry import Ints, PoolPlan
+from cnnkit.rooms import threads
+from cnnkit.rooms.numba.machine import kernel
 
 
 def max_pool(x: Array, plan: PoolPlan, out: Array, indices: Array | None) -> None:
@@ -27,7 +27,7 @@ def max_pool_backward(grad_output: Array, indices: Array, grad_x: Array) -> None
     planes, outputs = grad_x.shape[0] * grad_x.shape[1], geometry.volume(grad_output.shape[2:])
     total = np.zeros((planes, geometry.volume(grad_x.shape[2:])), grad_x.dtype)
     given = grad_output.reshape(planes, outputs), indices.reshape(planes, outputs)
-    threads.run(_max_planes_backward, planes, grad_x.size, *given, total)
+    threads.run(_max_planes_backward, planes, 2 * grad_output.size, *given, total)
     grad_x[...] = total.reshape(grad_x.shape)
 
 

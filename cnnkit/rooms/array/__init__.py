@@ -3,9 +3,9 @@
 It is what the other rooms are checked against, and what runs where they cannot.
 """
 
-from cnnkit.backends.array.conv import conv, conv_backward
-from cnnkit.backends.array.dense import dense, dense_backward
-from cnnkit.backends.array.elementwise import (
+from cnnkit.rooms.array.conv import conv, conv_backward
+from cnnkit.rooms.array.dense import dense, dense_backward
+from cnnkit.rooms.array.elementwise import (
     log_softmax,
     log_softmax_backward,
     relu,
@@ -13,8 +13,8 @@ from cnnkit.backends.array.elementwise import (
     softmax,
     softmax_backward,
 )
-from cnnkit.backends.array.loss import cross_entropy, cross_entropy_backward
-from cnnkit.backends.array.pool import avg_pool, avg_pool_backward, max_pool, max_pool_backward
+from cnnkit.rooms.array.loss import cross_entropy, cross_entropy_backward
+from cnnkit.rooms.array.pool import avg_pool, avg_pool_backward, max_pool, max_pool_backward
 
 __all__ = [
     "avg_pool",

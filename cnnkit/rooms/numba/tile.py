@@ -24,7 +24,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import NativeValue, intrinsic, models, register_model, unbox
 
-from cnnkit.backends.numba.machine import REGISTERS, VECTOR_BYTES
+from cnnkit.rooms.numba.machine import REGISTERS, VECTOR_BYTES
 
 _SOURCE = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]  # Numba's cache looks at the caller's file only
 

@@ -5,22 +5,22 @@ import math
 import numpy as np
 
 from cnnkit.arrays import Array
-from cnnkit.backends import threads
-from cnnkit.backends.numba.elementwise import as_rows, exp_shifted
-from cnnkit.backends.numba.machine import kernel
+from cnnkit.rooms import threads
+from cnnkit.rooms.numba.elementwise import as_rows, exp_shifted
+from cnnkit.rooms.numba.machine import kernel
 
 
 def cross_entropy(logits: Array, labels: Array, label_smoothing: float, out: Array) -> None:
     losses = np.empty(labels.size, out.dtype)
     args = as_rows(logits, 1), labels.reshape(-1), out.dtype.type(label_smoothing), losses
-    threads.run(_cross_entropy, labels.size, 16 * logits.size, *args)
+    threads.run(_cross_entropy, labels.size, 6 * logits.size, *args)
     out[...] = losses.reshape(out.shape)
 
 
 def cross_entropy_backward(scale: Array, logits: Array, labels: Array, label_smoothing: float, out: Array) -> None:
     grads = np.empty((labels.size, logits.shape[1]), out.dtype)
     args = scale.reshape(-1), as_rows(logits, 1), labels.reshape(-1), out.dtype.type(label_smoothing), grads
-    threads.run(_cross_entropy_backward, labels.size, 16 * logits.size, *args)
+    threads.run(_cross_entropy_backward, labels.size, 6 * logits.size, *args)
     moved = np.moveaxis(out, 1, -1)
     moved[...] = grads.reshape(moved.shape)
 

@@ -1,13 +1,31 @@
 """What kernels are compiled for: Numba's settings, this processor's vector registers, the sizes of its caches."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import llvmlite.binding as llvm
 import numba
+from numba.core.caching import FunctionCache
 
 WORKSPACE = 64 << 20  # bytes of scratch memory that one call may take
 L2 = 512 << 10  # bytes that a thread can hope to keep near; half of what current cores have
+
+
+class _Cache(FunctionCache):
+    """Numba's kernels on disk; one that cannot be read or written is no reason to fail, only to compile."""
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception:  # unpickling a damaged file, or one of another version, can raise anything
+            with suppress(OSError):
+                self.flush()
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        with suppress(OSError):  # a full disk, a folder that became read-only
+            super().save_overload(sig, data)
 
 
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -15,15 +33,10 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
 
     Of fast maths only what keeps NaN and infinities right: fused multiply-add, and sums in vector order.
     """
-    settings: dict[str, Any] = {
-        "nogil": True,
-        "error_model": "numpy",
-        "fastmath": {"contract", "reassoc", "nsz"},
-    }
-    try:
-        return numba.njit(cache=True, **settings)(function)
-    except RuntimeError:  # Numba found no folder that it can write to: compile anew in each process
-        return numba.njit(**settings)(function)
+    compiled = numba.njit(nogil=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})(function)
+    with suppress(RuntimeError):  # Numba finds no folder that it can write to: compile anew in each process
+        compiled._cache = _Cache(function)
+    return compiled
 
 
 def _vector_unit() -> tuple[int, int]:
@@ -41,12 +54,10 @@ VECTOR_BYTES, REGISTERS = _vector_unit()
 
 def describe() -> dict[str, Any]:
     """The processor as the kernels see it, and where compiled kernels are kept."""
-    from cnnkit.backends.numba import pool
-
-    cache = getattr(pool._max_planes, "stats", None)
+    probe = kernel(_vector_unit)
     return {
         "processor": llvm.get_host_cpu_name(),
         "vectors": f"{REGISTERS} registers of {VECTOR_BYTES} bytes",
         "workspace": f"{WORKSPACE >> 20} MiB",
-        "cache": getattr(cache, "cache_path", None) or "none: no writable folder was found",
+        "cache": getattr(probe._cache, "cache_path", None) or "none: no writable folder was found",
     }

@@ -11,12 +11,14 @@ import numpy as np
 
 from cnnkit import arrays, geometry
 from cnnkit.arrays import Array
-from cnnkit.backends import threads
-from cnnkit.backends.numba import lines
-from cnnkit.backends.numba.lines import Grid, Operand
-from cnnkit.backends.numba.machine import L2, WORKSPACE, kernel
-from cnnkit.backends.numba.tile import Tile, columns, inner, lanes, outer, rows, tiles, vectors
 from cnnkit.geometry import ConvPlan, volume
+from cnnkit.rooms import threads
+from cnnkit.rooms.numba import lines
+from cnnkit.rooms.numba.lines import Grid, Operand
+from cnnkit.rooms.numba.machine import L2, WORKSPACE, kernel
+from cnnkit.rooms.numba.tile import Tile, columns, inner, lanes, outer, rows, tiles, vectors
+
+MULTIPLY_ADDS = 64  # a nanosecond and core, about
 
 
 def conv(x: Array, weight: Array, bias: Array | None, plan: ConvPlan, activation: str | None, out: Array) -> None:
@@ -106,7 +108,7 @@ def _sweep(tile: Tile, source: Operand, grid: Grid, weight: Array, bias: Array |
     group_step = weight.shape[2] * source.channel
     items = grid.images * stretches * groups * packed.shape[1]
     threads.run(
-        _convolve, items, grid.images * grid.run * weight.size,
+        _convolve, items, grid.images * grid.run * weight.size / MULTIPLY_ADDS,
         tile, source.address, source.image, group_step, lines.address(offsets), packed, biases, relu,
         out, lines.address(out), gapless, grid.images, grid.size, grid.run,
     )  # fmt: skip
@@ -117,7 +119,7 @@ def _pack(weight: Array, bias: Array | None, tile: Tile) -> tuple[Array, Array]:
     groups, per_group = weight.shape[:2]
     blocks = -(-per_group // tile.rows)
     packed = np.empty((groups, blocks, volume(weight.shape[2:]), tile.rows), weight.dtype)
-    threads.run(_pack_blocks, groups * blocks, weight.size, tile, weight, packed)
+    threads.run(_pack_blocks, groups * blocks, weight.size, weight, packed)
     biases = np.zeros((groups, blocks * tile.rows), weight.dtype)
     if bias is not None:
         biases[:, :per_group] = bias.reshape(groups, per_group)
@@ -125,24 +127,21 @@ def _pack(weight: Array, bias: Array | None, tile: Tile) -> tuple[Array, Array]:
 
 
 @kernel
-def _pack_blocks(start, stop, tile, weight, packed):
-    blocks = packed.shape[1]
+def _pack_blocks(start, stop, weight, packed):
+    _, blocks, _, size = packed.shape
     _, per_group, channels, depth, height, width = weight.shape
     for item in range(start, stop):
         g, block = divmod(item, blocks)
-        first = block * rows(tile)
-        here = min(rows(tile), per_group - first)
+        here = min(size, per_group - block * size)
         t = 0
         for c in range(channels):
             for kd in range(depth):
                 for kh in range(height):
                     for kw in range(width):
-                        if here == rows(tile):
-                            for i in range(rows(tile)):
-                                packed[g, block, t, i] = weight[g, first + i, c, kd, kh, kw]
-                        else:
-                            for i in range(rows(tile)):
-                                packed[g, block, t, i] = weight[g, first + i, c, kd, kh, kw] if i < here else 0
+                        for i in range(here):
+                            packed[g, block, t, i] = weight[g, block * size + i, c, kd, kh, kw]
+                        for i in range(here, size):
+                            packed[g, block, t, i] = 0
                         t += 1
 
 
@@ -243,7 +242,7 @@ def correlate(x: Operand, grads: Operand, grid: Grid, plan: ConvPlan, total: Arr
     offsets = _offsets(grid.shift, channels, x.channel)
     masks = lines.window_masks(grid, plan, tile.lanes)
     items = groups * -(-terms // tile.rows)
-    work = grid.images * grid.run * total.size
+    work = grid.images * grid.run * total.size / MULTIPLY_ADDS
     threads.run(
         _correlate, items, work,
         tile, x.address, x.image, channels * x.channel, offsets, grads.address, grads.image, grads.channel,
