@@ -1,0 +1,48 @@
+"""Models: layers that return their own way back, `Sequential`, and training.
+
+``y = model(x)`` infers. ``y, pullback = model.forward(x)`` also returns the way back, ``grad_x, grads =
+pullback(grad_y)``, where `grads` has the keys of ``model.parameters()``. Nothing is remembered on a layer between
+calls.
+"""
+
+from cnnkit.nn.callbacks import EarlyStopping, TrainingState
+from cnnkit.nn.checkpoint import Checkpoint
+from cnnkit.nn.conv import Conv1d, Conv2d, Conv3d
+from cnnkit.nn.dense import Dense
+from cnnkit.nn.evaluation import evaluate, predict
+from cnnkit.nn.global_pool import GlobalAvgPool2d, GlobalMaxPool2d
+from cnnkit.nn.history import History
+from cnnkit.nn.layer import Layer
+from cnnkit.nn.plain import Dropout, Flatten, ReLU
+from cnnkit.nn.pool import AvgPool1d, AvgPool2d, AvgPool3d, MaxPool1d, MaxPool2d, MaxPool3d
+from cnnkit.nn.saving import load
+from cnnkit.nn.sequential import Sequential
+from cnnkit.nn.training import fit
+
+__all__ = [
+    "AvgPool1d",
+    "AvgPool2d",
+    "AvgPool3d",
+    "Checkpoint",
+    "Conv1d",
+    "Conv2d",
+    "Conv3d",
+    "Dense",
+    "Dropout",
+    "EarlyStopping",
+    "Flatten",
+    "GlobalAvgPool2d",
+    "GlobalMaxPool2d",
+    "History",
+    "Layer",
+    "MaxPool1d",
+    "MaxPool2d",
+    "MaxPool3d",
+    "ReLU",
+    "Sequential",
+    "TrainingState",
+    "evaluate",
+    "fit",
+    "load",
+    "predict",
+]

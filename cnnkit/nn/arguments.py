@@ -1,0 +1,31 @@
+"""Constructor arguments in their shortest plain form: ints, bools and tuples, fit for a repr and for JSON."""
+
+from typing import Any
+
+from cnnkit.geometry import integer, parse_padding, per_axis
+
+__all__ = ["integer", "per_axis", "short_padding", "short_per_axis", "switch"]
+
+
+def short_per_axis(value: Any, ndim: int, name: str) -> Any:
+    """A window argument: an int if it is the same for every axis, else one int for each."""
+    return _short(per_axis(value, ndim, name))
+
+
+def short_padding(padding: Any, ndim: int) -> Any:
+    """A name, an int for all sides, one int for each axis, or a (before, after) pair for each axis."""
+    pairs = parse_padding(padding, ndim)
+    if isinstance(pairs, str) or any(before != after for before, after in pairs):
+        return pairs
+    return _short(tuple(before for before, _ in pairs))
+
+
+def _short(values: tuple[int, ...]) -> Any:
+    return values[0] if len(set(values)) == 1 else values
+
+
+def switch(value: Any, name: str) -> bool:
+    """`value`, which must be True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} is {value!r}, but True or False is needed")
+    return value

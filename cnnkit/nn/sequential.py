@@ -1,0 +1,102 @@
+"""Layers one after the other."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from cnnkit.arrays import Array
+from cnnkit.nn.layer import Layer, Pullback
+
+
+class Sequential(Layer):
+    """A model whose layers run one after the other.
+
+    Parameters are named after their layer's place: ``"0.weight"``, ``"0.bias"``, ``"3.weight"``. Layers are reached by
+    index, a slice is a `Sequential` of the same layers, and a `Sequential` may hold others. An error that a layer
+    raises says in which one it arose.
+
+    Parameters
+    ----------
+    *layers : Layer
+
+    Raises
+    ------
+    TypeError
+        If something else than a layer is given.
+    ValueError
+        If a layer that has parameters is given twice.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cnnkit import nn
+    >>> model = nn.Sequential(nn.Conv2d(1, 4, 3, rng=0), nn.ReLU(), nn.Flatten(), nn.Dense(144, 10, rng=1))
+    >>> model(np.zeros((2, 1, 8, 8), dtype="float32")).shape
+    (2, 10)
+    >>> list(model.parameters())
+    ['0.weight', '0.bias', '3.weight', '3.bias']
+    >>> model[-1]
+    Dense(144, 10)
+    """
+
+    def __init__(self, *layers: Layer) -> None:
+        for i, layer in enumerate(layers):
+            if not isinstance(layer, Layer):
+                raise TypeError(f"layer {i} is {layer!r}, but Sequential needs layers: Sequential(layer, layer, ...)")
+            if layer.parameters() and any(layer is other for other in layers[:i]):
+                raise ValueError(f"layer {i} is given twice, but {layer!r} has parameters of its own: make another one")
+        self.layers = layers
+
+    def __call__(self, x: Array) -> Array:
+        for i, layer in enumerate(self.layers):
+            with _located(i, layer, x):
+                x = layer(x)
+        return x
+
+    def forward(self, x: Array, rng: np.random.Generator | None = None) -> tuple[Array, Pullback]:
+        pullbacks: list[Pullback] = []
+        for i, layer in enumerate(self.layers):
+            with _located(i, layer, x):
+                x, back = layer.forward(x, rng)
+            pullbacks.append(back)
+        first = next((i for i, layer in enumerate(self.layers) if layer.parameters()), len(self.layers))
+
+        def pullback(grad: Array, *, needs_x: bool = True) -> tuple[Array, dict[str, Array]]:
+            grads: dict[str, Array] = {}
+            last = 0 if needs_x else first  # below it lies nothing that anyone asks for
+            for i in range(len(pullbacks) - 1, last - 1, -1):
+                grad, own = pullbacks[i](grad, needs_x=needs_x or i > last)
+                grads = {f"{i}.{name}": array for name, array in own.items()} | grads
+            return grad if needs_x else None, grads
+
+        return x, pullback
+
+    def parameters(self) -> dict[str, Array]:
+        return {f"{i}.{name}": array for i, layer in enumerate(self) for name, array in layer.parameters().items()}
+
+    def config(self) -> dict[str, Any]:
+        return {"layers": self.layers}
+
+    def __repr__(self) -> str:
+        return f"Sequential({', '.join(map(repr, self.layers))})"
+
+    def __getitem__(self, index: int | slice) -> Layer:
+        return Sequential(*self.layers[index]) if isinstance(index, slice) else self.layers[index]
+
+    def __iter__(self) -> Iterator[Layer]:
+        return iter(self.layers)
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+
+@contextmanager
+def _located(i: int, layer: Layer, x: Array) -> Iterator[None]:
+    """Add to an error where it arose."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        error.add_note(f"in layer {i}, {layer!r}, given x of shape {getattr(x, 'shape', None)}")
+        raise

@@ -1,0 +1,47 @@
+"""What layers with a weight and a bias share."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from cnnkit.arrays import FLOATS, Array
+from cnnkit.nn.arguments import switch
+from cnnkit.nn.layer import Layer
+
+Rng = np.random.Generator | int | None
+
+
+class WeightedLayer(Layer):
+    """A layer with a `weight` (out, ...) and, unless it is None, a `bias` (out,)."""
+
+    weight: Array
+    bias: Array | None
+    dtype: str
+
+    def _initialise(self, shape: tuple[int, ...], bias: bool, rng: Rng, dtype: Any) -> None:
+        """He initialisation: weights from a normal distribution of variance 2 / fan_in, biases zero.
+
+        The numbers are drawn in float64, so that models of either dtype start from the same weights.
+        """
+        kind = np.dtype(dtype)
+        if kind not in FLOATS:
+            raise TypeError(f"dtype is {kind}, but a layer needs float32 or float64")
+        self.dtype = kind.name
+        deviation = math.sqrt(2 / math.prod(shape[1:]))  # He et al. 2015, arXiv 1502.01852, equation 10
+        self.weight = np.random.default_rng(rng).normal(0, deviation, shape).astype(kind)
+        self.bias = np.zeros(shape[0], kind) if switch(bias, "bias") else None
+
+    def parameters(self) -> dict[str, Array]:
+        return {"weight": self.weight} if self.bias is None else {"weight": self.weight, "bias": self.bias}
+
+    def config(self) -> dict[str, Any]:
+        return super().config() | {"bias": self.bias is not None}
+
+    def _needs(self, needs_x: bool) -> tuple[str, ...]:
+        """Which gradients the backward function is to compute."""
+        return (*(("x",) if needs_x else ()), *self.parameters())
+
+    def _split(self, computed: Any) -> tuple[Array, dict[str, Array]]:
+        """What a backward function computed, as a pullback returns it."""
+        return computed.x, {name: getattr(computed, name) for name in self.parameters()}
