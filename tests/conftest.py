@@ -1,0 +1,84 @@
+"""What several test files share: each test runs on every backend that this machine has."""
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+
+import cnnkit
+
+CPU_BACKENDS = ["numba", "numpy"]
+GPU_BACKENDS = [name for name in ("cuda", "cupy") if cnnkit.backends()[name][0]]
+
+# the same examples in every run; a backend stays chosen over all examples of a test
+settings.register_profile(
+    "cnnkit",
+    derandomize=True,
+    deadline=None,
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+settings.load_profile("cnnkit")
+
+
+@pytest.fixture(params=CPU_BACKENDS + GPU_BACKENDS)
+def backend(request, monkeypatch):
+    """Run the test on exactly this backend."""
+    name = request.param
+    available, why_not = cnnkit.backends()[name]
+    if not available:
+        pytest.skip(f"{name}: {why_not}")
+    if name in GPU_BACKENDS:
+        take_along(monkeypatch)
+    with cnnkit.use_backend(name):
+        yield name
+
+
+@pytest.fixture(params=["float32", "float64"])
+def dtype(request):
+    """The two dtypes that are computed as they are."""
+    return np.dtype(request.param)
+
+
+@pytest.fixture
+def threads():
+    """Restore the number of threads after a test that sets it."""
+    before = cnnkit.get_num_threads()
+    yield cnnkit.set_num_threads
+    cnnkit.set_num_threads(before)
+
+
+# --- the same tests on a GPU ---------------------------------------------------------------------
+
+
+def take_along(monkeypatch):
+    """Let the public functions take the tests' NumPy arrays to the GPU, and the results back."""
+    import cupy
+
+    for name in cnnkit.__all__:
+        function = getattr(cnnkit, name)
+        if getattr(function, "__module__", "").startswith("cnnkit.ops."):
+            monkeypatch.setattr(cnnkit, name, there_and_back(function, cupy))
+
+
+def there_and_back(function, cupy):
+    """`function` of CuPy arrays as one of NumPy arrays."""
+
+    def there(value):
+        if not isinstance(value, np.ndarray):
+            return value
+        return cupy.asarray(value.astype(value.dtype.newbyteorder("="), copy=False))
+
+    def back(value):
+        if isinstance(value, tuple):
+            return getattr(type(value), "_make", tuple)(map(back, value))
+        return cupy.asnumpy(value) if isinstance(value, cupy.ndarray) else value
+
+    def call(*args, out=None, **kwargs):
+        arguments = {name: there(value) for name, value in kwargs.items()}
+        result = back(function(*map(there, args), **arguments))
+        if out is None:
+            return result
+        out[...] = result
+        return out
+
+    return call

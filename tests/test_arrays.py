@@ -1,0 +1,327 @@
+"""Any NumPy array gives the right answer, whatever its memory looks like, and is never written.
+
+The inputs are small integers, so that every sum is exact in any order: what a plain array gives by
+definition must come out to the last bit.
+"""
+
+import naive
+import numpy as np
+import pytest
+from closeness import assert_close, assert_same
+
+import cnnkit
+
+SHAPE = (2, 4, 6, 8)
+
+
+def whole(shape, dtype, seed):
+    """Small integers as floats."""
+    return np.random.default_rng(seed).integers(-4, 5, shape).astype(dtype)
+
+
+# --- memory of every kind ------------------------------------------------------------------------
+
+
+def every_other(a):
+    """A view of each second element of a larger array."""
+    larger = np.full([2 * n + 1 for n in a.shape], 77, a.dtype)
+    view = larger[tuple(slice(1, None, 2) for _ in a.shape)]
+    view[...] = a
+    return view
+
+
+def backwards(a):
+    """Negative steps along all axes."""
+    return np.flip(np.flip(a).copy())
+
+
+def channels_last(a):
+    return np.moveaxis(np.moveaxis(a, 1, -1).copy(), -1, 1) if a.ndim > 2 else a
+
+
+def read_only(a):
+    a = a.copy()
+    a.flags.writeable = False
+    return a
+
+
+def unaligned(a):
+    """One byte beside where it should begin."""
+    memory = np.zeros(a.nbytes + 1, np.uint8)[1:]
+    view = memory.view(a.dtype).reshape(a.shape)
+    view[...] = a
+    assert not view.flags.aligned or a.size == 0
+    return view
+
+
+def byte_swapped(a):
+    return a.astype(a.dtype.newbyteorder("S"))
+
+
+def broadcast(a):
+    """One row of the last axis, seen again and again: steps of zero."""
+    return np.broadcast_to(a[..., :1, :], a.shape) if a.ndim > 1 else np.broadcast_to(a[:1], a.shape)
+
+
+def one_number(a):
+    """A single element seen everywhere: every step is zero."""
+    return np.broadcast_to(a.ravel()[:1].reshape((1,) * a.ndim), a.shape)
+
+
+class Tagged(np.ndarray):
+    """A subclass, as np.memmap is one."""
+
+
+FORMS = {
+    "plain": np.copy,
+    "fortran": np.asfortranarray,
+    "negative steps": backwards,
+    "every other": every_other,
+    "channels-last": channels_last,
+    "channels-last, backwards": lambda a: channels_last(backwards(a)),
+    "rows swapped with columns": lambda a: a.swapaxes(-1, -2).copy().swapaxes(-1, -2) if a.ndim > 1 else a,
+    "read-only": read_only,
+    "unaligned": unaligned,
+    "unaligned, fortran": lambda a: unaligned(a.T).T,
+    "byte-swapped": byte_swapped,
+    "byte-swapped, every other": lambda a: every_other(byte_swapped(a)),
+    "broadcast": broadcast,
+    "one number": one_number,
+    "subclass": lambda a: a.copy().view(Tagged),
+}
+in_any_form = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
+
+
+# --- the functions, with what they are by definition ---------------------------------------------
+
+PADS = ((1, 1), (0, 2))
+CONV = (2, PADS, 1, 2)  # stride, padding, dilation, groups
+POOL = (2, 2, ((1, 0), (0, 1)))  # kernel, stride, padding; sums over 4 are exact
+AVG = (*POOL, False, True, None)
+WEIGHT, OUT = (6, 2, 3, 3), (2, 6, 3, 4)
+MAX_OUT = (2, 4, 3, 4)
+INDICES = naive.max_pool(whole(SHAPE, float, 1), *POOL)[1]
+
+
+def max_indices(x):
+    return cnnkit.max_pool2d(x, *POOL, return_indices=True)
+
+
+FUNCTIONS = {  # name: (shapes of the arrays, the call, the definition)
+    "conv2d": (
+        [SHAPE, WEIGHT, WEIGHT[:1]],
+        lambda x, w, b: cnnkit.conv2d(x, w, b, *CONV),
+        lambda x, w, b: naive.conv(x, w, b, *CONV),
+    ),
+    "conv2d depthwise": (
+        [SHAPE, (4, 1, 3, 3)],
+        lambda x, w: cnnkit.conv2d(x, w, None, 1, 1, 1, 4),
+        lambda x, w: naive.conv(x, w, None, 1, ((1, 1), (1, 1)), 1, 4),
+    ),
+    "conv2d 1x1": (
+        [SHAPE, (5, 4, 1, 1)],
+        lambda x, w: cnnkit.conv2d(x, w),
+        lambda x, w: naive.conv(x, w, None, 1, ((0, 0), (0, 0)), 1, 1),
+    ),
+    "conv2d_backward": (
+        [OUT, SHAPE, WEIGHT],
+        lambda g, x, w: cnnkit.conv2d_backward(g, x, w, *CONV),
+        lambda g, x, w: naive.conv_backward(g, x, w, *CONV),
+    ),
+    "conv2d_backward depthwise": (
+        [SHAPE, SHAPE, (4, 1, 3, 3)],
+        lambda g, x, w: cnnkit.conv2d_backward(g, x, w, 1, 1, 1, 4),
+        lambda g, x, w: naive.conv_backward(g, x, w, 1, ((1, 1), (1, 1)), 1, 4),
+    ),
+    "conv2d_backward 1x1": (
+        [(2, 5, 6, 8), SHAPE, (5, 4, 1, 1)],
+        lambda g, x, w: cnnkit.conv2d_backward(g, x, w),
+        lambda g, x, w: naive.conv_backward(g, x, w, 1, ((0, 0), (0, 0)), 1, 1),
+    ),
+    "max_pool2d": ([SHAPE], max_indices, lambda x: naive.max_pool(x, *POOL)),
+    "max_pool2d_backward": (
+        [MAX_OUT],
+        lambda g: cnnkit.max_pool2d_backward(g, INDICES, SHAPE),
+        lambda g: naive.max_pool_backward(g, INDICES, SHAPE),
+    ),
+    "avg_pool2d": ([SHAPE], lambda x: cnnkit.avg_pool2d(x, *AVG), lambda x: naive.avg_pool(x, *AVG)),
+    "avg_pool2d_backward": (
+        [MAX_OUT],
+        lambda g: cnnkit.avg_pool2d_backward(g, SHAPE, *AVG),
+        lambda g: naive.avg_pool_backward(g, SHAPE, *AVG),
+    ),
+    "dense": ([(3, 5, 17), (9, 17), (9,)], lambda *a: cnnkit.dense(*a), naive.dense),
+    "dense_backward": ([(3, 5, 9), (3, 5, 17), (9, 17)], lambda *a: cnnkit.dense_backward(*a), naive.dense_backward),
+    "relu": ([SHAPE], lambda x: cnnkit.relu(x), naive.relu),
+    "relu_backward": ([SHAPE, SHAPE], lambda g, x: cnnkit.relu_backward(g, x), naive.relu_backward),
+}
+ALONG = {  # these round: the definition is met within a bound
+    "softmax": ([SHAPE], lambda x: cnnkit.softmax(x, 1), lambda x: naive.softmax(x, 1)),
+    "softmax_backward": (
+        [SHAPE, SHAPE],
+        lambda g, x: cnnkit.softmax_backward(g, x, 1),
+        lambda g, x: naive.softmax_backward(g, x, 1),
+    ),
+    "log_softmax": ([SHAPE], lambda x: cnnkit.log_softmax(x, 1), lambda x: naive.log_softmax(x, 1)),
+    "log_softmax_backward": (
+        [SHAPE, SHAPE],
+        lambda g, x: cnnkit.log_softmax_backward(g, x, 1),
+        lambda g, x: naive.log_softmax_backward(g, x, 1),
+    ),
+    "cross_entropy": (
+        [SHAPE],
+        lambda x: cnnkit.cross_entropy(x, LABELS, reduction="none"),
+        lambda x: naive.cross_entropy(x, LABELS, reduction="none"),
+    ),
+    "cross_entropy_backward": (
+        [SHAPE],
+        lambda x: cnnkit.cross_entropy_backward(1.0, x, LABELS),
+        lambda x: naive.cross_entropy_backward(1.0, x, LABELS),
+    ),
+}
+LABELS = np.random.default_rng(3).integers(0, SHAPE[1], (2, 6, 8))
+EVERY = FUNCTIONS | ALONG
+
+
+def as_list(result):
+    return list(result) if isinstance(result, tuple) else [result]
+
+
+def native(a):
+    """The same values as a plain array."""
+    return np.array(a, a.dtype.newbyteorder("="), order="C", subok=False)
+
+
+def formed(shapes, form, dtype):
+    return [form(whole(shape, dtype, seed)) for seed, shape in enumerate(shapes)]
+
+
+@in_any_form
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_any_memory_gives_the_right_answer(name, form, dtype, backend):
+    shapes, call, definition = FUNCTIONS[name]
+    arrays = formed(shapes, form, dtype)
+    expected = as_list(definition(*map(native, arrays)))
+    for got, want in zip(as_list(call(*arrays)), expected, strict=True):
+        assert type(got) is np.ndarray
+        assert got.dtype == (np.int64 if want.dtype == np.int64 else dtype)
+        np.testing.assert_array_equal(got, want)
+
+
+@in_any_form
+@pytest.mark.parametrize("name", ALONG)
+def test_any_memory_gives_the_right_softmax(name, form, dtype, backend):
+    shapes, call, definition = ALONG[name]
+    arrays = formed(shapes, form, dtype)
+    # logits of -4 to 4: no size in these formulas exceeds 4 gradients of 4 times a drop of 8
+    assert_close(call(*arrays), definition(*map(native, arrays)), 4 * 4 * 8, 4, dtype)
+
+
+@in_any_form
+@pytest.mark.parametrize("name", EVERY)
+def test_inputs_are_never_written(name, form, backend):
+    shapes, call, _ = EVERY[name]
+    arrays = formed(shapes, form, np.dtype("float32"))
+    before = [a.copy() for a in arrays]
+    call(*arrays)
+    for array, copy in zip(arrays, before, strict=True):
+        assert_same(array, copy)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_results_are_new_arrays(name, backend):
+    shapes, call, _ = EVERY[name]
+    arrays = formed(shapes, np.abs, np.dtype("float32"))  # relu of these is the identity
+    for result in as_list(call(*arrays)):
+        assert result.flags.writeable
+        assert not any(np.may_share_memory(result, a) for a in arrays)
+
+
+@in_any_form
+def test_indices_and_labels_may_lie_anyhow(form, backend):
+    grad, logits = whole(MAX_OUT, "float64", 1), whole(SHAPE, "float64", 2)
+    indices, labels = form(INDICES), form(LABELS)
+    gx = cnnkit.max_pool2d_backward(grad, indices, SHAPE)
+    np.testing.assert_array_equal(gx, naive.max_pool_backward(grad, native(indices), SHAPE))
+    loss = cnnkit.cross_entropy(logits, labels)
+    assert_close(loss, naive.cross_entropy(logits, native(labels)), 20, LABELS.size)
+    gx = cnnkit.cross_entropy_backward(2.0, logits, labels)
+    assert_close(gx, naive.cross_entropy_backward(2.0, logits, native(labels)), 20, 4)
+
+
+@in_any_form
+def test_integers_may_lie_anyhow(form, backend):
+    x = form(whole(SHAPE, "int32", 1))
+    for got, want in zip(max_indices(x), naive.max_pool(native(x), *POOL), strict=True):
+        assert_same(got, want)
+
+
+def test_a_memory_map_is_an_array(tmp_path, backend):
+    np.save(tmp_path / "x.npy", whole(SHAPE, "float32", 1))
+    x = np.load(tmp_path / "x.npy", mmap_mode="r")
+    assert_same(cnnkit.relu(x), naive.relu(np.array(x)))
+
+
+def test_one_array_may_be_several_arguments(backend):
+    x = whole((4, 4, 3, 3), "float64", 1)
+    np.testing.assert_array_equal(cnnkit.conv2d(x, x, None, 1, 1), naive.conv(x, x, None, 1, ((1, 1), (1, 1)), 1, 1))
+    square = whole((5, 5), "float64", 2)
+    np.testing.assert_array_equal(cnnkit.dense(square, square), naive.dense(square, square))
+    np.testing.assert_array_equal(cnnkit.relu_backward(square, square), naive.relu(square))
+
+
+# --- memory order follows x ----------------------------------------------------------------------
+
+
+def is_channels_last(a):
+    return np.moveaxis(a, 1, -1).flags.c_contiguous and not a.flags.c_contiguous
+
+
+def last(shape, seed):
+    a = channels_last(whole(shape, "float32", seed))
+    assert is_channels_last(a)
+    return a
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_channels_last_input_gives_a_channels_last_result(count, backend):
+    x, weight = last((2, 4, *[6] * count), 1), whole((5, 4, *[3] * count), "float32", 2)
+    conv, max_pool, avg_pool = (getattr(cnnkit, f"{name}{count}d") for name in ("conv", "max_pool", "avg_pool"))
+    y, indices = max_pool(x, 2, return_indices=True)
+    every = {
+        "conv": conv(x, weight),
+        "conv stride 2": conv(x, weight, None, 2, 1),
+        "1x1": conv(x, whole((5, 4, *[1] * count), "float32", 3)),
+        "depthwise": conv(x, weight[:4, :1], None, 1, 1, 1, 4),
+        "max_pool": y,
+        "indices": indices,
+        "avg_pool": avg_pool(x, 2),
+        "relu": cnnkit.relu(x),
+        "softmax": cnnkit.softmax(x, 1),
+    }
+    assert [name for name, a in every.items() if not is_channels_last(a)] == []
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_channels_last_input_gives_a_channels_last_gradient(count, backend):
+    x, weight = last((2, 4, *[6] * count), 1), whole((5, 4, *[3] * count), "float32", 2)
+    pooled, grad = last((2, 4, *[3] * count), 3), last((2, 5, *[4] * count), 4)
+    conv, max_pool, avg_pool = (
+        getattr(cnnkit, f"{name}{count}d_backward") for name in ("conv", "max_pool", "avg_pool")
+    )
+    every = {
+        "conv": conv(grad, x, weight).x,
+        "max_pool": max_pool(pooled, np.zeros(pooled.shape, int), x.shape),
+        "avg_pool": avg_pool(pooled, x.shape, 2),
+        "relu": cnnkit.relu_backward(x, x),
+        "softmax": cnnkit.softmax_backward(x, x, 1),
+    }
+    assert [name for name, a in every.items() if not is_channels_last(a)] == []
+
+
+def test_a_plain_input_gives_a_plain_result(backend):
+    x, weight = whole((2, 4, 6, 6), "float32", 1), last((5, 4, 3, 3), 2)
+    y = cnnkit.conv2d(x, weight)
+    assert y.flags.c_contiguous
+    assert cnnkit.conv2d_backward(channels_last(y), x, weight).x.flags.c_contiguous
+    assert cnnkit.max_pool2d(x, 2).flags.c_contiguous

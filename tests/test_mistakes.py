@@ -1,0 +1,681 @@
+"""Users' mistakes: each is one sentence that names the argument, what was given and what is needed.
+
+A mistake is a change to a call that works: ``(changed arguments, error, sentence)``.
+"""
+
+import re
+
+import numpy as np
+import pytest
+
+import cnnkit
+
+
+def ones(*shape, dtype="float32"):
+    return np.ones(shape, dtype)
+
+
+def read_only(*shape):
+    return np.broadcast_to(np.float32(1), shape)
+
+
+LABELS = np.array([0, 1, 2, 4])
+INDICES = np.zeros((2, 3, 4, 4), np.int64)
+SHAPE = (2, 3, 8, 9)
+
+GOOD = {  # calls that work
+    "conv1d": {"x": ones(2, 4, 9), "weight": ones(6, 4, 3)},
+    "conv2d": {"x": ones(2, 6, 8, 9), "weight": ones(8, 3, 3, 3), "bias": ones(8), "groups": 2},
+    "conv3d": {"x": ones(1, 2, 4, 5, 6), "weight": ones(3, 2, 3, 3, 3)},
+    "conv1d_backward": {"grad_output": ones(2, 6, 7), "x": ones(2, 4, 9), "weight": ones(6, 4, 3)},
+    "conv2d_backward": {
+        "grad_output": ones(2, 8, 3, 4),
+        "x": ones(2, 6, 8, 9),
+        "weight": ones(8, 3, 3, 3),
+        "stride": 2,
+        "groups": 2,
+    },
+    "conv3d_backward": {"grad_output": ones(1, 3, 2, 3, 4), "x": ones(1, 2, 4, 5, 6), "weight": ones(3, 2, 3, 3, 3)},
+    "max_pool1d": {"x": ones(2, 3, 9), "kernel_size": 2},
+    "max_pool2d": {"x": ones(*SHAPE), "kernel_size": 2},
+    "max_pool3d": {"x": ones(1, 2, 4, 4, 4), "kernel_size": 2},
+    "max_pool2d_backward": {"grad_output": ones(2, 3, 4, 4), "indices": INDICES, "input_shape": SHAPE},
+    "avg_pool1d": {"x": ones(2, 3, 9), "kernel_size": 2},
+    "avg_pool2d": {"x": ones(*SHAPE), "kernel_size": 2},
+    "avg_pool3d": {"x": ones(1, 2, 4, 4, 4), "kernel_size": 2},
+    "avg_pool2d_backward": {"grad_output": ones(2, 3, 4, 4), "input_shape": SHAPE, "kernel_size": 2},
+    "dense": {"x": ones(4, 6), "weight": ones(5, 6), "bias": ones(5)},
+    "dense_backward": {"grad_output": ones(4, 5), "x": ones(4, 6), "weight": ones(5, 6)},
+    "relu": {"x": ones(2, 3)},
+    "softmax": {"x": ones(2, 3)},
+    "log_softmax": {"x": ones(2, 3)},
+    "relu_backward": {"grad_output": ones(2, 3), "x": ones(2, 3)},
+    "softmax_backward": {"grad_output": ones(2, 3), "x": ones(2, 3)},
+    "log_softmax_backward": {"grad_output": ones(2, 3), "x": ones(2, 3)},
+    "cross_entropy": {"logits": ones(4, 5), "labels": LABELS},
+    "cross_entropy_backward": {"grad_output": 1.0, "logits": ones(4, 5), "labels": LABELS},
+    "set_num_threads": {"n": 1},
+}
+
+FLOATS = "float32 or float64 is needed"
+INTEGERS = "int8, int16, int32, int64, uint8, uint16, uint32 or uint64 is needed"
+PADDINGS = "the known names are 'valid', 'same', 'same_lower'"
+NEEDS = "must be a tuple of some of 'x', 'weight', 'bias'"
+ACTIVATIONS = "must be one of None, 'relu'"
+AN_ARRAY = "but an array is needed: write numpy.asarray"
+
+
+def not_arrays(name, dtype="float32"):
+    """What is given in place of an array of floats."""
+    write = f"{AN_ARRAY}({name}, dtype='{dtype}')"
+    return [
+        ({name: [[1.0]]}, TypeError, f"{name} is a list, {write}"),
+        ({name: 1.5}, TypeError, f"{name} is a float, {write}"),
+        ({name: "x.npy"}, TypeError, f"{name} is a str, {write}"),
+        (
+            {name: np.ma.ones((2, 3))},
+            TypeError,
+            f"{name} is a masked array, but cnnkit knows no masks: write {name}.filled(value)",
+        ),
+    ]
+
+
+def not_floats(name, like):
+    """Arrays of kinds that are not computed with."""
+    return [
+        ({name: like.astype(kind)}, TypeError, f"{name} is {kind}, but {FLOATS}")
+        for kind in ("int64", "uint8", "bool", "complex64", "object")
+    ]
+
+
+CONV = [
+    # shapes
+    (
+        {"weight": ones(8, 2, 3, 3)},
+        ValueError,
+        "x has 6 channels, but weight of shape (8, 2, 3, 3) with groups=2 needs 4",
+    ),
+    ({"x": ones(2, 8, 9, 6)}, ValueError, "x has 8 channels, but weight of shape (8, 3, 3, 3) with groups=2 needs 6"),
+    ({"groups": 3}, ValueError, "weight of shape (8, 3, 3, 3) has 8 output channels, which groups=3 does not divide"),
+    ({"groups": 1}, ValueError, "x has 6 channels, but weight of shape (8, 3, 3, 3) with groups=1 needs 3"),
+    ({"x": ones(8, 9)}, ValueError, "x has shape (8, 9), but conv2d needs (N, C, H, W) or (C, H, W)"),
+    ({"x": ones(1, 2, 6, 8, 9)}, ValueError, "x has shape (1, 2, 6, 8, 9), but conv2d needs (N, C, H, W) or (C, H, W)"),
+    (
+        {"weight": ones(8, 3, 3)},
+        ValueError,
+        "weight has shape (8, 3, 3), but conv2d needs (C_out, C_in // groups, kH, kW), none of them 0",
+    ),
+    (
+        {"weight": ones(8, 3, 0, 3)},
+        ValueError,
+        "weight has shape (8, 3, 0, 3), but conv2d needs (C_out, C_in // groups, kH, kW), none of them 0",
+    ),
+    (
+        {"x": ones(2, 6, 2, 9)},
+        ValueError,
+        "a window of 3 with dilation 1 spans 3 along H, but x has 2 there, 2 with padding",
+    ),
+    (
+        {"dilation": (1, 6), "padding": 1},
+        ValueError,
+        "a window of 3 with dilation 6 spans 13 along W, but x has 9 there, 11 with padding",
+    ),
+    # parameters
+    ({"stride": 0}, ValueError, "stride is 0, but must be at least 1"),
+    ({"stride": -2}, ValueError, "stride is -2, but must be at least 1"),
+    ({"stride": 2.0}, TypeError, "stride is 2.0, but an int is needed"),
+    ({"stride": True}, TypeError, "stride is True, but an int is needed"),
+    ({"stride": (2, True)}, TypeError, "stride is True, but an int is needed"),
+    ({"stride": "2"}, TypeError, "stride is '2', but an int is needed"),
+    ({"stride": None}, TypeError, "stride is None, but an int is needed"),
+    ({"stride": (1, 2, 3)}, ValueError, "stride is (1, 2, 3), but needs an int or 2 ints"),
+    ({"dilation": 0}, ValueError, "dilation is 0, but must be at least 1"),
+    ({"dilation": 1.5}, TypeError, "dilation is 1.5, but an int is needed"),
+    ({"dilation": (2,)}, ValueError, "dilation is (2,), but needs an int or 2 ints"),
+    ({"groups": 0}, ValueError, "groups is 0, but must be at least 1"),
+    ({"groups": False}, TypeError, "groups is False, but an int is needed"),
+    ({"groups": (2, 2)}, TypeError, "groups is (2, 2), but an int is needed"),
+    ({"padding": -1}, ValueError, "padding is -1, but must be at least 0"),
+    ({"padding": ((1, -1), (0, 0))}, ValueError, "padding is -1, but must be at least 0"),
+    ({"padding": "SAME"}, ValueError, f"padding is 'SAME', but {PADDINGS}"),
+    ({"padding": "full"}, ValueError, f"padding is 'full', but {PADDINGS}"),
+    (
+        {"padding": (1, 1, 1, 1)},
+        ValueError,
+        "padding is (1, 1, 1, 1), but needs an int, 2 ints or 2 (before, after) pairs",
+    ),
+    (
+        {"padding": ((1, 1, 1), (0, 0))},
+        ValueError,
+        "padding is ((1, 1, 1), (0, 0)), but (1, 1, 1) is no (before, after) pair",
+    ),
+]
+NOT_GIVEN_BACK = [  # the parameters of the forward only
+    (
+        {"x": ones(2, 6, 8, 0), "padding": "same"},
+        ValueError,
+        "a window of 3 with dilation 1 spans 3 along W, but x has 0 there, 2 with padding",
+    ),
+    ({"bias": ones(3)}, ValueError, "bias has shape (3,), but weight of shape (8, 3, 3, 3) needs (8,)"),
+    ({"bias": ones(1)}, ValueError, "bias has shape (1,), but weight of shape (8, 3, 3, 3) needs (8,)"),
+    ({"bias": ones(8, 1, 1)}, ValueError, "bias has shape (8, 1, 1), but weight of shape (8, 3, 3, 3) needs (8,)"),
+    ({"bias": ones(8, dtype="float64")}, TypeError, "bias is float64, but x is float32: one dtype a call"),
+    ({"activation": "gelu2"}, ValueError, f"activation is 'gelu2', but {ACTIVATIONS}"),
+    ({"activation": True}, ValueError, f"activation is True, but {ACTIVATIONS}"),
+    *not_arrays("bias"),
+]
+
+
+def outs(shape, wrong):
+    """Mistakes with ``out=``."""
+    return [
+        ({"out": ones(*wrong)}, ValueError, f"out has shape {wrong}, but the result has shape {shape}"),
+        ({"out": ones(*shape, dtype="float64")}, TypeError, "out is float64, but the result is float32"),
+        ({"out": read_only(*shape)}, ValueError, "out is read-only or unaligned, but must take the result"),
+        ({"out": [0.0]}, TypeError, f"out is a list, {AN_ARRAY}(out, dtype='float32')"),
+        (
+            {"out": np.ma.ones(shape, "float32")},
+            TypeError,
+            "out is a masked array, but cnnkit knows no masks: write out.filled(value)",
+        ),
+    ]
+
+
+NOT_NEEDED = [
+    ({"needs": ("y",)}, ValueError, f"needs is ('y',), but {NEEDS}"),
+    ({"needs": ("x", "b")}, ValueError, f"needs is ('x', 'b'), but {NEEDS}"),
+    ({"needs": "x"}, ValueError, f"needs is 'x', but {NEEDS}"),
+    ({"needs": ("weight", 1)}, ValueError, f"needs is ('weight', 1), but {NEEDS}"),
+]
+POOL = [
+    ({"kernel_size": 0}, ValueError, "kernel_size is 0, but must be at least 1"),
+    ({"kernel_size": (2, -1)}, ValueError, "kernel_size is -1, but must be at least 1"),
+    ({"kernel_size": 2.0}, TypeError, "kernel_size is 2.0, but an int is needed"),
+    ({"kernel_size": True}, TypeError, "kernel_size is True, but an int is needed"),
+    ({"kernel_size": None}, TypeError, "kernel_size is None, but an int is needed"),
+    ({"kernel_size": (2,)}, ValueError, "kernel_size is (2,), but needs an int or 2 ints"),
+    (
+        {"kernel_size": 10},
+        ValueError,
+        "a window of 10 with dilation 1 spans 10 along H, but x has 8 there, 8 with padding",
+    ),
+    ({"stride": 0}, ValueError, "stride is 0, but must be at least 1"),
+    ({"stride": 1.0}, TypeError, "stride is 1.0, but an int is needed"),
+    ({"stride": (1, 1, 1)}, ValueError, "stride is (1, 1, 1), but needs an int or 2 ints"),
+    ({"padding": 2}, ValueError, "padding is 2, but a window that spans 2 may have at most half of it, 1"),
+    (
+        {"kernel_size": 3, "padding": ((1, 2), (0, 0))},
+        ValueError,
+        "padding is 2, but a window that spans 3 may have at most half of it, 1",
+    ),
+    ({"padding": -1}, ValueError, "padding is -1, but must be at least 0"),
+    ({"padding": "full"}, ValueError, f"padding is 'full', but {PADDINGS}"),
+    ({"ceil_mode": 1}, TypeError, "ceil_mode is 1, but True or False is needed"),
+    ({"ceil_mode": None}, TypeError, "ceil_mode is None, but True or False is needed"),
+]
+DIVISORS = [({"divisor_override": 0}, ValueError, "divisor_override is 0, but nothing can be divided by it")]
+INPUT_SHAPES = [
+    ({"input_shape": 8}, TypeError, "input_shape is 8, but a tuple of ints is needed"),
+    ({"input_shape": None}, TypeError, "input_shape is None, but a tuple of ints is needed"),
+    ({"input_shape": (2, 3, 8, 9.0)}, TypeError, "input_shape is (2, 3, 8, 9.0), but a tuple of ints is needed"),
+    (
+        {"input_shape": (8, 9)},
+        ValueError,
+        "input_shape has shape (8, 9), but pooling over 2 axes needs (N, C, H, W) or (C, H, W)",
+    ),
+    ({"input_shape": (2, 3, -8, 9)}, ValueError, "input_shape is -8, but must be at least 0"),
+    (
+        {"input_shape": (2, 4, 8, 9)},
+        ValueError,
+        "grad_output has shape (2, 3, 4, 4), which does not fit an input of shape (2, 4, 8, 9)",
+    ),
+    (
+        {"input_shape": (3, 8, 9)},
+        ValueError,
+        "grad_output has shape (2, 3, 4, 4), which does not fit an input of shape (3, 8, 9)",
+    ),
+]
+ALIKE = [
+    ({"grad_output": ones(3, 2)}, ValueError, "grad_output has shape (3, 2), but x needs (2, 3)"),
+    ({"grad_output": ones(3)}, ValueError, "grad_output has shape (3,), but x needs (2, 3)"),
+    ({"grad_output": ones(2, 1)}, ValueError, "grad_output has shape (2, 1), but x needs (2, 3)"),
+    (
+        {"grad_output": ones(2, 3, dtype="float64")},
+        TypeError,
+        "x is float32, but grad_output is float64: one dtype a call",
+    ),
+    *not_arrays("grad_output"),
+    *not_floats("grad_output", ones(2, 3)),
+]
+X = [*not_arrays("x"), *not_floats("x", ones(2, 3))]
+AXES = [
+    ({"axis": 2}, ValueError, "axis is 2, but x has 2 axes"),
+    ({"axis": -3}, ValueError, "axis is -3, but x has 2 axes"),
+    ({"axis": 1.0}, TypeError, "axis is 1.0, but an int is needed"),
+    ({"axis": None}, TypeError, "axis is None, but an int is needed"),
+    ({"axis": (0, 1)}, TypeError, "axis is (0, 1), but an int is needed"),
+    ({"axis": True}, TypeError, "axis is True, but an int is needed"),
+]
+LOSS = [
+    ({"labels": LABELS + 1}, ValueError, "labels reach from 1 to 5, but logits of shape (4, 5) need 0 to 4"),
+    ({"labels": LABELS - 1}, ValueError, "labels reach from -1 to 3, but logits of shape (4, 5) need 0 to 4"),
+    (
+        {"labels": np.eye(5, dtype=int)[LABELS]},
+        ValueError,
+        "labels has shape (4, 5), but logits of shape (4, 5) needs (4,)",
+    ),
+    ({"labels": LABELS[:3]}, ValueError, "labels has shape (3,), but logits of shape (4, 5) needs (4,)"),
+    ({"logits": ones(4, 5, 2)}, ValueError, "labels has shape (4,), but logits of shape (4, 5, 2) needs (4, 2)"),
+    ({"labels": LABELS.astype("float32")}, TypeError, f"labels is float32, but {INTEGERS}"),
+    ({"labels": LABELS > 0}, TypeError, f"labels is bool, but {INTEGERS}"),
+    (
+        {"labels": np.ma.array(LABELS)},
+        TypeError,
+        "labels is a masked array, but cnnkit knows no masks: write labels.filled(value)",
+    ),
+    ({"logits": ones(5)}, ValueError, "logits have shape (5,), but cross_entropy needs (N, K) or (N, K, *spatial)"),
+    (
+        {"logits": ones(0, 5), "labels": LABELS[:0]},
+        ValueError,
+        "labels have shape (0,), but the mean of no losses does not exist: use reduction='sum'",
+    ),
+    ({"label_smoothing": 1.1}, ValueError, "label_smoothing is 1.1, but must be from 0 to 1"),
+    ({"label_smoothing": -0.1}, ValueError, "label_smoothing is -0.1, but must be from 0 to 1"),
+    ({"label_smoothing": float("nan")}, ValueError, "label_smoothing is nan, but must be from 0 to 1"),
+    ({"reduction": "avg"}, ValueError, "reduction is 'avg', but must be one of 'mean', 'sum', 'none'"),
+    ({"reduction": None}, ValueError, "reduction is None, but must be one of 'mean', 'sum', 'none'"),
+    *not_arrays("logits"),
+    *not_floats("logits", ones(4, 5)),
+]
+
+MISTAKES = {
+    "conv1d": [
+        ({"x": ones(2, 4, 9, 9)}, ValueError, "x has shape (2, 4, 9, 9), but conv1d needs (N, C, L) or (C, L)"),
+        (
+            {"weight": ones(6, 4)},
+            ValueError,
+            "weight has shape (6, 4), but conv1d needs (C_out, C_in // groups, kL), none of them 0",
+        ),
+        ({"stride": (1, 1)}, ValueError, "stride is (1, 1), but needs an int or 1 int"),
+        ({"padding": (1, 1)}, ValueError, "padding is (1, 1), but needs an int, 1 int or 1 (before, after) pair"),
+        (
+            {"dilation": 5},
+            ValueError,
+            "a window of 3 with dilation 5 spans 11 along L, but x has 9 there, 9 with padding",
+        ),
+    ],
+    "conv2d": [
+        *CONV,
+        *NOT_GIVEN_BACK,
+        *outs((2, 8, 6, 7), (2, 8, 7, 6)),
+        *not_arrays("x"),
+        *not_arrays("weight"),
+        *not_floats("x", ones(2, 6, 8, 9)),
+        *not_floats("weight", ones(8, 3, 3, 3)),
+        (
+            {"weight": ones(8, 3, 3, 3, dtype="float64")},
+            TypeError,
+            "weight is float64, but x is float32: one dtype a call",
+        ),
+    ],
+    "conv3d": [
+        ({"x": ones(2, 9)}, ValueError, "x has shape (2, 9), but conv3d needs (N, C, D, H, W) or (C, D, H, W)"),
+        (
+            {"weight": ones(3, 2, 3, 3)},
+            ValueError,
+            "weight has shape (3, 2, 3, 3), but conv3d needs (C_out, C_in // groups, kD, kH, kW), none of them 0",
+        ),
+        ({"stride": (1, 1)}, ValueError, "stride is (1, 1), but needs an int or 3 ints"),
+        (
+            {"dilation": 2},
+            ValueError,
+            "a window of 3 with dilation 2 spans 5 along D, but x has 4 there, 4 with padding",
+        ),
+    ],
+    "conv2d_backward": [
+        *CONV,
+        *NOT_NEEDED,
+        (
+            {"stride": 1},
+            ValueError,
+            "grad_output has shape (2, 8, 3, 4), but conv2d of x (2, 6, 8, 9), weight (8, 3, 3, 3) needs (2, 8, 6, 7)",
+        ),
+        (
+            {"grad_output": ones(2, 6, 3, 4)},
+            ValueError,
+            "grad_output has shape (2, 6, 3, 4), but conv2d of x (2, 6, 8, 9), weight (8, 3, 3, 3) needs (2, 8, 3, 4)",
+        ),
+        (
+            {"grad_output": ones(8, 3, 4)},
+            ValueError,
+            "grad_output has shape (8, 3, 4), but conv2d of x (2, 6, 8, 9), weight (8, 3, 3, 3) needs (2, 8, 3, 4)",
+        ),
+        (
+            {"grad_output": ones(2, 8, 3, 4, dtype="float64")},
+            TypeError,
+            "x is float32, but grad_output is float64: one dtype a call",
+        ),
+        *not_arrays("grad_output"),
+        *not_arrays("x"),
+        *not_arrays("weight"),
+        *not_floats("grad_output", ones(2, 8, 3, 4)),
+    ],
+    "conv1d_backward": [
+        (
+            {"grad_output": ones(2, 6, 9)},
+            ValueError,
+            "grad_output has shape (2, 6, 9), but conv1d of x (2, 4, 9), weight (6, 4, 3) needs (2, 6, 7)",
+        )
+    ],
+    "conv3d_backward": [
+        (
+            {"grad_output": ones(1, 2, 2, 3, 4)},
+            ValueError,
+            "grad_output has shape (1, 2, 2, 3, 4), but conv3d of x (1, 2, 4, 5, 6), weight (3, 2, 3, 3, 3) "
+            "needs (1, 3, 2, 3, 4)",
+        )
+    ],
+    "max_pool1d": [
+        ({"x": ones(9)}, ValueError, "x has shape (9,), but max_pool1d needs (N, C, L) or (C, L)"),
+        ({"kernel_size": (2, 2)}, ValueError, "kernel_size is (2, 2), but needs an int or 1 int"),
+    ],
+    "max_pool2d": [
+        *POOL,
+        ({"dilation": 0}, ValueError, "dilation is 0, but must be at least 1"),
+        ({"dilation": 2.0}, TypeError, "dilation is 2.0, but an int is needed"),
+        (
+            {"dilation": 8},
+            ValueError,
+            "a window of 2 with dilation 8 spans 9 along H, but x has 8 there, 8 with padding",
+        ),
+        (
+            {"x": ones(1, 1, 1, 9), "kernel_size": (2, 1), "dilation": 2, "padding": (1, 0)},
+            ValueError,
+            "window 0 along H meets nothing of x, which has 1 there, only padding",
+        ),
+        ({"x": ones(8, 9)}, ValueError, "x has shape (8, 9), but max_pool2d needs (N, C, H, W) or (C, H, W)"),
+        ({"x": ones(*SHAPE, dtype=bool)}, TypeError, f"x is bool, but float32, float64, {INTEGERS}"),
+        *not_arrays("x"),
+    ],
+    "max_pool3d": [
+        (
+            {"x": ones(4, 4, 4)},
+            ValueError,
+            "x has shape (4, 4, 4), but max_pool3d needs (N, C, D, H, W) or (C, D, H, W)",
+        ),
+        ({"padding": (1, 1)}, ValueError, "padding is (1, 1), but needs an int, 3 ints or 3 (before, after) pairs"),
+    ],
+    "max_pool2d_backward": [
+        *INPUT_SHAPES,
+        (
+            {"indices": INDICES[:, :, 1:]},
+            ValueError,
+            "indices has shape (2, 3, 3, 4), but grad_output needs (2, 3, 4, 4)",
+        ),
+        (
+            {"indices": INDICES + 72},
+            ValueError,
+            "indices reach from 72 to 72, but input_shape (2, 3, 8, 9) needs 0 to 71",
+        ),
+        (
+            {"indices": INDICES - 1},
+            ValueError,
+            "indices reach from -1 to -1, but input_shape (2, 3, 8, 9) needs 0 to 71",
+        ),
+        ({"indices": INDICES.astype("int32")}, TypeError, "indices is int32, but int64 is needed"),
+        ({"indices": INDICES * 1.0}, TypeError, "indices is float64, but int64 is needed"),
+        *not_arrays("grad_output"),
+        *not_floats("grad_output", ones(2, 3, 4, 4)),
+    ],
+    "avg_pool1d": [({"x": ones(9)}, ValueError, "x has shape (9,), but avg_pool1d needs (N, C, L) or (C, L)")],
+    "avg_pool2d": [
+        *POOL,
+        *DIVISORS,
+        ({"x": ones(8, 9)}, ValueError, "x has shape (8, 9), but avg_pool2d needs (N, C, H, W) or (C, H, W)"),
+        *not_arrays("x"),
+        *not_floats("x", ones(*SHAPE)),
+    ],
+    "avg_pool3d": [({"kernel_size": (2, 2)}, ValueError, "kernel_size is (2, 2), but needs an int or 3 ints")],
+    "avg_pool2d_backward": [
+        *POOL,
+        *DIVISORS,
+        *INPUT_SHAPES,
+        (
+            {"stride": 3},
+            ValueError,
+            "grad_output has shape (2, 3, 4, 4), but avg_pool2d of an input of shape (2, 3, 8, 9) needs (2, 3, 3, 3)",
+        ),
+        (
+            {"grad_output": ones(2, 3, 8, 9)},
+            ValueError,
+            "grad_output has shape (2, 3, 8, 9), but avg_pool2d of an input of shape (2, 3, 8, 9) needs (2, 3, 4, 4)",
+        ),
+        *not_arrays("grad_output"),
+        *not_floats("grad_output", ones(2, 3, 4, 4)),
+    ],
+    "dense": [
+        ({"weight": ones(6, 5)}, ValueError, "x of shape (4, 6) has 6 features, but weight of shape (6, 5) needs 5"),
+        (
+            {"x": ones(2, 3, 4, 4)},
+            ValueError,
+            "x of shape (2, 3, 4, 4) has 4 features, but weight of shape (5, 6) needs 6",
+        ),
+        ({"x": ones()}, ValueError, "x of shape () has no features, but weight of shape (5, 6) needs 6"),
+        ({"weight": ones(6)}, ValueError, "weight has shape (6,), but dense needs (out_features, in_features)"),
+        ({"bias": ones(6)}, ValueError, "bias has shape (6,), but weight of shape (5, 6) needs (5,)"),
+        ({"bias": ones(1)}, ValueError, "bias has shape (1,), but weight of shape (5, 6) needs (5,)"),
+        ({"bias": ones(4, 5)}, ValueError, "bias has shape (4, 5), but weight of shape (5, 6) needs (5,)"),
+        ({"weight": ones(5, 6, dtype="float64")}, TypeError, "weight is float64, but x is float32: one dtype a call"),
+        ({"bias": ones(5, dtype="float64")}, TypeError, "bias is float64, but x is float32: one dtype a call"),
+        ({"activation": "tan"}, ValueError, f"activation is 'tan', but {ACTIVATIONS}"),
+        *outs((4, 5), (5, 4)),
+        *not_arrays("x"),
+        *not_arrays("weight"),
+        *not_arrays("bias"),
+        *not_floats("x", ones(4, 6)),
+    ],
+    "dense_backward": [
+        (
+            {"grad_output": ones(4, 6)},
+            ValueError,
+            "grad_output has shape (4, 6), but dense of x (4, 6), weight (5, 6) needs (4, 5)",
+        ),
+        (
+            {"grad_output": ones(3, 5)},
+            ValueError,
+            "grad_output has shape (3, 5), but dense of x (4, 6), weight (5, 6) needs (4, 5)",
+        ),
+        ({"weight": ones(6, 5)}, ValueError, "x of shape (4, 6) has 6 features, but weight of shape (6, 5) needs 5"),
+        (
+            {"grad_output": ones(4, 5, dtype="float64")},
+            TypeError,
+            "x is float32, but grad_output is float64: one dtype a call",
+        ),
+        *NOT_NEEDED,
+        *not_arrays("grad_output"),
+        *not_floats("grad_output", ones(4, 5)),
+    ],
+    "relu": X,
+    "softmax": X + AXES,
+    "log_softmax": X + AXES,
+    "relu_backward": ALIKE,
+    "softmax_backward": ALIKE + AXES,
+    "log_softmax_backward": ALIKE + AXES,
+    "cross_entropy": LOSS,
+    "cross_entropy_backward": [
+        *LOSS,
+        ({"grad_output": ones(4)}, ValueError, "grad_output has shape (4,), but reduction='mean' needs ()"),
+        (
+            {"grad_output": 1.0, "reduction": "none"},
+            ValueError,
+            "grad_output has shape (), but reduction='none' needs (4,)",
+        ),
+        (
+            {"grad_output": ones(4, 5), "reduction": "none"},
+            ValueError,
+            "grad_output has shape (4, 5), but reduction='none' needs (4,)",
+        ),
+    ],
+    "set_num_threads": [
+        ({"n": 0}, ValueError, "n is 0, but must be at least 1"),
+        ({"n": -1}, ValueError, "n is -1, but must be at least 1"),
+        ({"n": 2.0}, TypeError, "n is 2.0, but an int is needed"),
+        ({"n": "2"}, TypeError, "n is '2', but an int is needed"),
+        ({"n": None}, TypeError, "n is None, but an int is needed"),
+        ({"n": True}, TypeError, "n is True, but an int is needed"),
+    ],
+}
+
+# what must be an error, in whichever words: (changed arguments, error, what the sentence begins with)
+NAMED = {
+    "conv2d": [
+        ({"x": None}, TypeError, "x is .*None"),
+        ({"weight": None}, TypeError, "weight is .*None"),
+        ({"activation": np.array(["relu", "relu"])}, (TypeError, ValueError), "activation is "),
+        ({"padding": None}, TypeError, "padding is None, but needs an int, 2 ints or 2 "),
+        ({"padding": 1.5}, TypeError, "padding is 1.5, but "),
+        ({"padding": b"same"}, TypeError, "padding is b'same', but "),
+    ],
+    "conv2d_backward": [
+        ({"grad_output": None}, TypeError, "grad_output is .*None"),
+        ({"x": None}, TypeError, "x is .*None"),
+        ({"needs": None}, (TypeError, ValueError), "needs is None, but"),
+        ({"needs": 5}, (TypeError, ValueError), "needs is 5, but"),
+        ({"needs": [["x"]]}, (TypeError, ValueError), r"needs is \[\['x'\]\], but"),
+        ({"needs": iter(("x",))}, (TypeError, ValueError), "needs is "),
+    ],
+    "max_pool2d": [
+        ({"x": None}, TypeError, "x is .*None"),
+        ({"return_indices": "yes"}, TypeError, "return_indices is 'yes', but"),
+    ],
+    "max_pool2d_backward": [
+        ({"indices": None}, TypeError, "indices is .*None"),
+        ({"indices": INDICES.tolist()}, TypeError, r"indices is a list, .*dtype='int64'\)"),
+        ({"input_shape": ones(*SHAPE)}, TypeError, "input_shape is a.*array"),
+        ({"input_shape": (2, 3, 0, 9)}, ValueError, r"input_shape .*\(2, 3, 0, 9\)(?!.* to -1)"),
+    ],
+    "avg_pool2d": [
+        ({"x": None}, TypeError, "x is .*None"),
+        ({"divisor_override": 2.5}, TypeError, "divisor_override is 2.5, but"),
+        ({"divisor_override": "2"}, TypeError, "divisor_override is '2', but"),
+        ({"divisor_override": True}, TypeError, "divisor_override is True, but"),
+        ({"divisor_override": (2, 2)}, TypeError, r"divisor_override is \(2, 2\), but"),
+        ({"count_include_pad": "no"}, TypeError, "count_include_pad is 'no', but"),
+        ({"count_include_pad": None}, TypeError, "count_include_pad is None, but"),
+    ],
+    "avg_pool2d_backward": [
+        ({"input_shape": ones(*SHAPE)}, TypeError, "input_shape is a.*array"),
+        ({"divisor_override": 2.5}, TypeError, "divisor_override is 2.5, but"),
+    ],
+    "dense": [({"x": None}, TypeError, "x is .*None"), ({"weight": None}, TypeError, "weight is .*None")],
+    "dense_backward": [({"needs": None}, (TypeError, ValueError), "needs is None, but")],
+    "relu": [({"x": None}, TypeError, "x is .*None")],
+    "softmax": [({"x": None}, TypeError, "x is .*None")],
+    "relu_backward": [({"grad_output": None}, TypeError, "grad_output is .*None")],
+    "softmax_backward": [({"grad_output": None}, TypeError, "grad_output is .*None")],
+    "cross_entropy": [
+        ({"logits": None}, TypeError, "logits is .*None"),
+        ({"labels": None}, TypeError, "labels is .*None"),
+        ({"labels": [0, 1, 2, 4]}, TypeError, r"labels is a list, .*dtype='int64'\)"),
+        ({"label_smoothing": "a"}, TypeError, "label_smoothing is 'a', but"),
+        ({"label_smoothing": None}, TypeError, "label_smoothing is None, but"),
+        ({"logits": ones(4, 0)}, ValueError, r"logits .*\(4, 0\).*(class|none of them 0|at least 1)"),
+    ],
+    "cross_entropy_backward": [
+        ({"grad_output": None}, TypeError, "grad_output is None, but"),
+        ({"grad_output": "a"}, TypeError, "grad_output is 'a', but"),
+        ({"grad_output": 1j}, TypeError, "grad_output is 1j, but"),
+        (
+            {"grad_output": ones(4, dtype="float64"), "reduction": "none"},
+            TypeError,
+            "grad_output is float64, but logits is float32",
+        ),
+    ],
+}
+
+
+def rows(table):
+    """The table as parameters of a test, each under its function and its first words."""
+    return [
+        pytest.param(name, *row, id=f"{name}: {row[2][:50]}") for name, mistakes in table.items() for row in mistakes
+    ]
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_the_call_works_without_the_mistake(name, threads):
+    getattr(cnnkit, name)(**GOOD[name])
+
+
+def blame(name, changes, error, pattern):
+    """Make the mistake; the error must match, and ``out`` must be as before."""
+    arguments = GOOD[name] | changes
+    out = None
+    if name in ("conv2d", "dense") and "out" not in changes:
+        out = arguments["out"] = np.full({"conv2d": (2, 8, 6, 7), "dense": (4, 5)}[name], 7, "f4")
+    with pytest.raises(error) as caught:
+        getattr(cnnkit, name)(**arguments)
+    sentence = str(caught.value)
+    assert re.match(pattern, sentence), sentence
+    assert "\n" not in sentence
+    assert not sentence.endswith(".")
+    assert out is None or (out == 7).all(), "out was written before the arguments were checked"
+
+
+@pytest.mark.parametrize(("name", "changes", "error", "sentence"), rows(MISTAKES))
+def test_a_mistake_is_one_sentence_with_the_numbers(name, changes, error, sentence, threads):
+    blame(name, changes, error, f"{re.escape(sentence)}$")
+
+
+@pytest.mark.parametrize(("name", "changes", "error", "beginning"), rows(NAMED))
+def test_a_mistake_names_the_argument(name, changes, error, beginning):
+    blame(name, changes, error, beginning)
+
+
+@pytest.mark.parametrize("name", ["conv2d", "dense"])
+def test_out_may_not_be_an_input(name):
+    arrays = {
+        "conv2d": {"x": ones(1, 3, 5, 5), "weight": ones(3, 3, 1, 1), "bias": ones(3)},
+        "dense": {"x": ones(5, 5), "weight": ones(5, 5), "bias": ones(5)},
+    }[name]
+    with pytest.raises(ValueError, match=r"^out shares memory with an input, but inputs are never "):
+        getattr(cnnkit, name)(**arrays, out=arrays["x"])
+    memory = ones(200)
+    out = memory[: arrays["x"].size].reshape(arrays["x"].shape)
+    arrays["bias"] = memory[3 : 3 + len(arrays["bias"])]
+    with pytest.raises(ValueError, match=r"^out shares memory with an input, but inputs are never "):
+        getattr(cnnkit, name)(**arrays, out=out)
+    assert (memory == 1).all()
+
+
+def test_a_torch_tensor_or_its_numpy_but_not_a_mixture():
+    torch = pytest.importorskip("torch", reason="a tensor is the commonest foreign array")
+    with pytest.raises(TypeError, match=r"^weight is a torch.Tensor, but "):
+        cnnkit.conv2d(ones(1, 1, 3, 3), torch.ones(1, 1, 3, 3))
+
+
+BACKENDS = "but the backends are 'numba', 'numpy', 'cuda', 'cupy'"
+
+
+@pytest.mark.parametrize("name", ["nunba", "NUMPY", "", None, 1])
+def test_an_unknown_backend_is_named(name):
+    sentence = f"use_backend is {name!r}, {BACKENDS}"
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"), cnnkit.use_backend(name):
+        pass
+
+
+def test_a_list_is_no_backend():
+    with (
+        pytest.raises((TypeError, ValueError), match=r"^use_backend is \['numpy'\], but"),
+        cnnkit.use_backend(["numpy"]),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("name", ["cuda", "cupy"])
+def test_a_backend_that_cannot_run_says_what_to_install(name):
+    available, why_not = cnnkit.backends()[name]
+    if available:
+        pytest.skip(f"{name} runs here")
+    sentence = f"backend {name!r} is not available: {why_not}"
+    with pytest.raises(ImportError, match=f"^{re.escape(sentence)}$"), cnnkit.use_backend(name):
+        pass
