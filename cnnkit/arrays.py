@@ -9,6 +9,7 @@ Array = Any  # a numpy.ndarray or a cupy.ndarray; which one is known at run time
 
 FLOATS = (np.dtype("float32"), np.dtype("float64"))
 INTEGERS = tuple(np.dtype(kind) for kind in ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"))
+OPTIONAL = ("bias",)  # arguments that may be None
 
 
 def family(array: Any) -> str | None:
@@ -24,7 +25,7 @@ def namespace(array: Array) -> Any:
 
 
 def check(dtypes: tuple[np.dtype, ...] = FLOATS, **given: Any) -> list[Array]:
-    """The given arrays (None passes) in a form that every backend takes; one library and one dtype for all of them.
+    """The given arrays in a form that every backend takes; one library and one dtype for all of them.
 
     Returns
     -------
@@ -34,7 +35,7 @@ def check(dtypes: tuple[np.dtype, ...] = FLOATS, **given: Any) -> list[Array]:
     first = None
     checked: list[Array] = []
     for name, array in given.items():
-        if array is None:
+        if array is None and name in OPTIONAL:
             checked.append(None)
             continue
         array = plain(array, name, dtypes)
@@ -54,7 +55,7 @@ def plain(array: Any, name: str, dtypes: tuple[np.dtype, ...] = FLOATS) -> Array
     """`array` itself if it is an aligned, native array of one of `dtypes`; a copy if only its bytes lie otherwise."""
     if type(array) is np.ndarray and array.dtype in dtypes and array.flags.aligned:
         return array
-    _refuse_foreign(array, name)
+    _refuse_foreign(array, name, dtypes)
     if array.dtype.newbyteorder("=") not in dtypes:
         raise TypeError(f"{name} is {array.dtype}, but {_either(dtypes)} is needed")
     if family(array) == "numpy":
@@ -62,15 +63,18 @@ def plain(array: Any, name: str, dtypes: tuple[np.dtype, ...] = FLOATS) -> Array
     return array
 
 
-def _refuse_foreign(array: Any, name: str) -> None:
+def _refuse_foreign(array: Any, name: str, dtypes: tuple[np.dtype, ...] = FLOATS) -> None:
     if isinstance(array, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array, but cnnkit knows no masks: write {name}.filled(value)")
     if family(array):
         return
+    if array is None:
+        raise TypeError(f"{name} is None, but an array is needed")
     kind = f"{type(array).__module__}.{type(array).__qualname__}".removeprefix("builtins.")
     if hasattr(array, "__dlpack__"):
         raise TypeError(f"{name} is a {kind}, but a numpy or cupy array is needed: numpy.from_dlpack({name}) makes one")
-    raise TypeError(f"{name} is a {kind}, but an array is needed: write numpy.asarray({name}, dtype='float32')")
+    dtype = "float32" if FLOATS[0] in dtypes else "int64"
+    raise TypeError(f"{name} is a {kind}, but an array is needed: write numpy.asarray({name}, dtype='{dtype}')")
 
 
 def _either(dtypes: tuple[np.dtype, ...]) -> str:

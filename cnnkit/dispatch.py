@@ -141,6 +141,6 @@ def _room(name: str) -> ModuleType:
 
 
 def _known(name: Any, source: str) -> str:
-    if name not in BACKENDS:
+    if not isinstance(name, str) or name not in BACKENDS:
         raise ValueError(f"{source} is {name!r}, but the backends are {', '.join(map(repr, BACKENDS))}")
     return name

@@ -78,6 +78,13 @@ def integer(value: Any, name: str, least: int = 1) -> int:
     return number
 
 
+def boolean(value: Any, name: str) -> bool:
+    """`value`, which must be True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} is {value!r}, but True or False is needed")
+    return value
+
+
 def per_axis(value: Any, ndim: int, name: str, least: int = 1) -> Ints:
     """An int for all spatial axes, or one int for each."""
     if type(value) is int and value >= least:
@@ -97,12 +104,13 @@ def parse_padding(padding: Any, ndim: int) -> str | Pairs:
         if padding not in PADDINGS:
             raise ValueError(f"padding is {padding!r}, but the known names are {', '.join(map(repr, PADDINGS))}")
         return padding
-    if not isinstance(padding, (tuple, list)):
+    if hasattr(padding, "__index__"):
         return ((integer(padding, "padding", 0),) * 2,) * ndim
+    wanted = f"an int, {_count(ndim, 'int')} or {_count(ndim, '(before, after) pair')}"
+    if not isinstance(padding, (tuple, list)):
+        raise TypeError(f"padding is {padding!r}, but needs {wanted}")
     if len(padding) != ndim:
-        raise ValueError(
-            f"padding is {padding!r}, but needs an int, {_count(ndim, 'int')} or {_count(ndim, '(before, after) pair')}"
-        )
+        raise ValueError(f"padding is {padding!r}, but needs {wanted}")
     return tuple(_padding_pair(one, padding) for one in padding)
 
 
@@ -211,8 +219,6 @@ def pool(
 ) -> PoolPlan:
     """The plan of a pooling of an array of shape `x` (batched or not); `stride` None is the kernel size."""
     kernel = per_axis(kernel, ndim, "kernel_size")
-    if not isinstance(ceil_mode, bool):
-        raise TypeError(f"ceil_mode is {ceil_mode!r}, but True or False is needed")
     return _pool(
         f"{op}{ndim}d",
         ndim,
@@ -221,7 +227,7 @@ def pool(
         kernel if stride is None else per_axis(stride, ndim, "stride"),
         parse_padding(padding, ndim),
         per_axis(dilation, ndim, "dilation"),
-        ceil_mode,
+        boolean(ceil_mode, "ceil_mode"),
     )
 
 
@@ -253,22 +259,28 @@ def _refuse_empty_windows(plan: PoolPlan, ndim: int) -> None:
             skipped = max(0, -(start // plan.dilation[a]))
             if skipped >= plan.kernel_size[a] or start + skipped * plan.dilation[a] >= plan.input_size[a]:
                 raise ValueError(
-                    f"window {o} along {AXES[ndim][a]} meets only padding and nothing of x, which has "
-                    f"{plan.input_size[a]} there"
+                    f"window {o} along {AXES[ndim][a]} meets nothing of x, "
+                    f"which has {plan.input_size[a]} there, only padding"
                 )
 
 
-@lru_cache(_CACHED_PLANS)
-def pool_divisors(plan: PoolPlan, count_include_pad: bool, divisor_override: int | None) -> tuple[Ints, ...]:
+def pool_divisors(plan: PoolPlan, count_include_pad: Any, divisor_override: Any) -> tuple[Ints, ...]:
     """Per axis, for each output, the factor of what an average is divided by: a window's divisor is their product.
 
     Padding counts if `count_include_pad`, what `ceil_mode` lets hang over beyond the padding never does.
     """
-    if divisor_override is not None:
-        if divisor_override == 0:
-            raise ValueError("divisor_override is 0, but nothing can be divided by it")
-        ones = [(1,) * n for n in plan.output_size]
-        return ((divisor_override,) * plan.output_size[0], *ones[1:])
+    count_include_pad = boolean(count_include_pad, "count_include_pad")
+    if divisor_override is None:
+        return _pool_divisors(plan, count_include_pad)
+    divisor = integer(divisor_override, "divisor_override", -sys.maxsize)
+    if divisor == 0:
+        raise ValueError("divisor_override is 0, but nothing can be divided by it")
+    ones = [(1,) * n for n in plan.output_size]
+    return ((divisor,) * plan.output_size[0], *ones[1:])
+
+
+@lru_cache(_CACHED_PLANS)
+def _pool_divisors(plan: PoolPlan, count_include_pad: bool) -> tuple[Ints, ...]:
     return tuple(_window_lengths(plan, axis, count_include_pad) for axis in range(len(plan.output_size)))
 
 
@@ -399,6 +411,8 @@ def axis(value: Any, ndim: int) -> int:
 
 def labels(logits: Ints, labels: Ints) -> None:
     """Labels have the shape of the logits without the class axis, which is axis 1."""
-    if len(logits) < 2 or logits[1] < 1:
+    if len(logits) < 2:
         raise ValueError(f"logits have shape {logits}, but cross_entropy needs (N, K) or (N, K, *spatial)")
+    if logits[1] < 1:
+        raise ValueError(f"logits have shape {logits}, but cross_entropy needs at least 1 class")
     check_shape("labels", labels, (logits[0], *logits[2:]), f"logits of shape {logits}")

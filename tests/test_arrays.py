@@ -7,7 +7,10 @@ definition must come out to the last bit.
 import naive
 import numpy as np
 import pytest
+from cases import CONV as CONV_CASES
 from closeness import assert_close, assert_same
+from hypothesis import given
+from hypothesis import strategies as st
 
 import cnnkit
 
@@ -68,6 +71,19 @@ def one_number(a):
     return np.broadcast_to(a.ravel()[:1].reshape((1,) * a.ndim), a.shape)
 
 
+def field_of_records(a):
+    """Elements 5 or 9 bytes apart: a step that is no multiple of their size."""
+    records = np.zeros(a.shape, [("value", a.dtype), ("tag", "i1")])
+    records["value"] = a
+    return records["value"]
+
+
+def odd_steps(a):
+    """Axes of one element may have any step, also one that leads nowhere."""
+    steps = [step if n > 1 else 10**9 for n, step in zip(a.shape, a.strides, strict=True)]
+    return np.lib.stride_tricks.as_strided(a.copy(), strides=steps)
+
+
 class Tagged(np.ndarray):
     """A subclass, as np.memmap is one."""
 
@@ -87,6 +103,8 @@ FORMS = {
     "byte-swapped, every other": lambda a: every_other(byte_swapped(a)),
     "broadcast": broadcast,
     "one number": one_number,
+    "field of records": field_of_records,
+    "axes of one element": odd_steps,
     "subclass": lambda a: a.copy().view(Tagged),
 }
 in_any_form = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
@@ -254,6 +272,31 @@ def test_integers_may_lie_anyhow(form, backend):
     x = form(whole(SHAPE, "int32", 1))
     for got, want in zip(max_indices(x), naive.max_pool(native(x), *POOL), strict=True):
         assert_same(got, want)
+
+
+@given(
+    layer=st.sampled_from([CONV_CASES[name] for name in CONV_CASES if CONV_CASES[name].x[0] > 0]),
+    forms=st.tuples(*[st.sampled_from(list(FORMS.values()))] * 3),
+    out_form=st.sampled_from([None, np.copy, channels_last, every_other, backwards]),
+    count=st.integers(1, 4),
+)
+def test_any_layer_in_any_memory_on_any_number_of_threads(layer, forms, out_form, count, dtype, backend, threads):
+    threads(count)
+    x, weight = forms[0](whole(layer.x, dtype, 1)), forms[1](whole(layer.weight, dtype, 2))
+    conv, backward = (getattr(cnnkit, f"conv{layer.count}d{suffix}") for suffix in ("", "_backward"))
+    unbatched = len(layer.x) == layer.count + 1
+    batch = native(x)[None] if unbatched else native(x)
+    expected = naive.conv(batch, native(weight), None, *layer.solved)
+    shape = expected.shape[1:] if unbatched else expected.shape
+    out = None if out_form is None else out_form(np.full(shape, np.nan, dtype))
+    y = conv(x, weight, None, *layer.params, activation="relu", out=out)
+    np.testing.assert_array_equal(y, np.maximum(expected, 0).reshape(shape))
+    grad = forms[2](whole(shape, dtype, 3))
+    grads = backward(grad, x, weight, *layer.params)
+    batch_of_grads = native(grad).reshape(expected.shape)
+    expected = naive.conv_backward(batch_of_grads, batch, native(weight), *layer.solved)
+    for got, want in zip(grads, expected, strict=True):
+        np.testing.assert_array_equal(got, want.reshape(got.shape))
 
 
 def test_a_memory_map_is_an_array(tmp_path, backend):

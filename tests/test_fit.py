@@ -443,7 +443,7 @@ def checkpoint(tmp_path):
 
 def rewrite(path, change):
     """Change what a checkpoint says, checksum included."""
-    from cnnkit.nn.files import read_tensors, write_tensors
+    from cnnkit.files import read_tensors, write_tensors
 
     tensors, metadata = read_tensors(path, "a cnnkit checkpoint")
     change(tensors, metadata)

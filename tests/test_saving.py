@@ -49,7 +49,7 @@ def write_foreign(path, tensors=None, **metadata):
 
 def rewrite(path, change):
     """Change what a saved file says, checksum included, as only somebody who knows the format would."""
-    from cnnkit.nn.files import read_tensors, write_tensors
+    from cnnkit.files import read_tensors, write_tensors
 
     tensors, metadata = read_tensors(path, "a cnnkit model")
     change(tensors, metadata)

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from cnnkit.geometry import integer, parse_padding, per_axis
+from cnnkit.geometry import boolean, integer, parse_padding, per_axis
 
-__all__ = ["integer", "per_axis", "short_padding", "short_per_axis", "switch"]
+__all__ = ["boolean", "integer", "per_axis", "short_padding", "short_per_axis"]
 
 
 def short_per_axis(value: Any, ndim: int, name: str) -> Any:
@@ -22,10 +22,3 @@ def short_padding(padding: Any, ndim: int) -> Any:
 
 def _short(values: tuple[int, ...]) -> Any:
     return values[0] if len(set(values)) == 1 else values
-
-
-def switch(value: Any, name: str) -> bool:
-    """`value`, which must be True or False."""
-    if not isinstance(value, bool):
-        raise TypeError(f"{name} is {value!r}, but True or False is needed")
-    return value

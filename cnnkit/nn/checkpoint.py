@@ -5,10 +5,10 @@ import os
 from typing import Any
 
 from cnnkit.arrays import Array
+from cnnkit.files import Path, read_tensors, write_tensors
 from cnnkit.nn.architecture import to_json
 from cnnkit.nn.arguments import integer
 from cnnkit.nn.callbacks import MONITORS, TrainingState
-from cnnkit.nn.files import Path, read_tensors, write_tensors
 from cnnkit.nn.history import History
 from cnnkit.nn.layer import Layer, check_state
 from cnnkit.optim import Optimizer

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from cnnkit.arrays import Array
-from cnnkit.nn.arguments import integer, short_padding, short_per_axis, switch
+from cnnkit.nn.arguments import boolean, integer, short_padding, short_per_axis
 from cnnkit.nn.layer import Layer, Pullback
 from cnnkit.ops.pool import (
     avg_pool1d,
@@ -35,7 +35,7 @@ class Pool(Layer):
         self.kernel_size = short_per_axis(kernel_size, self.ndim, "kernel_size")
         self.stride = None if stride is None else short_per_axis(stride, self.ndim, "stride")
         self.padding = short_padding(padding, self.ndim)
-        self.ceil_mode = switch(ceil_mode, "ceil_mode")
+        self.ceil_mode = boolean(ceil_mode, "ceil_mode")
 
 
 class MaxPool(Pool):
@@ -76,7 +76,7 @@ class AvgPool(Pool):
         divisor_override: int | None = None,
     ) -> None:
         self._parse(kernel_size, stride, padding, ceil_mode)
-        self.count_include_pad = switch(count_include_pad, "count_include_pad")
+        self.count_include_pad = boolean(count_include_pad, "count_include_pad")
         self.divisor_override = None if divisor_override is None else integer(divisor_override, "divisor_override")
 
     def _windows(self) -> tuple[Any, ...]:

@@ -2,8 +2,8 @@
 
 import os
 
+from cnnkit.files import Path, read_tensors, write_tensors
 from cnnkit.nn.architecture import from_json, to_json
-from cnnkit.nn.files import Path, read_tensors, write_tensors
 from cnnkit.nn.layer import Layer
 
 MODEL = "a cnnkit model"

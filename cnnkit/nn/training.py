@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from cnnkit.arrays import Array
+from cnnkit.files import Path
 from cnnkit.nn.arguments import integer
 from cnnkit.nn.callbacks import Callback, TrainingState
 from cnnkit.nn.checkpoint import resume_from
 from cnnkit.nn.evaluation import Tally, measure
-from cnnkit.nn.files import Path
 from cnnkit.nn.history import History
 from cnnkit.nn.interrupt import Interrupt, catch_interrupt
 from cnnkit.nn.layer import Layer

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from cnnkit.arrays import FLOATS, Array
-from cnnkit.nn.arguments import switch
+from cnnkit.nn.arguments import boolean
 from cnnkit.nn.layer import Layer
 
 Rng = np.random.Generator | int | None
@@ -30,7 +30,7 @@ class WeightedLayer(Layer):
         self.dtype = kind.name
         deviation = math.sqrt(2 / math.prod(shape[1:]))  # He et al. 2015, arXiv 1502.01852, equation 10
         self.weight = np.random.default_rng(rng).normal(0, deviation, shape).astype(kind)
-        self.bias = np.zeros(shape[0], kind) if switch(bias, "bias") else None
+        self.bias = np.zeros(shape[0], kind) if boolean(bias, "bias") else None
 
     def parameters(self) -> dict[str, Array]:
         return {"weight": self.weight} if self.bias is None else {"weight": self.weight, "bias": self.bias}

@@ -34,11 +34,13 @@ def batched(array: Array, ndim: int) -> Array:
 
 
 def check_activation(activation: Any) -> None:
-    if activation not in ACTIVATIONS:
+    if not isinstance(activation, str | None) or activation not in ACTIVATIONS:
         raise ValueError(f"activation is {activation!r}, but must be one of {', '.join(map(repr, ACTIVATIONS))}")
 
 
 def check_needs(needs: Any) -> None:
-    known = ("x", "weight", "bias")
-    if isinstance(needs, str) or not set(needs) <= set(known):
-        raise ValueError(f"needs is {needs!r}, but must be a tuple of some of {', '.join(map(repr, known))}")
+    sentence = f"needs is {needs!r}, but must be a tuple of some of 'x', 'weight', 'bias'"
+    if not isinstance(needs, str | tuple | list | set | frozenset):
+        raise TypeError(sentence)
+    if isinstance(needs, str) or any(name not in ("x", "weight", "bias") for name in needs):
+        raise ValueError(sentence)

@@ -201,5 +201,6 @@ def _along(op: str, axis: Any, **given: Any) -> Array:
     axis = geometry.axis(axis, x.ndim)
     run = dispatch.implementation(op, x)
     out = arrays.empty(x.shape, x)
-    run(*checked, axis, out)
+    if x.size:
+        run(*checked, axis, out)
     return out

@@ -1,5 +1,6 @@
 """Losses, forward and backward."""
 
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,8 @@ def cross_entropy(logits: Array, labels: Array, *, label_smoothing: float = 0.0,
     logits, labels = _check(logits, labels, label_smoothing, reduction)
     run = dispatch.implementation("cross_entropy", logits)
     losses = arrays.empty(labels.shape, logits)
-    run(logits, labels, float(label_smoothing), losses)
+    if labels.size:
+        run(logits, labels, float(label_smoothing), losses)
     return losses if reduction == "none" else getattr(losses, reduction)()
 
 
@@ -89,7 +91,8 @@ def cross_entropy_backward(
     run = dispatch.implementation("cross_entropy_backward", logits)
     scale = _scale(grad_output, logits, labels, reduction)
     grad_logits = arrays.empty(logits.shape, logits)
-    run(scale, logits, labels, float(label_smoothing), grad_logits)
+    if labels.size:
+        run(scale, logits, labels, float(label_smoothing), grad_logits)
     return grad_logits
 
 
@@ -97,7 +100,9 @@ def _check(logits: Any, labels: Any, label_smoothing: Any, reduction: Any) -> tu
     (logits,) = arrays.check(logits=logits)
     (labels,) = arrays.check(INTEGERS, labels=labels)
     geometry.labels(logits.shape, labels.shape)
-    if not 0 <= label_smoothing <= 1:
+    if isinstance(label_smoothing, bool) or not isinstance(label_smoothing, Real):
+        raise TypeError(f"label_smoothing is {label_smoothing!r}, but a number is needed")
+    if not 0 <= float(label_smoothing) <= 1:
         raise ValueError(f"label_smoothing is {label_smoothing!r}, but must be from 0 to 1")
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction is {reduction!r}, but must be one of {', '.join(map(repr, REDUCTIONS))}")
@@ -113,11 +118,13 @@ def _check(logits: Any, labels: Any, label_smoothing: Any, reduction: Any) -> tu
 
 def _scale(grad_output: Any, logits: Array, labels: Array, reduction: str) -> Array:
     """What each example's gradient is multiplied by, as an array of the shape of `labels`."""
+    number = isinstance(grad_output, Real) and not isinstance(grad_output, bool)
+    if not number and not hasattr(grad_output, "dtype"):
+        raise TypeError(f"grad_output is {grad_output!r}, but a number or an array is needed")
+    if not number:
+        _, grad_output = arrays.check(logits=logits, grad_output=grad_output)
+    needed = labels.shape if reduction == "none" else ()
+    geometry.check_shape("grad_output", np.shape(grad_output), needed, f"reduction={reduction!r}")
     scale = arrays.empty(labels.shape, logits)
-    if np.ndim(grad_output):
-        (grad_output,) = arrays.check(grad_output=grad_output)
-    geometry.check_shape(
-        "grad_output", np.shape(grad_output), labels.shape if reduction == "none" else (), f"reduction={reduction!r}"
-    )
     scale[...] = grad_output
     return scale / labels.size if reduction == "mean" else scale

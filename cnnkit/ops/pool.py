@@ -231,6 +231,7 @@ def _max_pool(
     ndim: int, x: Array, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool, return_indices: bool
 ) -> Any:
     (x,) = arrays.check(FLOATS + INTEGERS, x=x)
+    geometry.boolean(return_indices, "return_indices")
     plan = geometry.pool("max_pool", ndim, x.shape, kernel, stride, padding, dilation, ceil_mode)
     run = dispatch.implementation("max_pool", x)
     shape = (*x.shape[:-ndim], *plan.output_size)
@@ -246,6 +247,8 @@ def _max_pool_backward(ndim: int, grad_output: Array, indices: Array, input_shap
     input_shape = _input_shape(ndim, grad_output, input_shape)
     geometry.check_shape("indices", indices.shape, grad_output.shape, "grad_output")
     plane = geometry.volume(input_shape[-ndim:])
+    if indices.size and not plane:
+        raise ValueError(f"input_shape is {input_shape}, but indices point into planes of at least 1 element")
     if indices.size and not (int(indices.min()) >= 0 and int(indices.max()) < plane):
         raise ValueError(
             f"indices reach from {int(indices.min())} to {int(indices.max())}, "
@@ -259,10 +262,10 @@ def _max_pool_backward(ndim: int, grad_output: Array, indices: Array, input_shap
 
 def _input_shape(ndim: int, grad_output: Array, input_shape: Any) -> tuple[int, ...]:
     """`input_shape` as a tuple of ints that fits `grad_output` in batch and channels."""
-    try:
-        shape = tuple(geometry.integer(n, "input_shape", 0) for n in input_shape)
-    except TypeError:
-        raise TypeError(f"input_shape is {input_shape!r}, but a tuple of ints is needed") from None
+    given = "an array" if hasattr(input_shape, "dtype") else repr(input_shape)
+    if not isinstance(input_shape, tuple | list) or not all(hasattr(n, "__index__") for n in input_shape):
+        raise TypeError(f"input_shape is {given}, but a tuple of ints is needed")
+    shape = tuple(geometry.integer(n, "input_shape", 0) for n in input_shape)
     geometry.split_shape(shape, ndim, f"pooling over {ndim} axes", "input_shape")
     if len(shape) != grad_output.ndim or shape[:-ndim] != grad_output.shape[:-ndim]:
         raise ValueError(f"grad_output has shape {grad_output.shape}, which does not fit an input of shape {shape}")

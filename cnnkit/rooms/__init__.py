@@ -3,7 +3,7 @@
 A room is a module that has functions of these names and parameters. Every one *fills* the arrays that it is given for
 its results; what is passed as None is not wanted. A room may assume that arguments were checked: arrays of its own
 library, aligned and in native byte order, one dtype, shapes that fit the plan, results that overlap no input. It may
-not assume anything of strides, and never writes to an input. Batches may be empty.
+not assume anything of strides, and never writes to an input. Batches may be empty, but for softmax and the losses.
 
 =======================  =====================================================================================
 conv                     x, weight, bias, plan, activation, out

@@ -13,7 +13,7 @@ from typing import Any
 
 from cnnkit._version import __version__
 from cnnkit.cli.compare.experiment import Result, Task
-from cnnkit.nn.files import write_atomically
+from cnnkit.files import write_atomically
 
 OPTIONS = ("epochs", "batch_size", "seed", "placement", "data", "backend", "threads")
 

@@ -13,7 +13,7 @@ def relu_backward(grad_output: Array, x: Array, out: Array) -> None:
 
 def softmax(x: Array, axis: int, out: Array) -> None:
     xp = namespace(x)
-    out[...] = xp.exp(x - _max(x, axis))
+    out[...] = xp.exp(x - x.max(axis, keepdims=True))
     out /= out.sum(axis, keepdims=True)
 
 
@@ -24,7 +24,7 @@ def softmax_backward(grad_output: Array, x: Array, axis: int, out: Array) -> Non
 
 def log_softmax(x: Array, axis: int, out: Array) -> None:
     xp = namespace(x)
-    shifted = x - _max(x, axis)
+    shifted = x - x.max(axis, keepdims=True)
     out[...] = shifted - xp.log(xp.exp(shifted).sum(axis, keepdims=True))
 
 
@@ -32,8 +32,3 @@ def log_softmax_backward(grad_output: Array, x: Array, axis: int, out: Array) ->
     softmax(x, axis, out)
     out *= -grad_output.sum(axis, keepdims=True)
     out += grad_output
-
-
-def _max(x: Array, axis: int) -> Array:
-    """The largest element along `axis`; an empty array has none, and needs none."""
-    return x.max(axis, keepdims=True) if x.size else x

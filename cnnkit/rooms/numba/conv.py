@@ -14,6 +14,7 @@ from cnnkit.arrays import Array
 from cnnkit.geometry import ConvPlan, volume
 from cnnkit.rooms import threads
 from cnnkit.rooms.numba import lines
+from cnnkit.rooms.numba.elementwise import row_sum
 from cnnkit.rooms.numba.lines import Grid, Operand
 from cnnkit.rooms.numba.machine import L2, WORKSPACE, kernel
 from cnnkit.rooms.numba.tile import Tile, columns, inner, lanes, outer, rows, tiles, vectors
@@ -298,5 +299,5 @@ def sum_channels(start, stop, grad, out):
         for n in range(batch):
             for d in range(depth):
                 for h in range(height):
-                    total += grad[n, c, d, h].sum()
+                    total += row_sum(grad[n, c, d, h])
         out[c] = total

@@ -8,7 +8,7 @@ import numpy as np
 
 from cnnkit.arrays import Array
 from cnnkit.rooms import threads
-from cnnkit.rooms.numba.machine import kernel
+from cnnkit.rooms.numba.machine import kernel, summing_kernel
 
 
 def relu(x: Array, out: Array) -> None:
@@ -68,6 +68,22 @@ def _relu_backward(start, stop, grad, x, out):
         out[i] = 0 if x[i] <= 0 else grad[i]
 
 
+@summing_kernel
+def row_sum(row):
+    total = row.dtype.type(0)
+    for k in range(row.size):
+        total += row[k]
+    return total
+
+
+@summing_kernel
+def _dot(a, b):
+    total = a.dtype.type(0)
+    for k in range(a.size):
+        total += a[k] * b[k]
+    return total
+
+
 @kernel
 def exp_shifted(x, p):
     """Fill p with ``exp(x - max(x))``; the maximum and the sum of p."""
@@ -76,7 +92,7 @@ def exp_shifted(x, p):
         largest = x[k] if x[k] > largest else largest
     for k in range(x.size):
         p[k] = math.exp(x[k] - largest)
-    return largest, p.sum()
+    return largest, row_sum(p)
 
 
 @kernel
@@ -91,7 +107,7 @@ def _softmax(start, stop, x, out):
 def _softmax_backward(start, stop, grad, x, out):
     _softmax(start, stop, x, out)
     for i in range(start, stop):
-        mean = (grad[i] * out[i]).sum()
+        mean = _dot(grad[i], out[i])
         for k in range(x.shape[1]):
             out[i, k] *= grad[i, k] - mean
 
@@ -109,6 +125,6 @@ def _log_softmax(start, stop, x, out):
 def _log_softmax_backward(start, stop, grad, x, out):
     _softmax(start, stop, x, out)
     for i in range(start, stop):
-        total = grad[i].sum()
+        total = row_sum(grad[i])
         for k in range(x.shape[1]):
             out[i, k] = grad[i, k] - out[i, k] * total

@@ -28,15 +28,20 @@ class _Cache(FunctionCache):
             super().save_overload(sig, data)
 
 
-def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
+def kernel(function: Callable[..., Any], fastmath: frozenset[str] = frozenset({"contract"})) -> Callable[..., Any]:
     """Compile on first use, without the GIL, kept on disk where there is a writable place for it.
 
-    Of fast maths only what keeps NaN and infinities right: fused multiply-add, and sums in vector order.
+    Of fast maths only the fused multiply-add: NaN, infinities and rounding are as written.
     """
-    compiled = numba.njit(nogil=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})(function)
+    compiled: Any = numba.njit(nogil=True, error_model="numpy", fastmath=set(fastmath))(function)
     with suppress(RuntimeError):  # Numba finds no folder that it can write to: compile anew in each process
         compiled._cache = _Cache(function)
     return compiled
+
+
+def summing_kernel(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A kernel that may add up in any order, and so in vectors; for sums and nothing else."""
+    return kernel(function, frozenset({"contract", "reassoc", "nsz"}))
 
 
 def _vector_unit() -> tuple[int, int]:
@@ -54,7 +59,7 @@ VECTOR_BYTES, REGISTERS = _vector_unit()
 
 def describe() -> dict[str, Any]:
     """The processor as the kernels see it, and where compiled kernels are kept."""
-    probe = kernel(_vector_unit)
+    probe: Any = kernel(_vector_unit)
     return {
         "processor": llvm.get_host_cpu_name(),
         "vectors": f"{REGISTERS} registers of {VECTOR_BYTES} bytes",
