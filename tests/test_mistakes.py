@@ -59,6 +59,7 @@ GOOD = {  # calls that work
 
 FLOATS = "float32 or float64 is needed"
 INTEGERS = "int8, int16, int32, int64, uint8, uint16, uint32 or uint64 is needed"
+PADDING = "needs an int, 2 ints or 2 (before, after) pairs"
 PADDINGS = "the known names are 'valid', 'same', 'same_lower'"
 NEEDS = "must be a tuple of some of 'x', 'weight', 'bias'"
 ACTIVATIONS = "must be one of None, 'relu'"
@@ -69,6 +70,7 @@ def not_arrays(name, dtype="float32"):
     """What is given in place of an array of floats."""
     write = f"{AN_ARRAY}({name}, dtype='{dtype}')"
     return [
+        ({name: None}, TypeError, f"{name} is None, but an array is needed"),
         ({name: [[1.0]]}, TypeError, f"{name} is a list, {write}"),
         ({name: 1.5}, TypeError, f"{name} is a float, {write}"),
         ({name: "x.npy"}, TypeError, f"{name} is a str, {write}"),
@@ -139,16 +141,15 @@ CONV = [
     ({"padding": ((1, -1), (0, 0))}, ValueError, "padding is -1, but must be at least 0"),
     ({"padding": "SAME"}, ValueError, f"padding is 'SAME', but {PADDINGS}"),
     ({"padding": "full"}, ValueError, f"padding is 'full', but {PADDINGS}"),
-    (
-        {"padding": (1, 1, 1, 1)},
-        ValueError,
-        "padding is (1, 1, 1, 1), but needs an int, 2 ints or 2 (before, after) pairs",
-    ),
+    ({"padding": (1, 1, 1, 1)}, ValueError, f"padding is (1, 1, 1, 1), but {PADDING}"),
     (
         {"padding": ((1, 1, 1), (0, 0))},
         ValueError,
         "padding is ((1, 1, 1), (0, 0)), but (1, 1, 1) is no (before, after) pair",
     ),
+    ({"padding": None}, TypeError, f"padding is None, but {PADDING}"),
+    ({"padding": 1.5}, TypeError, f"padding is 1.5, but {PADDING}"),
+    ({"padding": b"same"}, TypeError, f"padding is b'same', but {PADDING}"),
 ]
 NOT_GIVEN_BACK = [  # the parameters of the forward only
     (
@@ -162,7 +163,8 @@ NOT_GIVEN_BACK = [  # the parameters of the forward only
     ({"bias": ones(8, dtype="float64")}, TypeError, "bias is float64, but x is float32: one dtype a call"),
     ({"activation": "gelu2"}, ValueError, f"activation is 'gelu2', but {ACTIVATIONS}"),
     ({"activation": True}, ValueError, f"activation is True, but {ACTIVATIONS}"),
-    *not_arrays("bias"),
+    ({"activation": np.array([1, 2])}, ValueError, f"activation is array([1, 2]), but {ACTIVATIONS}"),
+    *not_arrays("bias")[1:],
 ]
 
 
@@ -186,6 +188,9 @@ NOT_NEEDED = [
     ({"needs": ("x", "b")}, ValueError, f"needs is ('x', 'b'), but {NEEDS}"),
     ({"needs": "x"}, ValueError, f"needs is 'x', but {NEEDS}"),
     ({"needs": ("weight", 1)}, ValueError, f"needs is ('weight', 1), but {NEEDS}"),
+    ({"needs": [["x"]]}, ValueError, f"needs is [['x']], but {NEEDS}"),
+    ({"needs": None}, TypeError, f"needs is None, but {NEEDS}"),
+    ({"needs": 5}, TypeError, f"needs is 5, but {NEEDS}"),
 ]
 POOL = [
     ({"kernel_size": 0}, ValueError, "kernel_size is 0, but must be at least 1"),
@@ -213,9 +218,18 @@ POOL = [
     ({"ceil_mode": 1}, TypeError, "ceil_mode is 1, but True or False is needed"),
     ({"ceil_mode": None}, TypeError, "ceil_mode is None, but True or False is needed"),
 ]
-DIVISORS = [({"divisor_override": 0}, ValueError, "divisor_override is 0, but nothing can be divided by it")]
+DIVISORS = [
+    ({"divisor_override": 0}, ValueError, "divisor_override is 0, but nothing can be divided by it"),
+    ({"divisor_override": 2.5}, TypeError, "divisor_override is 2.5, but an int is needed"),
+    ({"divisor_override": "2"}, TypeError, "divisor_override is '2', but an int is needed"),
+    ({"divisor_override": True}, TypeError, "divisor_override is True, but an int is needed"),
+    ({"divisor_override": (2, 2)}, TypeError, "divisor_override is (2, 2), but an int is needed"),
+    ({"count_include_pad": "no"}, TypeError, "count_include_pad is 'no', but True or False is needed"),
+    ({"count_include_pad": None}, TypeError, "count_include_pad is None, but True or False is needed"),
+]
 INPUT_SHAPES = [
     ({"input_shape": 8}, TypeError, "input_shape is 8, but a tuple of ints is needed"),
+    ({"input_shape": ones(*SHAPE)}, TypeError, "input_shape is an array, but a tuple of ints is needed"),
     ({"input_shape": None}, TypeError, "input_shape is None, but a tuple of ints is needed"),
     ({"input_shape": (2, 3, 8, 9.0)}, TypeError, "input_shape is (2, 3, 8, 9.0), but a tuple of ints is needed"),
     (
@@ -284,6 +298,11 @@ LOSS = [
     ({"label_smoothing": float("nan")}, ValueError, "label_smoothing is nan, but must be from 0 to 1"),
     ({"reduction": "avg"}, ValueError, "reduction is 'avg', but must be one of 'mean', 'sum', 'none'"),
     ({"reduction": None}, ValueError, "reduction is None, but must be one of 'mean', 'sum', 'none'"),
+    ({"label_smoothing": "a"}, TypeError, "label_smoothing is 'a', but a number is needed"),
+    ({"label_smoothing": None}, TypeError, "label_smoothing is None, but a number is needed"),
+    ({"label_smoothing": True}, TypeError, "label_smoothing is True, but a number is needed"),
+    ({"logits": ones(4, 0)}, ValueError, "logits have shape (4, 0), but cross_entropy needs at least 1 class"),
+    *not_arrays("labels", "int64"),
     *not_arrays("logits"),
     *not_floats("logits", ones(4, 5)),
 ]
@@ -381,6 +400,7 @@ MISTAKES = {
     ],
     "max_pool2d": [
         *POOL,
+        ({"return_indices": "yes"}, TypeError, "return_indices is 'yes', but True or False is needed"),
         ({"dilation": 0}, ValueError, "dilation is 0, but must be at least 1"),
         ({"dilation": 2.0}, TypeError, "dilation is 2.0, but an int is needed"),
         (
@@ -407,6 +427,12 @@ MISTAKES = {
     ],
     "max_pool2d_backward": [
         *INPUT_SHAPES,
+        (
+            {"input_shape": (2, 3, 0, 9)},
+            ValueError,
+            "input_shape is (2, 3, 0, 9), but indices point into planes of at least 1 element",
+        ),
+        *not_arrays("indices", "int64"),
         (
             {"indices": INDICES[:, :, 1:]},
             ValueError,
@@ -471,7 +497,7 @@ MISTAKES = {
         *outs((4, 5), (5, 4)),
         *not_arrays("x"),
         *not_arrays("weight"),
-        *not_arrays("bias"),
+        *not_arrays("bias")[1:],
         *not_floats("x", ones(4, 6)),
     ],
     "dense_backward": [
@@ -504,6 +530,14 @@ MISTAKES = {
     "cross_entropy": LOSS,
     "cross_entropy_backward": [
         *LOSS,
+        ({"grad_output": None}, TypeError, "grad_output is None, but a number or an array is needed"),
+        ({"grad_output": "a"}, TypeError, "grad_output is 'a', but a number or an array is needed"),
+        ({"grad_output": 1j}, TypeError, "grad_output is 1j, but a number or an array is needed"),
+        (
+            {"grad_output": ones(4, dtype="float64"), "reduction": "none"},
+            TypeError,
+            "grad_output is float64, but logits is float32: one dtype a call",
+        ),
         ({"grad_output": ones(4)}, ValueError, "grad_output has shape (4,), but reduction='mean' needs ()"),
         (
             {"grad_output": 1.0, "reduction": "none"},
@@ -523,73 +557,6 @@ MISTAKES = {
         ({"n": "2"}, TypeError, "n is '2', but an int is needed"),
         ({"n": None}, TypeError, "n is None, but an int is needed"),
         ({"n": True}, TypeError, "n is True, but an int is needed"),
-    ],
-}
-
-# what must be an error, in whichever words: (changed arguments, error, what the sentence begins with)
-NAMED = {
-    "conv2d": [
-        ({"x": None}, TypeError, "x is .*None"),
-        ({"weight": None}, TypeError, "weight is .*None"),
-        ({"activation": np.array(["relu", "relu"])}, (TypeError, ValueError), "activation is "),
-        ({"padding": None}, TypeError, "padding is None, but needs an int, 2 ints or 2 "),
-        ({"padding": 1.5}, TypeError, "padding is 1.5, but "),
-        ({"padding": b"same"}, TypeError, "padding is b'same', but "),
-    ],
-    "conv2d_backward": [
-        ({"grad_output": None}, TypeError, "grad_output is .*None"),
-        ({"x": None}, TypeError, "x is .*None"),
-        ({"needs": None}, (TypeError, ValueError), "needs is None, but"),
-        ({"needs": 5}, (TypeError, ValueError), "needs is 5, but"),
-        ({"needs": [["x"]]}, (TypeError, ValueError), r"needs is \[\['x'\]\], but"),
-        ({"needs": iter(("x",))}, (TypeError, ValueError), "needs is "),
-    ],
-    "max_pool2d": [
-        ({"x": None}, TypeError, "x is .*None"),
-        ({"return_indices": "yes"}, TypeError, "return_indices is 'yes', but"),
-    ],
-    "max_pool2d_backward": [
-        ({"indices": None}, TypeError, "indices is .*None"),
-        ({"indices": INDICES.tolist()}, TypeError, r"indices is a list, .*dtype='int64'\)"),
-        ({"input_shape": ones(*SHAPE)}, TypeError, "input_shape is a.*array"),
-        ({"input_shape": (2, 3, 0, 9)}, ValueError, r"input_shape .*\(2, 3, 0, 9\)(?!.* to -1)"),
-    ],
-    "avg_pool2d": [
-        ({"x": None}, TypeError, "x is .*None"),
-        ({"divisor_override": 2.5}, TypeError, "divisor_override is 2.5, but"),
-        ({"divisor_override": "2"}, TypeError, "divisor_override is '2', but"),
-        ({"divisor_override": True}, TypeError, "divisor_override is True, but"),
-        ({"divisor_override": (2, 2)}, TypeError, r"divisor_override is \(2, 2\), but"),
-        ({"count_include_pad": "no"}, TypeError, "count_include_pad is 'no', but"),
-        ({"count_include_pad": None}, TypeError, "count_include_pad is None, but"),
-    ],
-    "avg_pool2d_backward": [
-        ({"input_shape": ones(*SHAPE)}, TypeError, "input_shape is a.*array"),
-        ({"divisor_override": 2.5}, TypeError, "divisor_override is 2.5, but"),
-    ],
-    "dense": [({"x": None}, TypeError, "x is .*None"), ({"weight": None}, TypeError, "weight is .*None")],
-    "dense_backward": [({"needs": None}, (TypeError, ValueError), "needs is None, but")],
-    "relu": [({"x": None}, TypeError, "x is .*None")],
-    "softmax": [({"x": None}, TypeError, "x is .*None")],
-    "relu_backward": [({"grad_output": None}, TypeError, "grad_output is .*None")],
-    "softmax_backward": [({"grad_output": None}, TypeError, "grad_output is .*None")],
-    "cross_entropy": [
-        ({"logits": None}, TypeError, "logits is .*None"),
-        ({"labels": None}, TypeError, "labels is .*None"),
-        ({"labels": [0, 1, 2, 4]}, TypeError, r"labels is a list, .*dtype='int64'\)"),
-        ({"label_smoothing": "a"}, TypeError, "label_smoothing is 'a', but"),
-        ({"label_smoothing": None}, TypeError, "label_smoothing is None, but"),
-        ({"logits": ones(4, 0)}, ValueError, r"logits .*\(4, 0\).*(class|none of them 0|at least 1)"),
-    ],
-    "cross_entropy_backward": [
-        ({"grad_output": None}, TypeError, "grad_output is None, but"),
-        ({"grad_output": "a"}, TypeError, "grad_output is 'a', but"),
-        ({"grad_output": 1j}, TypeError, "grad_output is 1j, but"),
-        (
-            {"grad_output": ones(4, dtype="float64"), "reduction": "none"},
-            TypeError,
-            "grad_output is float64, but logits is float32",
-        ),
     ],
 }
 
@@ -626,9 +593,8 @@ def test_a_mistake_is_one_sentence_with_the_numbers(name, changes, error, senten
     blame(name, changes, error, f"{re.escape(sentence)}$")
 
 
-@pytest.mark.parametrize(("name", "changes", "error", "beginning"), rows(NAMED))
-def test_a_mistake_names_the_argument(name, changes, error, beginning):
-    blame(name, changes, error, beginning)
+def test_needs_may_not_be_an_iterator_that_ends():
+    blame("conv2d_backward", {"needs": iter(("x",))}, TypeError, f"needs is <tuple_iterator .*>, but {NEEDS}$")
 
 
 @pytest.mark.parametrize("name", ["conv2d", "dense"])
@@ -656,18 +622,10 @@ def test_a_torch_tensor_or_its_numpy_but_not_a_mixture():
 BACKENDS = "but the backends are 'numba', 'numpy', 'cuda', 'cupy'"
 
 
-@pytest.mark.parametrize("name", ["nunba", "NUMPY", "", None, 1])
+@pytest.mark.parametrize("name", ["nunba", "NUMPY", "", None, 1, ["numpy"]])
 def test_an_unknown_backend_is_named(name):
     sentence = f"use_backend is {name!r}, {BACKENDS}"
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"), cnnkit.use_backend(name):
-        pass
-
-
-def test_a_list_is_no_backend():
-    with (
-        pytest.raises((TypeError, ValueError), match=r"^use_backend is \['numpy'\], but"),
-        cnnkit.use_backend(["numpy"]),
-    ):
         pass
 
 

@@ -1,0 +1,136 @@
+"""Shapes and plans, with answers typed by hand."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cnnkit import geometry
+
+CONV = [  # x, weight, stride, padding, dilation, groups -> output shape
+    ((1, 1, 5, 5), (1, 1, 3, 3), 1, 0, 1, 1, (1, 1, 3, 3)),
+    ((8, 3, 224, 224), (64, 3, 7, 7), 2, 3, 1, 1, (8, 64, 112, 112)),
+    ((2, 6, 10, 7), (4, 3, 3, 2), (3, 2), (1, 0), (2, 1), 2, (2, 4, 3, 3)),
+    ((2, 4, 10, 7), (4, 1, 3, 3), 1, "same", 2, 4, (2, 4, 10, 7)),
+    ((2, 4, 10, 7), (4, 4, 4, 4), 3, "same", 1, 1, (2, 4, 4, 3)),
+    ((2, 4, 10, 7), (4, 4, 4, 4), 1, "valid", 1, 1, (2, 4, 7, 4)),
+    ((2, 4, 10, 7), (4, 4, 4, 4), 1, ((3, 0), (0, 1)), 1, 1, (2, 4, 10, 5)),
+    ((0, 4, 10), (5, 4, 10), 1, 0, 1, 1, (0, 5, 1)),
+    ((2, 4, 3, 4, 5), (5, 4, 3, 3, 3), 1, 1, 1, 1, (2, 5, 3, 4, 5)),
+]
+
+
+@pytest.mark.parametrize(("x", "weight", "stride", "padding", "dilation", "groups", "shape"), CONV)
+def test_output_shapes(x, weight, stride, padding, dilation, groups, shape):
+    plan = geometry.conv(len(x) - 2, x, weight, stride, padding, dilation, groups)
+    assert plan.output_shape == shape
+
+
+def test_same_puts_the_odd_one_after_and_same_lower_before():
+    after = geometry.conv(1, (1, 1, 6), (1, 1, 4), 1, "same", 1, 1)
+    before = geometry.conv(1, (1, 1, 6), (1, 1, 4), 1, "same_lower", 1, 1)
+    assert (after.before, after.after) == ((1,), (2,))
+    assert (before.before, before.after) == ((2,), (1,))
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride", "padding", "floor", "ceil"),
+    [
+        (5, 2, 2, 0, 2, 3),
+        (6, 3, 2, 0, 2, 3),
+        (6, 2, 3, 1, 3, 3),
+        (7, 3, 3, 1, 3, 3),
+        (1, 1, 4, 0, 1, 1),
+        (4, 2, 2, 0, 2, 2),
+    ],
+)
+def test_ceil_mode_takes_a_last_window_that_begins_inside(size, kernel, stride, padding, floor, ceil):
+    for mode, expected in ((False, floor), (True, ceil)):
+        plan = geometry.pool("max_pool", 1, (1, 1, size), kernel, stride, padding, 1, mode)
+        assert plan.output_size == (expected,)
+
+
+def test_divisors_count_padding_or_not_but_never_what_hangs_over():
+    plan = geometry.pool("avg_pool", 1, (1, 1, 6), 3, 2, 1, 1, True)  # windows at -1, 1, 3, 5 over 0..5, padded -1..6
+    assert plan.output_size == (4,)
+    assert geometry.pool_divisors(plan, True, None) == ((3, 3, 3, 2),)
+    assert geometry.pool_divisors(plan, False, None) == ((2, 3, 3, 1),)
+    assert geometry.pool_divisors(plan, True, 7) == ((7, 7, 7, 7),)
+
+
+def test_taps_of_a_padded_window():
+    plan = geometry.conv(1, (1, 1, 4), (1, 1, 3), 2, 1, 1, 1)  # windows at -1, 1
+    every = (slice(None), slice(None))
+    assert list(geometry.taps(plan)) == [
+        ((0,), (*every, slice(1, 2)), (*every, slice(1, 2, 2))),
+        ((1,), (*every, slice(0, 2)), (*every, slice(0, 3, 2))),
+        ((2,), (*every, slice(0, 2)), (*every, slice(1, 4, 2))),
+    ]
+
+
+def windows(plan):
+    """All (output, tap, input) that meet along the only axis, counted out."""
+    for o, k in itertools.product(range(plan.output_size[0]), range(plan.kernel_size[0])):
+        i = o * plan.stride[0] - plan.before[0] + k * plan.dilation[0]
+        if 0 <= i < plan.input_size[0]:
+            yield o, k, i
+
+
+small = st.integers(1, 5)
+
+
+@given(
+    size=st.integers(1, 12),
+    kernel=small,
+    stride=small,
+    dilation=small,
+    before=st.integers(0, 6),
+    after=st.integers(0, 6),
+)
+def test_phases_and_taps_meet_what_windows_meet(size, kernel, stride, dilation, before, after):
+    """Both ways to go through a convolution hold every meeting of output, tap and input exactly once."""
+    if size + before + after < dilation * (kernel - 1) + 1:
+        return
+    plan = geometry.conv(1, (1, 1, size), (1, 1, kernel), stride, ((before, after),), dilation, 1)
+    expected = sorted(windows(plan))
+    met = []
+    for (k,), to, of in geometry.taps(plan):
+        met += [(o, k, i) for o, i in zip(np.arange(plan.output_size[0])[to[2]], np.arange(size)[of[2]], strict=True)]
+    assert sorted(met) == expected
+
+    met, reached = [], []
+    for phase in geometry.input_gradient(plan):
+        inputs = np.arange(size)[phase.of[2]]
+        reached += list(inputs)
+        if phase.plan is not None:
+            ks = np.arange(kernel)[phase.kernel[2]]
+            assert phase.plan.output_size == (len(inputs),)
+            met += [(o, ks[k], inputs[q]) for q, k, o in windows(phase.plan)]
+    assert sorted(reached) == list(range(size))
+    assert sorted(met) == expected
+
+
+def test_plans_are_plain_and_cached():
+    args = (2, (1, 3, 8, 8), (4, 3, 3, 3), (2, 2), "same", 1, 1)
+    plan = geometry.conv(*args)
+    assert plan is geometry.conv(2, (1, 3, 8, 8), (4, 3, 3, 3), 2, "same", (1, 1), 1)
+    assert all(isinstance(field, int | tuple) for field in plan)
+    with pytest.raises(AttributeError):
+        plan.batch = 2
+    with pytest.raises(TypeError, match=r"stride is 2\.0, but an int is needed"):
+        geometry.conv(2, (1, 3, 8, 8), (4, 3, 3, 3), (2.0, 2), "same", 1, 1)
+
+
+def test_lifting_puts_axes_in_front():
+    plan = geometry.lift(geometry.conv(1, (1, 3, 8), (4, 3, 3), 2, 1, 1, 1))
+    assert plan.input_size == (1, 1, 8)
+    assert plan.kernel_size == (1, 1, 3)
+    assert plan.before == (0, 0, 1)
+    assert plan.output_size == (1, 1, 4)
+
+
+@pytest.mark.parametrize(("axis", "ndim", "expected"), [(0, 1, 0), (-1, 3, 2), (2, 3, 2), (-3, 3, 0)])
+def test_axes_count_from_both_ends(axis, ndim, expected):
+    assert geometry.axis(axis, ndim) == expected

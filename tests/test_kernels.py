@@ -1,0 +1,167 @@
+"""The building block by itself, and the cache of compiled kernels."""
+
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("numba", reason="the CPU kernels need Numba")
+
+from cnnkit.rooms.numba import machine, tile
+
+DTYPES = [np.dtype("float32"), np.dtype("float64")]
+
+
+@machine.kernel
+def run_outer(one, out, step, bias, relu, a, b, offsets):
+    tile.outer(
+        one,
+        out.ctypes.data,
+        step,
+        bias.ctypes.data,
+        relu,
+        a.ctypes.data,
+        b.ctypes.data,
+        offsets.ctypes.data,
+        offsets.size,
+    )
+
+
+@machine.kernel
+def run_inner(one, out, x, x_offsets, g, g_offsets, masks):
+    tile.inner(
+        one, out.ctypes.data, x.ctypes.data, x_offsets.ctypes.data, g.ctypes.data, g_offsets.ctypes.data,
+        masks.ctypes.data, masks.size,
+    )  # fmt: skip
+
+
+def every(kind):
+    return [pytest.param(one, id=str(one._numba_type_)[:22]) for dtype in DTYPES for one in tile.tiles(kind, dtype)]
+
+
+@pytest.mark.parametrize("terms", [0, 1, 5])
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("one", every("outer"))
+def test_outer_is_a_sum_of_products(one, relu, terms):
+    rng = np.random.default_rng(terms)
+    dtype = np.dtype(one._numba_type_.dtype)
+    a = rng.integers(-4, 5, (terms, one.rows)).astype(dtype)
+    b = rng.integers(-4, 5, 3 * one.columns + 7).astype(dtype)
+    bias = rng.integers(-4, 5, one.rows).astype(dtype)
+    offsets = rng.integers(0, 2 * one.columns + 7, terms)
+    out = np.full((one.rows, one.columns + 3), np.nan, dtype)
+    run_outer(one, out, one.columns + 3, bias, relu, a, b, offsets)
+    expected = bias[:, None] + sum(
+        (np.outer(a[t], b[o : o + one.columns]) for t, o in enumerate(offsets)), np.zeros((one.rows, one.columns))
+    )
+    expected = np.maximum(expected, 0) if relu else expected
+    assert (out[:, : one.columns] == expected).all()  # small integers: no rounding
+    assert np.isnan(out[:, one.columns :]).all()
+
+
+@pytest.mark.parametrize("blocks", [0, 1, 4])
+@pytest.mark.parametrize("one", every("inner"))
+def test_inner_is_a_sum_over_what_the_mask_keeps(one, blocks):
+    rng = np.random.default_rng(blocks)
+    dtype = np.dtype(one._numba_type_.dtype)
+    n = blocks * one.lanes
+    keep = rng.random(n) < 0.7
+    masks = np.array(
+        [sum(1 << lane for lane in range(one.lanes) if keep[b * one.lanes + lane]) for b in range(blocks)], np.uint32
+    )
+    x, g = (rng.integers(-4, 5, n + 20).astype(dtype) for _ in range(2))
+    x_offsets, g_offsets = rng.integers(0, 20, one.rows), np.arange(one.vectors)
+    outside = [i for i in range(n + 20) if all(i < o or i >= o + n or not keep[i - o] for o in x_offsets)]
+    x[outside] = np.nan  # what the mask leaves out is not read
+    out = np.full((one.rows, one.vectors), np.nan, dtype)
+    run_inner(one, out, x, x_offsets, g, g_offsets, masks)
+    expected = [[(x[i : i + n] * g[j : j + n])[keep].sum() for j in g_offsets] for i in x_offsets]
+    assert (out == np.array(expected).reshape(out.shape)).all()
+
+
+def test_a_nan_passes_the_relu():
+    one = tile.tiles("outer", DTYPES[0])[-1]
+    out, bias = np.zeros((one.rows, one.columns), np.float32), np.full(one.rows, np.nan, np.float32)
+    run_outer(one, out, one.columns, bias, True, np.zeros(0, np.float32), out, np.zeros(0, np.int64))
+    assert np.isnan(out).all()
+
+
+def test_tiles_fit_the_registers():
+    for kind in ("outer", "inner"):
+        for one in tile.tiles(kind, DTYPES[0]):
+            assert one.rows * one.vectors + one.vectors + 1 <= machine.REGISTERS
+
+
+def test_a_tile_type_is_itself_after_a_trip_to_disk():
+    """Numba's cache finds a kernel by its pickled types."""
+    kind = tile.tiles("outer", DTYPES[0])[0]._numba_type_
+    assert pickle.loads(pickle.dumps(kind)) == kind
+    assert tile.TileType(kind.rows, kind.vectors, kind.lanes, "float32", "another source") != kind
+
+
+PROBE = """
+import numpy as np, cnnkit
+x = np.arange(36, dtype="float32").reshape(1, 1, 6, 6)
+with cnnkit.use_backend("numba"):
+    print(float(cnnkit.conv2d(x, np.ones((1, 1, 3, 3), "float32")).sum()), float(cnnkit.relu(x).sum()))
+"""
+ANSWER = "2520.0 630.0"
+
+
+def probe(cache: Path) -> str:
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(cache)}
+    done = subprocess.run([sys.executable, "-c", PROBE], env=environment, capture_output=True, text=True)
+    return done.stdout.strip() or done.stderr
+
+
+def test_kernels_are_kept_on_disk(tmp_path):
+    assert probe(tmp_path) == ANSWER
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nb?")}
+    assert len(kept) >= 8
+    assert probe(tmp_path) == ANSWER
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nb?")} == kept
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x80\x05garbage"], ids=["empty", "garbage"])
+@pytest.mark.parametrize("kind", ["*.nbi", "*.nbc"])
+def test_a_damaged_cache_is_made_anew(tmp_path, kind, damage):
+    assert probe(tmp_path) == ANSWER
+    for path in tmp_path.rglob(kind):
+        path.write_bytes(damage)
+    assert probe(tmp_path) == ANSWER
+    assert all(path.read_bytes() != damage for path in tmp_path.rglob(kind))
+
+
+def test_processes_may_fill_a_cache_at_once(tmp_path):
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    many = [
+        subprocess.Popen([sys.executable, "-c", PROBE], env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    assert [one.communicate()[0].strip() for one in many] == [ANSWER] * 3
+    assert probe(tmp_path) == ANSWER
+
+
+def test_without_a_place_to_write_kernels_are_compiled_all_the_same(monkeypatch):
+    class Nowhere:
+        def __init__(self, function):
+            raise RuntimeError("cannot cache function: no locator available")
+
+    monkeypatch.setattr(machine, "_Cache", Nowhere)
+    assert machine.kernel(lambda x: x + 1)(1) == 2
+
+
+def test_a_full_disk_does_not_stop_a_kernel(monkeypatch):
+    def full(self, sig, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(machine.FunctionCache, "save_overload", full)
+    assert machine.kernel(_plus_two)(1) == 3
+
+
+def _plus_two(x):
+    return x + 2
