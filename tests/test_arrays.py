@@ -227,6 +227,18 @@ def test_any_memory_gives_the_right_answer(name, form, dtype, backend):
 
 
 @in_any_form
+@pytest.mark.parametrize("name", [name for name, (shapes, *_) in FUNCTIONS.items() if len(shapes) > 1])
+def test_any_memory_beside_plain_arrays_gives_the_right_answer(name, form, backend):
+    shapes, call, definition = FUNCTIONS[name]
+    for which in range(len(shapes)):
+        arrays = formed(shapes, np.copy, np.dtype("float32"))
+        arrays[which] = form(arrays[which])
+        expected = as_list(definition(*map(native, arrays)))
+        for got, want in zip(as_list(call(*arrays)), expected, strict=True):
+            np.testing.assert_array_equal(got, want)
+
+
+@in_any_form
 @pytest.mark.parametrize("name", ALONG)
 def test_any_memory_gives_the_right_softmax(name, form, dtype, backend):
     shapes, call, definition = ALONG[name]

@@ -209,6 +209,19 @@ def test_a_nan_reaches_only_the_windows_that_see_it(case, backend):
 
 
 @over({name: c for name, c in CONV.items() if "unbatched" not in name and c.x[0] > 0})
+def test_a_nan_reaches_only_the_gradients_of_weights_that_met_it(case, backend):
+    x, weight, _ = data(case, "float32")
+    grad = normal(naive.conv(x, weight, None, *case.solved).shape, "float32", 4)
+    for place in (tuple(n // 2 for n in x.shape), tuple(n - 1 for n in x.shape)):
+        spoiled = x.copy()
+        spoiled[place] = np.nan
+        grads = backward(case)(grad, spoiled, weight, *case.params)
+        gw = naive.conv_backward(grad, spoiled, weight, *case.solved)[1]
+        np.testing.assert_array_equal(np.isnan(grads.weight), np.isnan(gw))
+        assert not np.isnan(grads.x).any()
+
+
+@over({name: c for name, c in CONV.items() if "unbatched" not in name and c.x[0] > 0})
 def test_a_nan_gradient_reaches_only_what_made_it(case, backend):
     x, weight, _ = data(case, "float32")
     grad = normal(naive.conv(x, weight, None, *case.solved).shape, "float32", 4)

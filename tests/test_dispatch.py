@@ -70,17 +70,35 @@ def test_a_choice_holds_in_its_own_thread_alone():
         assert pool.submit(dispatch.current_backend).result() == usual
 
 
-def test_only_the_chosen_backend_is_asked(monkeypatch):
-    numba = pytest.importorskip(dispatch.BACKENDS["numba"].module, reason="there is no second CPU backend")
-    monkeypatch.setattr(numba, "relu", None)
+@pytest.fixture
+def numba_without_relu(monkeypatch):
+    """The numba backend as if nobody had written its relu yet."""
+    room = pytest.importorskip(dispatch.BACKENDS["numba"].module, reason="there is no second CPU backend")
+    monkeypatch.delattr(room, "relu")
     dispatch._find.cache_clear()
-    try:
-        with cnnkit.use_backend("numpy"):
-            np.testing.assert_array_equal(cnnkit.relu(np.array([-1.0, 2.0])), [0, 2])
-        with cnnkit.use_backend("numba"), pytest.raises(TypeError):  # no fallback
-            cnnkit.relu(np.array([-1.0, 2.0]))
-    finally:
-        dispatch._find.cache_clear()
+    yield
+    dispatch._find.cache_clear()
+
+
+def test_a_missing_function_is_run_by_the_next_backend(numba_without_relu):
+    np.testing.assert_array_equal(cnnkit.relu(np.array([-1.0, 2.0])), [0, 2])
+
+
+def test_a_chosen_backend_has_no_fallback(numba_without_relu):
+    sentence = "^relu is not made for the backend 'numba', but for: numpy$"
+    with cnnkit.use_backend("numba"), pytest.raises(NotImplementedError, match=sentence):
+        cnnkit.relu(np.array([-1.0, 2.0]))
+
+
+def test_a_backend_that_fails_is_no_missing_one(monkeypatch):
+    room = pytest.importorskip(dispatch.BACKENDS["numba"].module, reason="there is no second CPU backend")
+    monkeypatch.setattr(room, "relu", lambda x, out: 1 / 0)
+    dispatch._find.cache_clear()
+    with pytest.raises(ZeroDivisionError):
+        cnnkit.relu(np.array([-1.0, 2.0]))
+    with cnnkit.use_backend("numpy"):  # the others are not asked
+        np.testing.assert_array_equal(cnnkit.relu(np.array([-1.0, 2.0])), [0, 2])
+    dispatch._find.cache_clear()
 
 
 def run_python(code, **environment):
@@ -118,7 +136,8 @@ LAYERS = [
 ]
 LAYERS += [  # enough work for many threads
     Conv((3, 20, 31, 29), (24, 20, 3, 3), 1, 1),
-    Conv((3, 20, 31, 29), (24, 10, 3, 3), 2, 1, 1, 2),
+    Conv((3, 20, 31, 29), (26, 10, 3, 3), 1, 1, 1, 2),
+    Conv((1, 12, 61, 59), (12, 3, 3, 3), 2, 1, 1, 4),
     Conv((3, 64, 31, 29), (64, 1, 3, 3), 1, 1, 1, 64),
 ]
 X = normal((3, 20, 61, 59), "float32", 7)

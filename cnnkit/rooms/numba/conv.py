@@ -17,7 +17,7 @@ from cnnkit.rooms.numba import lines
 from cnnkit.rooms.numba.elementwise import row_sum
 from cnnkit.rooms.numba.lines import Grid, Operand
 from cnnkit.rooms.numba.machine import L2, WORKSPACE, kernel
-from cnnkit.rooms.numba.tile import Tile, columns, inner, lanes, outer, rows, tiles, vectors
+from cnnkit.rooms.numba.tile import Tile, columns, copy, inner, lanes, outer, rows, tiles, vectors
 
 MULTIPLY_ADDS = 64  # a nanosecond and core, about
 
@@ -71,29 +71,31 @@ def _offsets(shift: tuple[int, ...], channels: int, step: int) -> Array:
 
 def forward(x: Array, weight: Array, bias: Array | None, plan: ConvPlan, relu: bool, out: Array) -> None:
     """Convolve x (N, C, D, H, W) with weight (groups, C_out / groups, C_in / groups, D, H, W)."""
+    channels, terms = weight.shape[1], volume(weight.shape[2:])
     if lines.has_lines(x, plan):
         grid = lines.grid_in_place(plan)
-        tile = _outer_tile(x.dtype, weight.shape[1], grid.run)
+        tile = _outer_tile(x.dtype, channels, terms, grid.run)
         if grid.run >= tile.columns:
             _sweep(tile, lines.in_place(x), grid, weight, bias, relu, out)
             return
     for images, part in _chunks(plan, x.itemsize, lines_of_output=False):
         grid, layout = lines.solve(part)
-        tile = _outer_tile(x.dtype, weight.shape[1], grid.run)
+        tile = _outer_tile(x.dtype, channels, terms, grid.run)
         _sweep(tile, lines.lay_out(x[images], part, grid, layout), grid, weight, bias, relu, out[images])
 
 
 @lru_cache(1024)
-def _outer_tile(dtype: np.dtype, channels: int, run: int) -> Tile:
-    """The tile that takes the fewest cycles.
+def _outer_tile(dtype: np.dtype, channels: int, terms: int, run: int) -> Tile:
+    """The tile that takes the fewest cycles, by what was measured of them (on Zen 5, AVX-512).
 
-    Two multiply-adds or two loads make a cycle, a vector of a line mostly lies across two cache lines and counts twice,
-    and fewer than eight sums at a time wait for each other.
+    A term takes half a cycle for each multiply-add, or 1.85 for each vector (it mostly lies across two cache lines) and
+    0.8 for each row, and not less than the 4 that a sum waits for itself; a tile, some more to begin and to store.
     """
 
-    def cycles(tile: Tile) -> int:
-        a_term = max(tile.rows * tile.vectors, tile.rows + 2 * tile.vectors, 8)
-        return -(-channels // tile.rows) * -(-run // tile.columns) * a_term
+    def cycles(tile: Tile) -> float:
+        a_term = max(tile.rows * tile.vectors / 2, 1.85 * tile.vectors + 0.8 * tile.rows, 4)
+        a_tile = terms * a_term + 60 + 2 * tile.rows * tile.vectors
+        return -(-channels // tile.rows) * -(-run // tile.columns) * a_tile
 
     return min(tiles("outer", dtype), key=cycles)
 
@@ -120,7 +122,7 @@ def _pack(weight: Array, bias: Array | None, tile: Tile) -> tuple[Array, Array]:
     groups, per_group = weight.shape[:2]
     blocks = -(-per_group // tile.rows)
     packed = np.empty((groups, blocks, volume(weight.shape[2:]), tile.rows), weight.dtype)
-    threads.run(_pack_blocks, groups * blocks, weight.size, weight, packed)
+    threads.run(_pack_blocks, groups * blocks, weight.size, weight.reshape(*weight.shape[:3], -1), packed)
     biases = np.zeros((groups, blocks * tile.rows), weight.dtype)
     if bias is not None:
         biases[:, :per_group] = bias.reshape(groups, per_group)
@@ -129,21 +131,19 @@ def _pack(weight: Array, bias: Array | None, tile: Tile) -> tuple[Array, Array]:
 
 @kernel
 def _pack_blocks(start, stop, weight, packed):
+    """Bring weight (groups, C_out / groups, C_in / groups, taps) into blocks; rows that are left over become zeros."""
+    _, per_group, channels, taps = weight.shape
     _, blocks, _, size = packed.shape
-    _, per_group, channels, depth, height, width = weight.shape
     for item in range(start, stop):
         g, block = divmod(item, blocks)
         here = min(size, per_group - block * size)
-        t = 0
         for c in range(channels):
-            for kd in range(depth):
-                for kh in range(height):
-                    for kw in range(width):
-                        for i in range(here):
-                            packed[g, block, t, i] = weight[g, block * size + i, c, kd, kh, kw]
-                        for i in range(here, size):
-                            packed[g, block, t, i] = 0
-                        t += 1
+            for i in range(here):
+                for t in range(taps):
+                    packed[g, block, c * taps + t, i] = weight[g, block * size + i, c, t]
+        for t in range(channels * taps):
+            for i in range(here, size):
+                packed[g, block, t, i] = 0
 
 
 @kernel
@@ -163,10 +163,10 @@ def _convolve(
     sums = np.empty((rows(tile), columns(tile)), out.dtype)
     sums_address, weights, bias = sums.ctypes.data, packed.ctypes.data, biases.ctypes.data
     image_out, channel_out, itemsize = out.strides[0], out.strides[1], out.itemsize
-    for item in range(start, stop):
-        rest, block = divmod(item, blocks)
-        rest, g = divmod(rest, groups)
-        n, stretch = divmod(rest, stretches)
+    rest, block = divmod(start, blocks)
+    rest, g = divmod(rest, groups)
+    n, stretch = divmod(rest, stretches)
+    for _ in range(start, stop):
         p = max(0, min(stretch * columns(tile), run - columns(tile)))
         here = source + (n * image_step + g * group_step + p) * itemsize
         row = (g * blocks + block) * rows(tile)
@@ -177,25 +177,45 @@ def _convolve(
         step = channel_out // itemsize if direct else columns(tile)
         outer(tile, to, step, bias + row * itemsize, relu, weights + row * terms * itemsize, here, offsets, terms)
         if not direct:
-            _store(sums, n, p, min(p + columns(tile), run), first, last, out, size)
+            _store(tile, sums, n, p, min(p + columns(tile), run), first, last, out, out_address, size)
+        block += 1
+        if block == blocks:
+            block, g = 0, g + 1
+        if g == groups:
+            g, stretch = 0, stretch + 1
+        if stretch == stretches:
+            stretch, n = 0, n + 1
 
 
 @kernel
-def _store(sums, image, p, end, first, last, out, size):
+def _store(tile, sums, image, p, end, first, last, out, out_address, size):
     """Bring the sums for positions p to end to channels `first` to `last` of out; those between windows are dropped."""
     depth, height, width = out.shape[2:]
+    contiguous = out.strides[4] == out.itemsize
     at = 0
+    row, w = divmod(p, size[2])
+    row, h = divmod(row, size[1])
+    n, d = divmod(row, size[0])
+    n += image
     while p < end:
-        row, w = divmod(p, size[2])
-        row, h = divmod(row, size[1])
-        n, d = divmod(row, size[0])
         length = min(size[2] - w, end - p)
-        if h < height and d < depth:
+        there = min(length, width - w) if h < height and d < depth else 0
+        if there > 0 and contiguous:
+            to = out_address + n * out.strides[0] + d * out.strides[2] + h * out.strides[3] + w * out.itemsize
             for o in range(first, last):
-                for j in range(min(length, width - w)):
-                    out[image + n, o, d, h, w + j] = sums[o - first, at + j]
+                source = sums.ctypes.data + (o - first) * sums.strides[0] + at * out.itemsize
+                copy(tile, to + o * out.strides[1], source, there)
+        elif there > 0:
+            for o in range(first, last):
+                for j in range(there):
+                    out[n, o, d, h, w + j] = sums[o - first, at + j]
         p += length
         at += length
+        w, h = 0, h + 1
+        if h == size[1]:
+            h, d = 0, d + 1
+        if d == size[0]:
+            d, n = 0, n + 1
 
 
 # ---------------------------------------------------------------- backward

@@ -19,6 +19,7 @@ from cnnkit.arrays import Array
 from cnnkit.geometry import ConvPlan, Ints, volume
 from cnnkit.rooms import threads
 from cnnkit.rooms.numba.machine import kernel
+from cnnkit.rooms.numba.tile import copy, tiles
 
 OVERRUN = 256  # elements behind the last line: no tile is wider
 
@@ -147,16 +148,18 @@ def _filled(x: Array, size: Ints, layout: Layout, stride: Ints, before: Ints) ->
     lines[lines.size - layout.slack :] = 0
     phases = np.array(layout.phases)
     items = x.shape[0] * x.shape[1]
-    threads.run(
-        _fill, items, lines.size / 2, x, size, phases, stride, before, lines, layout.phase_length, layout.length
-    )
+    one, work = tiles("inner", x.dtype)[0], lines.size / 2
+    args = (one, x, address(x), size, phases, stride, before, lines, layout.phase_length, layout.length)
+    threads.run(_fill, items, work, *args)
     return Operand(lines, address(lines), volume(size), layout.length)
 
 
 @kernel
-def _fill(start, stop, x, size, phases, stride, before, lines, phase_length, length):
+def _fill(start, stop, tile, x, x_address, size, phases, stride, before, lines, phase_length, length):
     """Copy images of channels into their lines, padding with zeros: x is read once, the lines are written once."""
     batch, _, depth, height, width = x.shape
+    contiguous = stride[2] == 1 and x.strides[4] == x.itemsize
+    to = lines.ctypes.data
     for item in range(start, stop):
         c, n = divmod(item, batch)
         for phase in range(len(phases)):
@@ -171,8 +174,12 @@ def _fill(start, stop, x, size, phases, stride, before, lines, phase_length, len
                     if 0 <= d < depth and 0 <= h < height:
                         for k in range(low):
                             lines[at + k] = 0
-                        for k in range(low, high):
-                            lines[at + k] = x[n, c, d, h, k * stride[2] + w0]
+                        if contiguous:
+                            row = x_address + n * x.strides[0] + c * x.strides[1] + d * x.strides[2] + h * x.strides[3]
+                            copy(tile, to + (at + low) * x.itemsize, row + (low + w0) * x.itemsize, high - low)
+                        else:
+                            for k in range(low, high):
+                                lines[at + k] = x[n, c, d, h, k * stride[2] + w0]
                         for k in range(high, size[2]):
                             lines[at + k] = 0
                     else:

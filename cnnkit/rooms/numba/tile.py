@@ -50,12 +50,12 @@ class Tile:
         raise TypeError("a tile belongs to this process")
 
 
-OUTER = (
-    [(8, 3), (6, 4), (8, 2), (4, 4), (8, 1), (2, 4), (1, 4), (2, 1)]
-    if REGISTERS >= 32
-    else [(4, 3), (6, 2), (4, 1), (1, 3)]
-)
-INNER = [(6, 4), (6, 1)] if REGISTERS >= 32 else [(3, 3), (3, 1)]
+if REGISTERS >= 32:
+    OUTER = [(5, 5), (6, 4), (8, 3), (4, 4), (10, 2), (16, 1), (4, 1), (2, 6), (1, 6)]
+    INNER = [(6, 4), (6, 1)]
+else:
+    OUTER = [(4, 3), (3, 3), (6, 2), (2, 4), (12, 1), (4, 1), (1, 6)]
+    INNER = [(3, 3), (4, 1)]
 
 
 @lru_cache
@@ -106,6 +106,7 @@ class _Emitter:
         self.scalar = ir.FloatType() if tile.dtype == "float32" else ir.DoubleType()
         self.vector = ir.VectorType(self.scalar, tile.lanes)
         self.lanes = tile.lanes
+        self.bits = ir.VectorType(ir.IntType(1), tile.lanes)
         self.align = 4 if tile.dtype == "float32" else 8
         self.fma = self.intrinsic("llvm.fma", ir.FunctionType(self.vector, [self.vector] * 3))
 
@@ -113,6 +114,16 @@ class _Emitter:
         """An LLVM intrinsic for the tile's vectors."""
         full = f"{name}.v{self.lanes}f{8 * self.align}{suffix}"
         return cgutils.get_or_insert_function(self.builder.module, kind, full)
+
+    def _not_unrolled(self) -> Any:
+        """A loop's metadata: two terms at a time would need twice the registers, and spill them all."""
+        module = self.builder.module
+        disable = module.add_metadata([ir.MetaDataString(module, "llvm.loop.unroll.disable")])
+        loop = module.add_metadata(
+            [ir.MetaDataString(module, f"cnnkit.loop.{self.builder.block.parent.name}"), disable]
+        )
+        loop.operands = (loop, disable)  # LLVM knows a loop's metadata by its pointing to itself
+        return loop
 
     def number(self, value: int) -> ir.Constant:
         return ir.Constant(self.index, value)
@@ -131,12 +142,16 @@ class _Emitter:
     def store_vector(self, value: Any, pointer: Any) -> None:
         self.builder.store(value, self.builder.bitcast(pointer, self.vector.as_pointer())).align = self.align
 
-    def broadcast(self, scalar: Any) -> Any:
-        first = self.builder.insert_element(
-            ir.Constant(self.vector, ir.Undefined), scalar, ir.Constant(ir.IntType(32), 0)
-        )
+    def spread(self, scalar: Any, kind: ir.VectorType) -> Any:
+        """A vector with `scalar` in every lane."""
+        nothing = ir.Constant(kind, ir.Undefined)
+        first = self.builder.insert_element(nothing, scalar, ir.Constant(ir.IntType(32), 0))
         same = ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), [0] * self.lanes)
-        return self.builder.shuffle_vector(first, ir.Constant(self.vector, ir.Undefined), same)
+        return self.builder.shuffle_vector(first, nothing, same)
+
+    def broadcast(self, address: Any) -> Any:
+        """The number at an address, in every lane."""
+        return self.spread(self.builder.load(address), self.vector)
 
     def zero(self) -> ir.Constant:
         return ir.Constant(self.vector, [0.0] * self.lanes)
@@ -157,7 +172,8 @@ class _Emitter:
         acc = [builder.phi(self.vector) for _ in starts]
         new = add_term(t, acc)
         following = builder.add(t, self.number(1))
-        builder.cbranch(builder.icmp_signed("<", following, count), body, after)
+        again = builder.cbranch(builder.icmp_signed("<", following, count), body, after)
+        again.set_metadata("llvm.loop", self._not_unrolled())
         for phi, start, then in zip([t, *acc], [self.number(0), *starts], [following, *new], strict=True):
             phi.add_incoming(start, before)
             phi.add_incoming(then, builder.block)
@@ -167,6 +183,21 @@ class _Emitter:
             phi.add_incoming(start, before)
             phi.add_incoming(then, body)
         return sums
+
+
+def _call_apart(name: str, builder: ir.IRBuilder, tile: TileType, body: Any, args: Any) -> None:
+    """Call ``body(emit, *args)``, emitted as a function by itself, so that all registers are its own."""
+    full = f"cnnkit.{name}.{tile.rows}x{tile.vectors}x{tile.lanes}.{tile.dtype}"
+    function = builder.module.globals.get(full)
+    if function is None:
+        kind = ir.FunctionType(ir.VoidType(), [arg.type for arg in args])
+        function = ir.Function(builder.module, kind, full)
+        function.linkage = "internal"
+        function.attributes.add("noinline")
+        inside = ir.IRBuilder(function.append_basic_block("entry"))
+        body(_Emitter(inside, tile), tile, *function.args)
+        inside.ret_void()
+    builder.call(function, args)
 
 
 @intrinsic
@@ -179,33 +210,36 @@ def outer(
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        emit = _Emitter(builder, tile)
-        _, out_, step_, bias_, relu_, a_, b_, offsets_, terms_ = args
-        out_, bias_, a_, b_ = (emit.pointer(address) for address in (out_, bias_, a_, b_))
-        offsets_ = emit.pointer(offsets_, emit.index)
-
-        def add_term(t: Any, acc: list[Any]) -> list[Any]:
-            source = emit.at(b_, builder.load(emit.at(offsets_, t)))
-            vs = [emit.load_vector(emit.at(source, v * tile.lanes)) for v in range(tile.vectors)]
-            row = emit.at(a_, builder.mul(t, emit.number(tile.rows)))
-            new = []
-            for i in range(tile.rows):
-                factor = emit.broadcast(builder.load(emit.at(row, i)))
-                new += [builder.call(emit.fma, [factor, v, acc[i * tile.vectors + n]]) for n, v in enumerate(vs)]
-            return new
-
-        starts = [
-            emit.broadcast(builder.load(emit.at(bias_, i))) for i in range(tile.rows) for _ in range(tile.vectors)
-        ]
-        sums = emit.accumulate(terms_, starts, add_term)
-        for i in range(tile.rows):
-            row = emit.at(out_, builder.mul(step_, emit.number(i)))
-            for v in range(tile.vectors):
-                emit.store_vector(emit.relu(sums[i * tile.vectors + v], relu_), emit.at(row, v * tile.lanes))
+        _call_apart("outer", builder, tile, _emit_outer, args[1:])
         return context.get_dummy_value()
 
     address = types.intp
     return types.void(tile, address, types.intp, address, types.boolean, address, address, address, types.intp), codegen
+
+
+def _emit_outer(
+    emit: _Emitter, tile: TileType, out: Any, step: Any, bias: Any, relu: Any, a: Any, b: Any, offsets: Any, terms: Any
+) -> None:
+    builder = emit.builder
+    out, bias, a, b = (emit.pointer(address) for address in (out, bias, a, b))
+    offsets = emit.pointer(offsets, emit.index)
+
+    def add_term(t: Any, acc: list[Any]) -> list[Any]:
+        source = emit.at(b, builder.load(emit.at(offsets, t)))
+        vs = [emit.load_vector(emit.at(source, v * tile.lanes)) for v in range(tile.vectors)]
+        row = emit.at(a, builder.mul(t, emit.number(tile.rows)))
+        new = []
+        for i in range(tile.rows):
+            factor = emit.broadcast(emit.at(row, i))
+            new += [builder.call(emit.fma, [factor, v, acc[i * tile.vectors + n]]) for n, v in enumerate(vs)]
+        return new
+
+    biases = [emit.broadcast(emit.at(bias, i)) for i in range(tile.rows)]
+    sums = emit.accumulate(terms, [one for one in biases for _ in range(tile.vectors)], add_term)
+    for i in range(tile.rows):
+        row = emit.at(out, builder.mul(step, emit.number(i)))
+        for v in range(tile.vectors):
+            emit.store_vector(emit.relu(sums[i * tile.vectors + v], relu), emit.at(row, v * tile.lanes))
 
 
 @intrinsic
@@ -219,37 +253,73 @@ def inner(
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        emit = _Emitter(builder, tile)
-        out_, x_, g_ = emit.pointer(args[1]), emit.pointer(args[2]), emit.pointer(args[4])
-        x_offsets_, g_offsets_ = emit.pointer(args[3], emit.index), emit.pointer(args[5], emit.index)
-        masks_ = emit.pointer(args[6], ir.IntType(32))
-        xs = [emit.at(x_, builder.load(emit.at(x_offsets_, i))) for i in range(tile.rows)]
-        gs = [emit.at(g_, builder.load(emit.at(g_offsets_, j))) for j in range(tile.vectors)]
-        read = _masked_load(emit)
-
-        def add_block(block: Any, acc: list[Any]) -> list[Any]:
-            p = builder.mul(block, emit.number(tile.lanes))
-            word = builder.trunc(builder.load(emit.at(masks_, block)), ir.IntType(tile.lanes))
-            mask = builder.bitcast(word, ir.VectorType(ir.IntType(1), tile.lanes))
-            right = [read(emit.at(g, p), mask) for g in gs]
-            new = []
-            for i, x in enumerate(xs):
-                left = read(emit.at(x, p), mask)
-                new += [builder.call(emit.fma, [left, r, acc[i * tile.vectors + j]]) for j, r in enumerate(right)]
-            return new
-
-        sums = emit.accumulate(args[7], [emit.zero()] * (tile.rows * tile.vectors), add_block)
-        for n, total in enumerate(sums):
-            builder.store(_sum_lanes(emit, total), emit.at(out_, n))
+        _call_apart("inner", builder, tile, _emit_inner, args[1:])
         return context.get_dummy_value()
 
     return types.void(tile, *(types.intp,) * 7), codegen
 
 
+def _emit_inner(
+    emit: _Emitter, tile: TileType, out: Any, x: Any, x_offsets: Any, g: Any, g_offsets: Any, masks: Any, blocks: Any
+) -> None:
+    builder = emit.builder
+    out, x, g = (emit.pointer(address) for address in (out, x, g))
+    x_offsets, g_offsets = (emit.pointer(address, emit.index) for address in (x_offsets, g_offsets))
+    masks = emit.pointer(masks, ir.IntType(32))
+    xs = [emit.at(x, builder.load(emit.at(x_offsets, i))) for i in range(tile.rows)]
+    gs = [emit.at(g, builder.load(emit.at(g_offsets, j))) for j in range(tile.vectors)]
+    read = _masked_load(emit)
+
+    def add_block(block: Any, acc: list[Any]) -> list[Any]:
+        p = builder.mul(block, emit.number(tile.lanes))
+        word = builder.trunc(builder.load(emit.at(masks, block)), ir.IntType(tile.lanes))
+        mask = builder.bitcast(word, emit.bits)
+        right = [read(emit.at(one, p), mask) for one in gs]
+        new = []
+        for i, one in enumerate(xs):
+            left = read(emit.at(one, p), mask)
+            new += [builder.call(emit.fma, [left, r, acc[i * tile.vectors + j]]) for j, r in enumerate(right)]
+        return new
+
+    sums = emit.accumulate(blocks, [emit.zero()] * (tile.rows * tile.vectors), add_block)
+    for n, total in enumerate(sums):
+        builder.store(_sum_lanes(emit, total), emit.at(out, n))
+
+
+@intrinsic
+def copy(typingctx: Any, tile: Any, to: Any, source: Any, count: Any) -> Any:
+    """``to[:count] = source[:count]``, of addresses, in vectors of which the last is stored in part."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        _call_apart("copy", builder, tile, _emit_copy, args[1:])
+        return context.get_dummy_value()
+
+    return types.void(tile, types.intp, types.intp, types.intp), codegen
+
+
+def _emit_copy(emit: _Emitter, tile: TileType, to: Any, source: Any, count: Any) -> None:
+    builder = emit.builder
+    to, source = emit.pointer(to), emit.pointer(source)
+    lanes = ir.VectorType(emit.index, tile.lanes)
+    numbers = ir.Constant(lanes, list(range(tile.lanes)))
+    kind = ir.FunctionType(ir.VoidType(), [emit.vector, emit.vector.as_pointer(), ir.IntType(32), emit.bits])
+    store = emit.intrinsic("llvm.masked.store", kind, ".p0")
+
+    def copy_vector(t: Any, acc: list[Any]) -> list[Any]:
+        at = builder.mul(t, emit.number(tile.lanes))
+        mask = builder.icmp_unsigned("<", numbers, emit.spread(builder.sub(count, at), lanes))
+        value = emit.load_vector(emit.at(source, at))
+        there = builder.bitcast(emit.at(to, at), emit.vector.as_pointer())
+        builder.call(store, [value, there, ir.Constant(ir.IntType(32), emit.align), mask])
+        return []
+
+    vectors = builder.udiv(builder.add(count, emit.number(tile.lanes - 1)), emit.number(tile.lanes))
+    emit.accumulate(vectors, [], copy_vector)
+
+
 def _masked_load(emit: _Emitter) -> Any:
     pointer = emit.vector.as_pointer()
-    bits = ir.VectorType(ir.IntType(1), emit.lanes)
-    kind = ir.FunctionType(emit.vector, [pointer, ir.IntType(32), bits, emit.vector])
+    kind = ir.FunctionType(emit.vector, [pointer, ir.IntType(32), emit.bits, emit.vector])
     load = emit.intrinsic("llvm.masked.load", kind, ".p0")
 
     def read(address: Any, mask: Any) -> Any:
