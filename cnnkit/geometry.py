@@ -370,6 +370,7 @@ def _join_phase(plan: ConvPlan, parts: tuple) -> Phase:
     return Phase(of, every + tuple(part[1] for part in parts), sub)
 
 
+@lru_cache(_CACHED_PLANS)
 def lift(plan: Any, ndim: int = 3) -> Any:
     """The same plan over `ndim` spatial axes: axes of size 1 are put in front."""
     extra = ndim - len(plan.stride)

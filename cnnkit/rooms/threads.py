@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -71,10 +72,14 @@ def run(kernel: Callable[..., Any], items: int, nanoseconds: float, *args: Any) 
 
     `nanoseconds` is a rough guess of what all of it takes one core.
     """
-    n = max(1, min(get_num_threads(), items, int(nanoseconds // GRAIN)))
+    n = min(get_num_threads(), items) if nanoseconds >= 2 * GRAIN else 1
+    if n < 2:
+        kernel(0, items, *args)
+        return
+    n = min(n, int(nanoseconds // GRAIN))
     bounds = [items * i // n for i in range(n + 1)]
-    pool = _started() if n > 1 else None
-    others = [pool.submit(kernel, lo, hi, *args) for lo, hi in pairwise(bounds[1:])] if pool else []
+    pool = _started()
+    others = [pool.submit(kernel, lo, hi, *args) for lo, hi in pairwise(bounds[1:])]
     try:
         kernel(0, bounds[1], *args)
     finally:
@@ -90,6 +95,7 @@ def _started() -> Executor:
         return _pool
 
 
+@lru_cache
 def _default() -> int:
     asked = os.environ.get("CNNKIT_NUM_THREADS")
     if not asked:
