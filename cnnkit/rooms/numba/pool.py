@@ -20,7 +20,8 @@ def max_pool(x: Array, plan: PoolPlan, out: Array, indices: Array | None) -> Non
         lowest = x.dtype.type(-np.inf) if x.dtype.kind == "f" else np.iinfo(x.dtype).min
         _run(_max_planes, plan, arrays.lift(x), arrays.lift(out), x.dtype.type(lowest))
     else:
-        _run(_argmax_planes, plan, arrays.lift(x), arrays.lift(out), arrays.lift(indices))
+        zero = np.int32(0) if geometry.volume(plan.input_size) < 1 << 31 else np.int64(0)
+        _run(_argmax_planes, plan, arrays.lift(x), arrays.lift(out), arrays.lift(indices), zero)
 
 
 def max_pool_backward(grad_output: Array, indices: Array, grad_x: Array) -> None:
@@ -61,13 +62,6 @@ def _reach(offset, stride, size, outputs):
 
 
 @kernel
-def _inside(first, dilation, size, length):
-    """The taps low <= at < high, `dilation` apart from `first` on, that lie on an axis of `length`."""
-    low = first if first >= 0 else first + dilation * -(first // dilation)
-    return low, min(first + dilation * size, length)
-
-
-@kernel
 def _max_planes(start, stop, window, x, out, lowest):
     size, stride, dilation, before = window
     _, channels, depth, height, width = x.shape
@@ -93,28 +87,46 @@ def _max_planes(start, stop, window, x, out, lowest):
 
 
 @kernel
-def _argmax_planes(start, stop, window, x, out, indices):
+def _argmax_planes(start, stop, window, x, out, indices, zero):
+    """As `_max_planes`, and where each maximum is, by integers of the type of `zero`: a row at a time, in vectors."""
     size, stride, dilation, before = window
     _, channels, depth, height, width = x.shape
+    best, found = np.empty(out.shape[4], x.dtype), np.full(out.shape[4], zero)
     for item in range(start, stop):
         n, c = divmod(item, channels)
-        plane = x[n, c]
         for i in range(out.shape[2]):
-            low_d, high_d = _inside(i * stride[0] - before[0], dilation[0], size[0], depth)
             for j in range(out.shape[3]):
-                low_h, high_h = _inside(j * stride[1] - before[1], dilation[1], size[1], height)
-                for k in range(out.shape[4]):
-                    low_w, high_w = _inside(k * stride[2] - before[2], dilation[2], size[2], width)
-                    best, found = plane[low_d, low_h, low_w], (low_d * height + low_h) * width + low_w
-                    for d in range(low_d, high_d, dilation[0]):
-                        for h in range(low_h, high_h, dilation[1]):
-                            for w in range(low_w, high_w, dilation[2]):
-                                value = plane[d, h, w]
-                                better = (value > best) | (value != value)
-                                best = value if better else best
-                                found = (d * height + h) * width + w if better else found
-                    out[n, c, i, j, k] = best
-                    indices[n, c, i, j, k] = found
+                found[:] = -1
+                for kd in range(size[0]):
+                    d = i * stride[0] - before[0] + kd * dilation[0]
+                    for kh in range(size[1]):
+                        h = j * stride[1] - before[1] + kh * dilation[1]
+                        if not (0 <= d < depth and 0 <= h < height):
+                            continue
+                        row, position = x[n, c, d, h], (d * height + h) * width
+                        for kw in range(size[2]):
+                            offset = kw * dilation[2] - before[2]
+                            low, high = _reach(offset, stride[2], width, best.size)
+                            first = low * stride[2] + offset
+                            if stride[2] == 1:  # a stride that is known when compiling halves the time
+                                _take(row[first:], position + first, 1, best[low:high], found[low:high])
+                            elif stride[2] == 2:
+                                _take(row[first:], position + first, 2, best[low:high], found[low:high])
+                            else:
+                                _take(row[first:], position + first, stride[2], best[low:high], found[low:high])
+                for k in range(best.size):
+                    out[n, c, i, j, k] = best[k]
+                    indices[n, c, i, j, k] = found[k]
+
+
+@kernel
+def _take(row, position, stride, best, found):
+    """Where row[k * stride] is the first seen, or larger than the best, or NaN, it becomes the best."""
+    for k in range(best.size):
+        value = row[k * stride]
+        better = (found[k] < 0) | (value > best[k]) | (value != value)
+        best[k] = value if better else best[k]
+        found[k] = position + k * stride if better else found[k]
 
 
 @kernel
