@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from cases import CONV, Conv, normal
+from cases import CONV, Conv, normal, over
 from closeness import assert_same
 
 import cnnkit
@@ -194,6 +194,18 @@ def test_results_do_not_depend_on_the_number_of_threads(backend, threads):
         threads(count)
         assert cnnkit.get_num_threads() == count
         assert_all_same(everything(), expected)
+
+
+@over(CONV)
+def test_work_may_be_split_anywhere(case, threads, monkeypatch):
+    """Also where it is too little to be worth it: with so many threads, cuts fall between any two tiles."""
+    monkeypatch.setattr("cnnkit.rooms.threads.GRAIN", 1e-3)
+    with cnnkit.use_backend("numba"):
+        threads(1)
+        expected = conv_results(case)
+        for count in (2, 3, 4, 5, 7):
+            threads(count)
+            assert_all_same(conv_results(case), expected)
 
 
 def test_results_do_not_depend_on_the_run(backend):
