@@ -14,14 +14,22 @@ from cnnkit.geometry import Ints, PoolPlan
 from cnnkit.rooms import threads
 from cnnkit.rooms.numba.machine import kernel
 
+NARROW = 8  # outputs in a row: fewer are not worth going through a row at a time
+
 
 def max_pool(x: Array, plan: PoolPlan, out: Array, indices: Array | None) -> None:
-    if indices is None:
+    narrow = plan.output_size[-1] < NARROW
+    if indices is None and not narrow:
         lowest = x.dtype.type(-np.inf) if x.dtype.kind == "f" else np.iinfo(x.dtype).min
-        _run(_max_planes, plan, arrays.lift(x), arrays.lift(out), x.dtype.type(lowest))
+        _run(_max_rows, plan, arrays.lift(x), arrays.lift(out), x.dtype.type(lowest))
+        return
+    found = np.empty(out.shape, np.int64) if indices is None else indices
+    zero = np.int32(0) if geometry.volume(plan.input_size) < 1 << 31 else np.int64(0)
+    given = arrays.lift(x), arrays.lift(out), arrays.lift(found)
+    if narrow:
+        _run(_argmax_windows, plan, *given)
     else:
-        zero = np.int32(0) if geometry.volume(plan.input_size) < 1 << 31 else np.int64(0)
-        _run(_argmax_planes, plan, arrays.lift(x), arrays.lift(out), arrays.lift(indices), zero)
+        _run(_argmax_rows, plan, *given, zero)
 
 
 def max_pool_backward(grad_output: Array, indices: Array, grad_x: Array) -> None:
@@ -62,7 +70,7 @@ def _reach(offset, stride, size, outputs):
 
 
 @kernel
-def _max_planes(start, stop, window, x, out, lowest):
+def _max_rows(start, stop, window, x, out, lowest):
     size, stride, dilation, before = window
     _, channels, depth, height, width = x.shape
     for item in range(start, stop):
@@ -87,8 +95,8 @@ def _max_planes(start, stop, window, x, out, lowest):
 
 
 @kernel
-def _argmax_planes(start, stop, window, x, out, indices, zero):
-    """As `_max_planes`, and where each maximum is, by integers of the type of `zero`: a row at a time, in vectors."""
+def _argmax_rows(start, stop, window, x, out, indices, zero):
+    """As `_max_rows`, and where each maximum is, by integers of the type of `zero`: a row at a time, in vectors."""
     size, stride, dilation, before = window
     _, channels, depth, height, width = x.shape
     best, found = np.empty(out.shape[4], x.dtype), np.full(out.shape[4], zero)
@@ -127,6 +135,37 @@ def _take(row, position, stride, best, found):
         better = (found[k] < 0) | (value > best[k]) | (value != value)
         best[k] = value if better else best[k]
         found[k] = position + k * stride if better else found[k]
+
+
+@kernel
+def _argmax_windows(start, stop, window, x, out, indices):
+    """The same, a window at a time: for few and large windows, as in global pooling."""
+    size, stride, dilation, before = window
+    _, channels, depth, height, width = x.shape
+    for item in range(start, stop):
+        n, c = divmod(item, channels)
+        for i in range(out.shape[2]):
+            d0, d1 = _inside(i * stride[0] - before[0], dilation[0], size[0], depth)
+            for j in range(out.shape[3]):
+                h0, h1 = _inside(j * stride[1] - before[1], dilation[1], size[1], height)
+                for k in range(out.shape[4]):
+                    w0, w1 = _inside(k * stride[2] - before[2], dilation[2], size[2], width)
+                    best, found = x[n, c, d0, h0, w0], (d0 * height + h0) * width + w0
+                    for d in range(d0, d1, dilation[0]):
+                        for h in range(h0, h1, dilation[1]):
+                            for w in range(w0, w1, dilation[2]):
+                                value = x[n, c, d, h, w]
+                                if (value > best) | (value != value):
+                                    best, found = value, (d * height + h) * width + w
+                    out[n, c, i, j, k] = best
+                    indices[n, c, i, j, k] = found
+
+
+@kernel
+def _inside(first, dilation, size, length):
+    """The taps low <= at < high, `dilation` apart from `first` on, that lie on an axis of `length`."""
+    low = first if first >= 0 else first + dilation * -(first // dilation)
+    return low, min(first + dilation * size, length)
 
 
 @kernel
