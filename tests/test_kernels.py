@@ -11,6 +11,8 @@ import pytest
 
 pytest.importorskip("numba", reason="the CPU kernels need Numba")
 
+import numba
+
 from cnnkit.rooms.numba import machine, tile
 
 DTYPES = [np.dtype("float32"), np.dtype("float64")]
@@ -100,7 +102,7 @@ def test_a_tile_type_is_itself_after_a_trip_to_disk():
     """Numba's cache finds a kernel by its pickled types."""
     kind = tile.tiles("outer", DTYPES[0])[0]._numba_type_
     assert pickle.loads(pickle.dumps(kind)) == kind
-    assert tile.TileType(kind.rows, kind.vectors, kind.lanes, "float32", "another source") != kind
+    assert tile.TileType(kind.rows, kind.vectors, kind.lanes, "float64") != kind
 
 
 PROBE = """
@@ -134,6 +136,20 @@ def test_a_damaged_cache_is_made_anew(tmp_path, kind, damage):
         path.write_bytes(damage)
     assert probe(tmp_path) == ANSWER
     assert all(path.read_bytes() != damage for path in tmp_path.rglob(kind))
+
+
+def test_a_change_in_any_file_of_the_room_makes_kernels_anew(tmp_path, monkeypatch):
+    """`row_sum` stands in one file and its callers in others: Numba by itself would keep theirs."""
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+
+    def hits() -> int:
+        again = machine.kernel(_plus_two)
+        assert again(1) == 3
+        return again.stats.cache_hits.total()
+
+    assert [hits(), hits()] == [0, 1]
+    monkeypatch.setattr(machine, "_sources", lambda: "other sources")
+    assert [hits(), hits()] == [0, 1]
 
 
 def test_processes_may_fill_a_cache_at_once(tmp_path):

@@ -1,19 +1,31 @@
 """What kernels are compiled for: Numba's settings, this processor's vector registers, the sizes of its caches."""
 
+import hashlib
 from collections.abc import Callable
 from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import llvmlite.binding as llvm
 import numba
-from numba.core.caching import FunctionCache
+from numba.core import config as numba_config
+from numba.core.caching import FunctionCache, IndexDataCacheFile
 
 WORKSPACE = 64 << 20  # bytes of scratch memory that one call may take
 L2 = 512 << 10  # bytes that a thread can hope to keep near; half of what current cores have
 
 
 class _Cache(FunctionCache):
-    """Numba's kernels on disk; one that cannot be read or written is no reason to fail, only to compile."""
+    """Numba's kernels on disk, of the sources of this folder as they are now.
+
+    Numba itself looks at the file of the kernel alone, but kernels are made of functions of other files too. A kernel
+    that cannot be read or written is no reason to fail, only to compile.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(function)
+        self._cache_file = IndexDataCacheFile(self._cache_path, self._impl.filename_base, _sources())
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         try:
@@ -44,9 +56,20 @@ def summing_kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     return kernel(function, frozenset({"contract", "reassoc", "nsz"}))
 
 
+@lru_cache
+def _sources() -> str:
+    """A digest of all files of this room."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
 def _vector_unit() -> tuple[int, int]:
-    """Bytes in a vector register, and how many registers there are."""
-    features = llvm.get_host_cpu_features()
+    """Bytes in a vector register, and how many registers there are, of the processor that Numba compiles for."""
+    asked = getattr(numba_config, "CPU_FEATURES", None)  # as "+avx,+avx2"; None: all that this processor has
+    flags = [] if asked is None else [flag.strip() for flag in asked.split(",")]
+    features = llvm.get_host_cpu_features() if asked is None else {flag[1:]: flag[:1] == "+" for flag in flags}
     if features.get("avx512f"):
         return 64, 32
     if features.get("avx2"):

@@ -13,9 +13,7 @@ out are not read.
 A tile is a value whose Numba *type* carries the constants, so that one kernel has one compiled form per tile.
 """
 
-import hashlib
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,15 +24,13 @@ from numba.extending import NativeValue, intrinsic, models, register_model, unbo
 
 from cnnkit.rooms.numba.machine import REGISTERS, VECTOR_BYTES
 
-_SOURCE = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]  # Numba's cache looks at the caller's file only
-
 
 class TileType(types.Type):
     """The Numba type of a tile: its key holds everything that the emitted code depends on."""
 
-    def __init__(self, rows: int, vectors: int, lanes: int, dtype: str, source: str = _SOURCE) -> None:
-        self.rows, self.vectors, self.lanes, self.dtype, self.source = rows, vectors, lanes, dtype, source
-        super().__init__(name=f"Tile({rows}, {vectors}, {lanes}, {dtype}, {source})")
+    def __init__(self, rows: int, vectors: int, lanes: int, dtype: str) -> None:
+        self.rows, self.vectors, self.lanes, self.dtype = rows, vectors, lanes, dtype
+        super().__init__(name=f"Tile({rows}, {vectors}, {lanes}, {dtype})")
 
 
 class Tile:
