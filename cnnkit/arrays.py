@@ -83,7 +83,12 @@ def _either(dtypes: tuple[np.dtype, ...]) -> str:
 
 
 def empty(shape: tuple[int, ...], like: Array, dtype: Any = None) -> Array:
-    """A new array of `like`'s library and, unless given, dtype; channels-last if `like` (N, C, *spatial) is."""
+    """A new array of `like`'s library and, unless given, dtype; channels-last if `like` (N, C, *spatial) is.
+
+    A shape of one axis less is that of an unbatched array.
+    """
+    if len(shape) == like.ndim - 1:
+        return empty((1, *shape), like, dtype)[0]
     make = namespace(like).empty
     dtype = like.dtype if dtype is None else dtype
     if like.flags.c_contiguous or len(shape) != like.ndim or not channels_last(like):
@@ -105,6 +110,24 @@ def lift(array: Array) -> Array:
     return array[(slice(None), slice(None), *(None,) * (5 - array.ndim))]
 
 
+def one_library(**given: Array) -> None:
+    """Two arrays of different dtypes still belong to one library."""
+    (first, a), (second, b) = given.items()
+    if family(a) != family(b):
+        raise TypeError(f"{second} is a {family(b)} array, but {first} is a {family(a)} array: one library a call")
+
+
+def _overlap(a: Array, b: Array) -> bool:
+    """Whether two arrays have an element in common; where that is too hard to say, whether their bounds overlap."""
+    if family(a) != "numpy" or not np.may_share_memory(a, b):
+        return bool(namespace(a).may_share_memory(a, b))
+    enough: Any = 100_000  # solving the question exactly can take forever
+    try:
+        return np.shares_memory(a, b, max_work=enough)
+    except np.exceptions.TooHardError:
+        return True
+
+
 def result(out: Any, shape: tuple[int, ...], like: Array, inputs: tuple[Array | None, ...]) -> Array:
     """`out` after a check that it can take the result, or a new array where it is None."""
     if out is None:
@@ -119,6 +142,6 @@ def result(out: Any, shape: tuple[int, ...], like: Array, inputs: tuple[Array | 
     if not getattr(out.flags, "writeable", True) or not getattr(out.flags, "aligned", True):
         raise ValueError("out is read-only or unaligned, but must take the result")
     for one in inputs:
-        if one is not None and namespace(out).may_share_memory(out, one):
+        if one is not None and _overlap(out, one):
             raise ValueError("out shares memory with an input, but inputs are never written: give another array")
     return out

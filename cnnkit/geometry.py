@@ -21,6 +21,7 @@ Slices = tuple[slice, ...]
 
 AXES = {1: ("L",), 2: ("H", "W"), 3: ("D", "H", "W")}
 PADDINGS = ("valid", "same", "same_lower")
+LARGEST = 1 << 40  # of any parameter: products of two such numbers and a size still are plain machine integers
 _CACHED_PLANS = 1024  # bounded: a program with more shapes than this solves some of them again
 
 
@@ -75,6 +76,8 @@ def integer(value: Any, name: str, least: int = 1) -> int:
         raise TypeError(f"{name} is {value!r}, but an int is needed") from None
     if number < least:
         raise ValueError(f"{name} is {number}, but must be at least {least}")
+    if number > LARGEST:
+        raise ValueError(f"{name} is {number}, but must be at most {LARGEST}")
     return number
 
 
@@ -253,7 +256,7 @@ def _refuse_empty_windows(plan: PoolPlan, ndim: int) -> None:
     """A window all of whose taps fall on padding has no maximum and no mean (dilated windows near an edge can)."""
     for a in range(ndim):
         first = -(-plan.before[a] // plan.stride[a])  # windows from here on begin inside x
-        edges = itertools.chain(range(min(first, plan.output_size[a])), range(max(first, 0), plan.output_size[a])[-2:])
+        edges = itertools.chain(range(min(first, plan.output_size[a])), range(first, plan.output_size[a])[-2:])
         for o in edges:
             start = o * plan.stride[a] - plan.before[a]
             skipped = max(0, -(start // plan.dilation[a]))
@@ -272,7 +275,7 @@ def pool_divisors(plan: PoolPlan, count_include_pad: Any, divisor_override: Any)
     count_include_pad = boolean(count_include_pad, "count_include_pad")
     if divisor_override is None:
         return _pool_divisors(plan, count_include_pad)
-    divisor = integer(divisor_override, "divisor_override", -sys.maxsize)
+    divisor = integer(divisor_override, "divisor_override", -LARGEST)
     if divisor == 0:
         raise ValueError("divisor_override is 0, but nothing can be divided by it")
     ones = [(1,) * n for n in plan.output_size]
@@ -329,7 +332,7 @@ class Phase(NamedTuple):
     plan: ConvPlan | None
 
 
-@lru_cache(_CACHED_PLANS)
+@lru_cache(_CACHED_PLANS // 8)
 def input_gradient(plan: ConvPlan) -> tuple[Phase, ...]:
     """The gradient with respect to ``x`` as plain convolutions, one for each combination of stride residues.
 

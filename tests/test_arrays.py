@@ -380,3 +380,24 @@ def test_a_plain_input_gives_a_plain_result(backend):
     assert y.flags.c_contiguous
     assert cnnkit.conv2d_backward(channels_last(y), x, weight).x.flags.c_contiguous
     assert cnnkit.max_pool2d(x, 2).flags.c_contiguous
+
+
+def test_out_may_lie_between_the_inputs(backend):
+    """A dense block's way: every layer reads the first channels of a buffer and writes the next ones."""
+    buffer = np.zeros((2, 4, 5, 5))
+    buffer[:, :2] = 1
+    y = cnnkit.conv2d(buffer[:, :2], np.ones((2, 2, 1, 1)), out=buffer[:, 2:])
+    assert (buffer[:, 2:] == 2).all()
+    assert y.base is buffer
+    with pytest.raises(ValueError, match="out shares memory with an input"):
+        cnnkit.conv2d(buffer[:, :2], np.ones((2, 2, 1, 1)), out=buffer[:, 1:3])
+
+
+def test_an_unbatched_channels_last_image_gives_one(backend):
+    x = np.ones((6, 7, 3)).transpose(2, 0, 1)
+    y = cnnkit.conv2d(x, np.ones((4, 3, 3, 3)), padding=1)
+    assert y.shape == (4, 6, 7)
+    assert y.transpose(1, 2, 0).flags.c_contiguous
+    pooled = cnnkit.max_pool2d(x, 2)
+    assert pooled.transpose(1, 2, 0).flags.c_contiguous
+    assert cnnkit.conv2d(np.ones((3, 6, 7)), np.ones((4, 3, 3, 3))).flags.c_contiguous

@@ -181,3 +181,77 @@ def test_a_full_disk_does_not_stop_a_kernel(monkeypatch):
 
 def _plus_two(x):
     return x + 2
+
+
+def run_apart(code):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr or f"ended by signal {-done.returncode}"
+    return done.stdout.strip()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="it asks Linux for a page that may not be read")
+@pytest.mark.parametrize("padding", [0, 1])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("behind", [True, False])
+def test_nothing_beside_an_array_is_read(behind, dtype, padding):
+    """The array ends (or begins) where a page may not be touched."""
+    code = f"""
+import ctypes, mmap, numpy as np, cnnkit
+page = mmap.PAGESIZE
+memory = mmap.mmap(-1, 6 * page)
+address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+protect = ctypes.CDLL(None).mprotect
+for at in (0, 5 * page):
+    protect(ctypes.c_void_p(address + at), ctypes.c_size_t(page), 0)
+def beside(shape):
+    size = int(np.prod(shape))
+    start = 5 * page - size * np.dtype("{dtype}").itemsize if {behind} else page
+    array = np.frombuffer(memory, "{dtype}", size, offset=start).reshape(shape)
+    array[...] = 1
+    return array
+total = 0
+with cnnkit.use_backend("numba"):
+    for shape in ((1, 1, 3, 5), (2, 3, 5, 7), (1, 2, 9, 17)):
+        weight = np.ones((4, shape[1], 3, 3), "{dtype}")
+        y = cnnkit.conv2d(beside(shape), weight, padding={padding})
+        grads = cnnkit.conv2d_backward(np.ones_like(y), beside(shape), weight, padding={padding})
+        grad_y = beside(y.shape)
+        total += y.sum() + cnnkit.conv2d_backward(grad_y, np.ones(shape, "{dtype}"), weight, padding={padding}).x.sum()
+        cnnkit.max_pool2d(beside(shape), 2), cnnkit.avg_pool2d(beside(shape), 2), cnnkit.relu(beside(shape))
+    cnnkit.dense(beside((3, 7)), np.ones((5, 7), "{dtype}")), cnnkit.dense(np.ones((5, 7), "{dtype}"), beside((3, 7)))
+    cnnkit.dense_backward(np.ones((3, 5), "{dtype}"), np.ones((3, 7), "{dtype}"), beside((5, 7)))
+print(total > 0)
+"""
+    assert run_apart(code) == "True"
+
+
+def test_ctrl_c_while_threads_compute_leaves_them_their_memory():
+    code = """
+import signal, numpy as np, cnnkit
+cnnkit.set_num_threads(8)
+x, w = np.ones((16, 32, 62, 62), np.float32), np.ones((32, 32, 3, 3), np.float32)
+expected = cnnkit.conv2d(x, w, padding=1)
+signal.signal(signal.SIGALRM, signal.default_int_handler)
+rng, caught = np.random.default_rng(0), 0
+for _ in range(60):
+    try:
+        signal.setitimer(signal.ITIMER_REAL, rng.uniform(0.0005, 0.03))
+        for _ in range(3):
+            cnnkit.conv2d(x, w, padding=1)
+    except KeyboardInterrupt:
+        caught += 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+print(caught > 5, (cnnkit.conv2d(x, w, padding=1) == expected).all())
+"""
+    assert run_apart(code) == "True True"
+
+
+def test_a_call_at_exit_still_computes():
+    code = """
+import atexit, numpy as np, cnnkit
+cnnkit.set_num_threads(4)
+x, w = np.ones((4, 32, 40, 40), np.float32), np.ones((32, 32, 3, 3), np.float32)
+atexit.register(lambda: print(cnnkit.conv2d(x, w).sum()))
+"""
+    assert float(run_apart(code)) == 4 * 32 * 38 * 38 * 288

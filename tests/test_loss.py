@@ -144,3 +144,11 @@ def test_pytorch_agrees(shape, smoothing, reduction, backend):
     np.testing.assert_allclose(got, loss.detach(), rtol=1e-12)
     gx = cnnkit.cross_entropy_backward(grad, logits, labels, **rule)
     np.testing.assert_allclose(gx, t.grad, rtol=1e-11, atol=1e-14)
+
+
+@pytest.mark.parametrize("level", [1e6, 2e38])
+def test_label_smoothing_stands_large_logits(backend, level):
+    logits = (level + np.random.default_rng(0).standard_normal((2, 100))).astype(np.float32)
+    labels = np.array([0, 1])
+    exact = naive.cross_entropy(logits.astype(np.float64), labels, label_smoothing=0.1)
+    assert cnnkit.cross_entropy(logits, labels, label_smoothing=0.1) == pytest.approx(float(exact), rel=1e-5)

@@ -42,5 +42,5 @@ def check_needs(needs: Any) -> None:
     sentence = f"needs is {needs!r}, but must be a tuple of some of 'x', 'weight', 'bias'"
     if not isinstance(needs, str | tuple | list | set | frozenset):
         raise TypeError(sentence)
-    if isinstance(needs, str) or any(name not in ("x", "weight", "bias") for name in needs):
+    if isinstance(needs, str) or not all(isinstance(name, str) and name in ("x", "weight", "bias") for name in needs):
         raise ValueError(sentence)

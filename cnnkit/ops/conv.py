@@ -277,7 +277,7 @@ def _conv(
     check_activation(activation)
     run = dispatch.implementation("conv", x)
     shape = plan.output_shape if x.ndim == ndim + 2 else plan.output_shape[1:]
-    y = arrays.result(out, shape, x, (x, weight, bias))
+    y = arrays.result(out, shape, batched(x, ndim), (x, weight, bias))
     run(batched(x, ndim), weight, bias, plan, activation, batched(y, ndim))
     return y
 
@@ -300,7 +300,7 @@ def _conv_backward(
     check_needs(needs)
     run = dispatch.implementation("conv_backward", x)
     grads = ConvGrads(
-        arrays.empty(x.shape, x) if "x" in needs else None,
+        arrays.empty(x.shape, batched(x, ndim)) if "x" in needs else None,
         arrays.empty(weight.shape, weight) if "weight" in needs else None,
         arrays.empty((plan.out_channels,), x) if "bias" in needs else None,
     )

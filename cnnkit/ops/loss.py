@@ -99,12 +99,13 @@ def cross_entropy_backward(
 def _check(logits: Any, labels: Any, label_smoothing: Any, reduction: Any) -> tuple[Array, Array]:
     (logits,) = arrays.check(logits=logits)
     (labels,) = arrays.check(INTEGERS, labels=labels)
+    arrays.one_library(logits=logits, labels=labels)
     geometry.labels(logits.shape, labels.shape)
     if isinstance(label_smoothing, bool) or not isinstance(label_smoothing, Real):
         raise TypeError(f"label_smoothing is {label_smoothing!r}, but a number is needed")
     if not 0 <= float(label_smoothing) <= 1:
         raise ValueError(f"label_smoothing is {label_smoothing!r}, but must be from 0 to 1")
-    if reduction not in REDUCTIONS:
+    if not isinstance(reduction, str) or reduction not in REDUCTIONS:
         raise ValueError(f"reduction is {reduction!r}, but must be one of {', '.join(map(repr, REDUCTIONS))}")
     if reduction == "mean" and not labels.size:
         raise ValueError(

@@ -235,8 +235,8 @@ def _max_pool(
     plan = geometry.pool("max_pool", ndim, x.shape, kernel, stride, padding, dilation, ceil_mode)
     run = dispatch.implementation("max_pool", x)
     shape = (*x.shape[:-ndim], *plan.output_size)
-    y = arrays.empty(shape, x)
-    indices = arrays.empty(shape, x, np.dtype("int64")) if return_indices else None
+    y = arrays.empty(shape, batched(x, ndim))
+    indices = arrays.empty(shape, batched(x, ndim), np.dtype("int64")) if return_indices else None
     run(batched(x, ndim), plan, batched(y, ndim), None if indices is None else batched(indices, ndim))
     return y if indices is None else (y, indices)
 
@@ -244,6 +244,7 @@ def _max_pool(
 def _max_pool_backward(ndim: int, grad_output: Array, indices: Array, input_shape: tuple[int, ...]) -> Array:
     (grad_output,) = arrays.check(grad_output=grad_output)
     (indices,) = arrays.check(INDEX, indices=indices)
+    arrays.one_library(grad_output=grad_output, indices=indices)
     input_shape = _input_shape(ndim, grad_output, input_shape)
     geometry.check_shape("indices", indices.shape, grad_output.shape, "grad_output")
     plane = geometry.volume(input_shape[-ndim:])
@@ -255,7 +256,7 @@ def _max_pool_backward(ndim: int, grad_output: Array, indices: Array, input_shap
             f"but input_shape {input_shape} needs 0 to {plane - 1}"
         )
     run = dispatch.implementation("max_pool_backward", grad_output)
-    grad_x = arrays.empty(input_shape, grad_output)
+    grad_x = arrays.empty(input_shape, batched(grad_output, ndim))
     run(batched(grad_output, ndim), batched(indices, ndim), batched(grad_x, ndim))
     return grad_x
 
@@ -432,7 +433,7 @@ def _avg_pool(
     plan = geometry.pool("avg_pool", ndim, x.shape, kernel, stride, padding, 1, ceil_mode)
     divisors = geometry.pool_divisors(plan, count_include_pad, divisor_override)
     run = dispatch.implementation("avg_pool", x)
-    y = arrays.empty((*x.shape[:-ndim], *plan.output_size), x)
+    y = arrays.empty((*x.shape[:-ndim], *plan.output_size), batched(x, ndim))
     run(batched(x, ndim), plan, divisors, batched(y, ndim))
     return y
 
@@ -455,6 +456,6 @@ def _avg_pool_backward(
     geometry.check_shape("grad_output", grad_output.shape, shape, f"avg_pool{ndim}d of an input of shape {input_shape}")
     divisors = geometry.pool_divisors(plan, count_include_pad, divisor_override)
     run = dispatch.implementation("avg_pool_backward", grad_output)
-    grad_x = arrays.empty(input_shape, grad_output)
+    grad_x = arrays.empty(input_shape, batched(grad_output, ndim))
     run(batched(grad_output, ndim), plan, divisors, batched(grad_x, ndim))
     return grad_x

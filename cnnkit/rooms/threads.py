@@ -7,7 +7,7 @@ over threads. Every item is computed by one thread in one order, so results do n
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
@@ -67,10 +67,11 @@ def set_num_threads(n: int) -> None:
         _pool = None  # who still runs on the old one keeps it alive; its threads end with it
 
 
-def run(kernel: Callable[..., Any], items: int, nanoseconds: float, *args: Any) -> None:
+def run(kernel: Callable[..., Any], items: int, nanoseconds: float, *args: Any, keep: Any = None) -> None:
     """Call ``kernel(start, stop, *args)`` for ranges that cover `items`, on as many threads as the work is worth.
 
-    `nanoseconds` is a rough guess of what all of it takes one core.
+    `nanoseconds` is a rough guess of what all of it takes one core. `keep` is what must live as long as any part runs,
+    beside `args`: arrays whose addresses are among them.
     """
     n = min(get_num_threads(), items) if nanoseconds >= 2 * GRAIN else 1
     if n < 2:
@@ -78,13 +79,34 @@ def run(kernel: Callable[..., Any], items: int, nanoseconds: float, *args: Any) 
         return
     n = min(n, int(nanoseconds // GRAIN))
     bounds = [items * i // n for i in range(n + 1)]
-    pool = _started()
-    others = [pool.submit(kernel, lo, hi, *args) for lo, hi in pairwise(bounds[1:])]
+    pool, others = _started(), []
     try:
+        for start, stop in pairwise(bounds[1:]):
+            try:
+                others.append(pool.submit(_part, kernel, start, stop, args, keep))
+            except RuntimeError:  # the interpreter is shutting down, and starts no more threads
+                kernel(start, stop, *args)
         kernel(0, bounds[1], *args)
     finally:
-        for other in others:
-            other.result()
+        _finish(others)
+
+
+def _part(kernel: Callable[..., Any], start: int, stop: int, args: tuple, keep: Any) -> None:
+    kernel(start, stop, *args)
+
+
+def _finish(others: list[Future]) -> None:
+    """Wait for all parts, Ctrl-C or not: they write to the caller's memory."""
+    interrupt: BaseException | None = None
+    while not all(other.done() for other in others):
+        try:
+            wait(others)
+        except BaseException as error:
+            interrupt = error
+    if interrupt:
+        raise interrupt
+    for other in others:
+        other.result()
 
 
 def _started() -> Executor:

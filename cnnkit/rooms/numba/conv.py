@@ -53,7 +53,7 @@ def _grouped(weight: Array, plan: ConvPlan) -> Array:
 def _chunks(plan: ConvPlan, itemsize: int, lines_of_output: bool) -> Iterator[tuple[slice, ConvPlan]]:
     """Parts of the batch whose lines fit in the workspace, an image at least."""
     grid, layout = lines.solve(plan._replace(batch=1))
-    elements = plan.in_channels * layout.length + (plan.out_channels * grid.run if lines_of_output else 0)
+    elements = plan.in_channels * layout.length + (plan.out_channels * volume(grid.size) if lines_of_output else 0)
     step = max(1, WORKSPACE // max(1, elements * itemsize))
     for first in range(0, plan.batch, step):
         images = slice(first, min(first + step, plan.batch))
@@ -63,7 +63,9 @@ def _chunks(plan: ConvPlan, itemsize: int, lines_of_output: bool) -> Iterator[tu
 @lru_cache(128)
 def _offsets(shift: tuple[int, ...], channels: int, step: int) -> Array:
     """Per (channel, tap) of a group, in the order of the weights, where it lies from the group's first line."""
-    return np.add.outer(np.arange(channels) * step, np.array(shift)).ravel()
+    offsets = np.add.outer(np.arange(channels) * step, np.array(shift)).ravel()
+    offsets.setflags(write=False)  # it is cached
+    return offsets
 
 
 # ---------------------------------------------------------------- forward
@@ -113,7 +115,7 @@ def _sweep(tile: Tile, source: Operand, grid: Grid, weight: Array, bias: Array |
     threads.run(
         _convolve, items, grid.images * grid.run * weight.size / MULTIPLY_ADDS,
         tile, source.address, source.image, group_step, lines.address(offsets), packed, biases, relu,
-        out, lines.address(out), gapless, grid.images, grid.size, grid.run,
+        out, lines.address(out), gapless, grid.images, grid.size, grid.run, keep=(source, offsets),
     )  # fmt: skip
 
 
@@ -241,16 +243,19 @@ def _backward_weight(grad_output: Array, x: Array, plan: ConvPlan, grad_weight: 
     """Every weight's gradient is the inner product of its tap's stretch of a line with the output gradient's line."""
     terms = plan.in_channels // plan.groups * volume(plan.kernel_size)
     total = np.zeros((plan.groups, plan.out_channels // plan.groups, terms), x.dtype)
-    if lines.has_lines(x, plan):
+    in_place = lines.has_lines(x, plan)
+    if in_place and plan.output_size == plan.input_size and grad_output[0, 0].flags.c_contiguous:
         grid = lines.grid_in_place(plan)
-        alike = grid.size == plan.output_size and grad_output[0, 0].flags.c_contiguous
-        grads = lines.in_place(grad_output) if alike else lines.lay_out_windows(grad_output, grid)
-        correlate(lines.in_place(x), grads, grid, plan, total)
-    else:
-        for images, part in _chunks(plan, x.itemsize, lines_of_output=True):
+        correlate(lines.in_place(x), lines.in_place(grad_output), grid, plan, total)
+        grad_weight[...] = total.reshape(grad_weight.shape)
+        return
+    for images, part in _chunks(plan, x.itemsize, lines_of_output=True):
+        if in_place:
+            grid, source = lines.grid_in_place(part), lines.in_place(x[images])
+        else:
             grid, layout = lines.solve(part)
-            laid = lines.lay_out(x[images], part, grid, layout)
-            correlate(laid, lines.lay_out_windows(grad_output[images], grid), grid, part, total)
+            source = lines.lay_out(x[images], part, grid, layout)
+        correlate(source, lines.lay_out_windows(grad_output[images], grid), grid, part, total)
     grad_weight[...] = total.reshape(grad_weight.shape)
 
 
@@ -267,7 +272,7 @@ def correlate(x: Operand, grads: Operand, grid: Grid, plan: ConvPlan, total: Arr
     threads.run(
         _correlate, items, work,
         tile, x.address, x.image, channels * x.channel, offsets, grads.address, grads.image, grads.channel,
-        grid.images, masks, total,
+        grid.images, masks, total, keep=(x, grads),
     )  # fmt: skip
 
 

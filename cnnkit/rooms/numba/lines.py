@@ -1,4 +1,4 @@
-"""Tables: a convolution in 1, 2 or 3 dimensions becomes a one-dimensional one.
+"""Lines: a convolution in 1, 2 or 3 dimensions becomes a one-dimensional one.
 
 A *line* is one channel laid out in memory so that every window is a single number, the position ``p`` of its first
 tap, and every tap a single shift: tap ``t`` of window ``p`` reads ``line[shift[t] + p]``, whatever the number of axes
@@ -96,8 +96,9 @@ def solve(plan: ConvPlan) -> tuple[Grid, Layout]:
     length = plan.batch * volume(size)
     run = length - volume(size) + _last(plan, size) + 1
     steps = _steps(plan, size)
-    which = [phases.index(tuple(t % s for t, s in zip(tap, plan.stride, strict=True))) for tap in product(*_taps(plan))]
-    shift = tuple(phase * length + step for phase, step in zip(which, steps, strict=True))
+    which = {phase: n for n, phase in enumerate(phases)}
+    remainder = [tuple(t % s for t, s in zip(tap, plan.stride, strict=True)) for tap in product(*_taps(plan))]
+    shift = tuple(which[phase] * length + step for phase, step in zip(remainder, steps, strict=True))
     return Grid(size, 1, run, shift), Layout(phases, length, length * len(phases), max(steps) + OVERRUN)
 
 

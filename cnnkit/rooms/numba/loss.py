@@ -6,7 +6,7 @@ import numpy as np
 
 from cnnkit.arrays import Array
 from cnnkit.rooms import threads
-from cnnkit.rooms.numba.elementwise import as_rows, exp_shifted, row_sum
+from cnnkit.rooms.numba.elementwise import as_rows, exp_shifted
 from cnnkit.rooms.numba.machine import kernel
 
 
@@ -33,7 +33,10 @@ def _cross_entropy(start, stop, logits, labels, label_smoothing, losses):
         log_total = math.log(total)
         loss = log_total - (logits[i, labels[i]] - largest)
         if label_smoothing > 0:
-            even = log_total - (row_sum(logits[i]) / logits.shape[1] - largest)
+            shifted = np.float64(0)
+            for k in range(logits.shape[1]):
+                shifted += logits[i, k] - largest
+            even = log_total - shifted / logits.shape[1]
             loss = (1 - label_smoothing) * loss + label_smoothing * even
         losses[i] = loss
 

@@ -11,8 +11,9 @@ import llvmlite.binding as llvm
 import numba
 from numba.core import config as numba_config
 from numba.core.caching import FunctionCache, IndexDataCacheFile
+from numba.core.codegen import get_host_cpu_features
 
-WORKSPACE = 64 << 20  # bytes of scratch memory that one call may take
+WORKSPACE = 64 << 20  # bytes that the lines of one call may take, or those of one image if they are more
 L2 = 512 << 10  # bytes that a thread can hope to keep near; half of what current cores have
 
 
@@ -67,9 +68,9 @@ def _sources() -> str:
 
 def _vector_unit() -> tuple[int, int]:
     """Bytes in a vector register, and how many registers there are, of the processor that Numba compiles for."""
-    asked = getattr(numba_config, "CPU_FEATURES", None)  # as "+avx,+avx2"; None: all that this processor has
-    flags = [] if asked is None else [flag.strip() for flag in asked.split(",")]
-    features = llvm.get_host_cpu_features() if asked is None else {flag[1:]: flag[:1] == "+" for flag in flags}
+    asked = getattr(numba_config, "CPU_FEATURES", None)  # what NUMBA_CPU_FEATURES says, such as "+avx,+avx2"
+    flags = (get_host_cpu_features() if asked is None else asked).split(",")
+    features = {flag.strip()[1:]: flag.strip()[:1] == "+" for flag in flags}
     if features.get("avx512f"):
         return 64, 32
     if features.get("avx2"):

@@ -41,11 +41,11 @@ def max_pool_backward(grad_output: Array, indices: Array, grad_x: Array) -> None
 
 
 def avg_pool(x: Array, plan: PoolPlan, divisors: tuple[Ints, ...], out: Array) -> None:
-    _run(_avg_planes, plan, arrays.lift(x), arrays.lift(out), *_three(divisors, out.dtype))
+    _run(_avg_planes, plan, arrays.lift(x), arrays.lift(out), *_factors(divisors, out.dtype))
 
 
 def avg_pool_backward(grad_output: Array, plan: PoolPlan, divisors: tuple[Ints, ...], grad_x: Array) -> None:
-    three = _three(divisors, grad_x.dtype)
+    three = _factors(divisors, grad_x.dtype)
     _run(_avg_planes_backward, plan, arrays.lift(grad_output), arrays.lift(grad_x), *three)
 
 
@@ -56,7 +56,7 @@ def _run(kernel_: Callable[..., Any], plan: PoolPlan, *args: Any) -> None:
     threads.run(kernel_, plan.batch * plan.channels, work, window, *args)
 
 
-def _three(divisors: tuple[Ints, ...], dtype: np.dtype) -> list[Array]:
+def _factors(divisors: tuple[Ints, ...], dtype: np.dtype) -> list[Array]:
     """The divisors' factors along three axes."""
     return [np.array(factors, dtype) for factors in ((1,),) * (3 - len(divisors)) + divisors]
 

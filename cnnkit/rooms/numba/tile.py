@@ -104,7 +104,7 @@ class _Emitter:
         self.lanes = tile.lanes
         self.bits = ir.VectorType(ir.IntType(1), tile.lanes)
         self.align = 4 if tile.dtype == "float32" else 8
-        self.fma = self.intrinsic("llvm.fma", ir.FunctionType(self.vector, [self.vector] * 3))
+        self.fma = self.intrinsic("llvm.fmuladd", ir.FunctionType(self.vector, [self.vector] * 3))
 
     def intrinsic(self, name: str, kind: ir.FunctionType, suffix: str = "") -> Any:
         """An LLVM intrinsic for the tile's vectors."""
@@ -173,11 +173,12 @@ class _Emitter:
         for phi, start, then in zip([t, *acc], [self.number(0), *starts], [following, *new], strict=True):
             phi.add_incoming(start, before)
             phi.add_incoming(then, builder.block)
+        end = builder.block
         builder.position_at_end(after)
         sums = [builder.phi(self.vector) for _ in starts]
         for phi, start, then in zip(sums, starts, new, strict=True):
             phi.add_incoming(start, before)
-            phi.add_incoming(then, body)
+            phi.add_incoming(then, end)
         return sums
 
 
@@ -284,7 +285,7 @@ def _emit_inner(
 
 @intrinsic
 def copy(typingctx: Any, tile: Any, to: Any, source: Any, count: Any) -> Any:
-    """``to[:count] = source[:count]``, of addresses, in vectors of which the last is stored in part."""
+    """``to[:count] = source[:count]``, of addresses, in vectors, of which the last is read and stored in part."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         _call_apart("copy", builder, tile, _emit_copy, args[1:])
@@ -299,12 +300,12 @@ def _emit_copy(emit: _Emitter, tile: TileType, to: Any, source: Any, count: Any)
     lanes = ir.VectorType(emit.index, tile.lanes)
     numbers = ir.Constant(lanes, list(range(tile.lanes)))
     kind = ir.FunctionType(ir.VoidType(), [emit.vector, emit.vector.as_pointer(), ir.IntType(32), emit.bits])
-    store = emit.intrinsic("llvm.masked.store", kind, ".p0")
+    store, read = emit.intrinsic("llvm.masked.store", kind, ".p0"), _masked_load(emit)
 
     def copy_vector(t: Any, acc: list[Any]) -> list[Any]:
         at = builder.mul(t, emit.number(tile.lanes))
         mask = builder.icmp_unsigned("<", numbers, emit.spread(builder.sub(count, at), lanes))
-        value = emit.load_vector(emit.at(source, at))
+        value = read(emit.at(source, at), mask)  # what lies behind the source may not be ours to read
         there = builder.bitcast(emit.at(to, at), emit.vector.as_pointer())
         builder.call(store, [value, there, ir.Constant(ir.IntType(32), emit.align), mask])
         return []
