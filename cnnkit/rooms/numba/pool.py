@@ -12,7 +12,7 @@ from cnnkit import arrays, geometry
 from cnnkit.arrays import Array
 from cnnkit.geometry import Ints, PoolPlan
 from cnnkit.rooms import threads
-from cnnkit.rooms.numba.machine import kernel
+from cnnkit.rooms.numba.machine import kernel, summing_kernel
 
 NARROW = 8  # outputs in a row: fewer are not worth going through a row at a time
 
@@ -41,12 +41,13 @@ def max_pool_backward(grad_output: Array, indices: Array, grad_x: Array) -> None
 
 
 def avg_pool(x: Array, plan: PoolPlan, divisors: tuple[Ints, ...], out: Array) -> None:
-    _run(_avg_planes, plan, arrays.lift(x), arrays.lift(out), *_factors(divisors, out.dtype))
+    average = _avg_windows if plan.output_size[-1] < NARROW else _avg_rows
+    _run(average, plan, arrays.lift(x), arrays.lift(out), *_factors(divisors, out.dtype))
 
 
 def avg_pool_backward(grad_output: Array, plan: PoolPlan, divisors: tuple[Ints, ...], grad_x: Array) -> None:
-    three = _factors(divisors, grad_x.dtype)
-    _run(_avg_planes_backward, plan, arrays.lift(grad_output), arrays.lift(grad_x), *three)
+    spread = _avg_windows_backward if plan.output_size[-1] < NARROW else _avg_rows_backward
+    _run(spread, plan, arrays.lift(grad_output), arrays.lift(grad_x), *_factors(divisors, grad_x.dtype))
 
 
 def _run(kernel_: Callable[..., Any], plan: PoolPlan, *args: Any) -> None:
@@ -176,7 +177,7 @@ def _max_planes_backward(start, stop, grad_output, indices, total):
 
 
 @kernel
-def _avg_planes(start, stop, window, x, out, divide_d, divide_h, divide_w):
+def _avg_rows(start, stop, window, x, out, divide_d, divide_h, divide_w):
     size, stride, _, before = window
     _, channels, depth, height, width = x.shape
     for item in range(start, stop):
@@ -199,7 +200,7 @@ def _avg_planes(start, stop, window, x, out, divide_d, divide_h, divide_w):
 
 
 @kernel
-def _avg_planes_backward(start, stop, window, grad_output, grad_x, divide_d, divide_h, divide_w):
+def _avg_rows_backward(start, stop, window, grad_output, grad_x, divide_d, divide_h, divide_w):
     size, stride, _, before = window
     _, channels, depth, height, width = grad_x.shape
     share = np.empty(grad_output.shape[4], grad_x.dtype)
@@ -219,3 +220,45 @@ def _avg_planes_backward(start, stop, window, grad_output, grad_x, divide_d, div
                             low, high = _reach(offset, stride[2], width, share.size)
                             for k in range(low, high):
                                 row[k * stride[2] + offset] += share[k]
+
+
+@summing_kernel
+def _avg_windows(start, stop, window, x, out, divide_d, divide_h, divide_w):
+    """The same as `_avg_rows`, a window at a time: for few and large windows, as in global pooling."""
+    size, stride, _, before = window
+    _, channels, depth, height, width = x.shape
+    for item in range(start, stop):
+        n, c = divmod(item, channels)
+        for i in range(out.shape[2]):
+            d0 = i * stride[0] - before[0]
+            for j in range(out.shape[3]):
+                h0 = j * stride[1] - before[1]
+                for k in range(out.shape[4]):
+                    w0 = k * stride[2] - before[2]
+                    total = x.dtype.type(0)
+                    for d in range(max(0, d0), min(depth, d0 + size[0])):
+                        for h in range(max(0, h0), min(height, h0 + size[1])):
+                            for w in range(max(0, w0), min(width, w0 + size[2])):
+                                total += x[n, c, d, h, w]
+                    out[n, c, i, j, k] = total / (divide_d[i] * divide_h[j] * divide_w[k])
+
+
+@kernel
+def _avg_windows_backward(start, stop, window, grad_output, grad_x, divide_d, divide_h, divide_w):
+    """The same as `_avg_rows_backward`, a window at a time."""
+    size, stride, _, before = window
+    _, channels, depth, height, width = grad_x.shape
+    for item in range(start, stop):
+        n, c = divmod(item, channels)
+        grad_x[n, c] = 0
+        for i in range(grad_output.shape[2]):
+            d0 = i * stride[0] - before[0]
+            for j in range(grad_output.shape[3]):
+                h0 = j * stride[1] - before[1]
+                for k in range(grad_output.shape[4]):
+                    w0 = k * stride[2] - before[2]
+                    share = grad_output[n, c, i, j, k] / (divide_d[i] * divide_h[j] * divide_w[k])
+                    for d in range(max(0, d0), min(depth, d0 + size[0])):
+                        for h in range(max(0, h0), min(height, h0 + size[1])):
+                            for w in range(max(0, w0), min(width, w0 + size[2])):
+                                grad_x[n, c, d, h, w] += share
