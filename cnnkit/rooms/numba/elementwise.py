@@ -58,14 +58,20 @@ def _along(run: Callable[..., Any], axis: int, out: Array, *given: Array) -> Non
 
 @kernel
 def _relu(start, stop, x, out):
-    for i in range(start, stop):
-        out[i] = 0 if x[i] < 0 else x[i]
+    x, out = x[start:stop], out[start:stop]  # indices from 0 on, of values that are read in any case: vectors
+    zero = x.dtype.type(0)
+    for i in range(x.size):
+        value = x[i]
+        out[i] = zero if value < zero else value
 
 
 @kernel
 def _relu_backward(start, stop, grad, x, out):
-    for i in range(start, stop):
-        out[i] = 0 if x[i] <= 0 else grad[i]
+    grad, x, out = grad[start:stop], x[start:stop], out[start:stop]
+    zero = x.dtype.type(0)
+    for i in range(x.size):
+        value, slope = x[i], grad[i]
+        out[i] = zero if value <= zero else slope
 
 
 @summing_kernel
