@@ -1,0 +1,146 @@
+"""Convolution: time, memory and accuracy of real layers."""
+
+import tracemalloc
+
+import numpy as np
+
+from . import cases, setting
+from .cases import BACKENDS, FOLLOWED
+
+LAYERS = (FOLLOWED, ["float32"], BACKENDS)
+NAMES = ("case", "dtype", "backend")
+
+
+class Forward(setting.Timed):
+    params, param_names, version = LAYERS, NAMES, "1"
+
+    def setup(self, case, dtype, backend):
+        setting.choose(backend)
+        self.run = setting.conv(case, dtype, backend, "forward")
+
+    def time_forward(self, case, dtype, backend):
+        self.run()
+
+
+class BackwardX(setting.Timed):
+    params, param_names, version = LAYERS, NAMES, "1"
+
+    def setup(self, case, dtype, backend):
+        setting.choose(backend)
+        self.run = setting.conv(case, dtype, backend, "backward_x")
+
+    def time_backward_x(self, case, dtype, backend):
+        self.run()
+
+
+class BackwardWeight(setting.Timed):
+    params, param_names, version = LAYERS, NAMES, "1"
+
+    def setup(self, case, dtype, backend):
+        setting.choose(backend)
+        self.run = setting.conv(case, dtype, backend, "backward_weight")
+
+    def time_backward_weight(self, case, dtype, backend):
+        self.run()
+
+
+class Float64(setting.Timed):
+    params = (["resnet_3x3_64", "resnet_1x1_256"], ["float64"], BACKENDS)
+    param_names, version = NAMES, "1"
+
+    def setup(self, case, dtype, backend):
+        setting.choose(backend)
+        self.run = setting.conv(case, dtype, backend, "forward")
+
+    def time_forward(self, case, dtype, backend):
+        self.run()
+
+
+class Threads(setting.Timed):
+    """Forward on some threads; the number concerns the CPU rooms alone."""
+
+    params = (["resnet_3x3_64", "resnet_1x1_256", "mobilenet_depthwise_144"], ["numba"], [1, 2])
+    param_names, version = ("case", "backend", "threads"), "1"
+
+    def setup(self, case, backend, threads):
+        setting.choose(backend).set_num_threads(threads)
+        self.run = setting.conv(case, "float32", backend, "forward")
+
+    def time_forward(self, case, backend, threads):
+        self.run()
+
+
+class Memory:
+    """Bytes: the process at its largest, and what a call takes besides its arguments and results."""
+
+    params, param_names, timeout = LAYERS, NAMES, 60
+
+    def setup_cache(self):
+        """Compile once in a process of its own: the compiler takes more memory than any layer."""
+        if setting.choose("numpy").backends()["numba"][0]:
+            for case in FOLLOWED:
+                setting.choose("numba")
+                setting.conv(case, "float32", "numba", "forward")
+                setting.conv(case, "float32", "numba", "backward")
+
+    def setup(self, case, dtype, backend):
+        setting.choose(backend)
+        self.forward = setting.conv(case, dtype, backend, "forward")
+        self.backward = setting.conv(case, dtype, backend, "backward")
+
+    def peakmem_forward_backward(self, case, dtype, backend):
+        self.forward()
+        self.backward()
+
+    peakmem_forward_backward.version = "1"
+
+    def track_workspace(self, case, dtype, backend):
+        """The larger of forward and backward; arrays that kernels make inside themselves are small and not seen."""
+        return max(_scratch(backend, self.forward), _scratch(backend, self.backward))
+
+    track_workspace.unit, track_workspace.version = "bytes", "1"
+
+
+def _scratch(backend, work):
+    """The most that is allocated during the work, but for its results; on a GPU, how much its memory pool grows."""
+    if backend in setting.ON_GPU:
+        import cupy
+
+        pool = cupy.get_default_memory_pool()
+        pool.free_all_blocks()
+        before = pool.used_bytes()
+        results = work()
+        return pool.total_bytes() - before - _bytes(results)
+    tracemalloc.start()
+    try:
+        results = work()
+        return tracemalloc.get_traced_memory()[1] - _bytes(results)
+    finally:
+        tracemalloc.stop()
+
+
+def _bytes(results):
+    return sum(each.nbytes for each in (results if isinstance(results, tuple) else (results,)))
+
+
+class Accuracy:
+    params, param_names, timeout = LAYERS, NAMES, 60
+
+    def track_error(self, case, dtype, backend):
+        """Of one image: the largest error of results and gradients, in parts of the largest value, against float64."""
+        layer = cases.CONV[case]
+        layer = layer._replace(x=(1, *layer.x[1:]))
+        given = cases.arrays(layer, dtype)
+        found = _results(layer, backend, given)
+        exact = _results(layer, "numpy", {name: array.astype("float64") for name, array in given.items()})
+        return max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in zip(found, exact, strict=True))
+
+    track_error.unit, track_error.version = "of the largest", "1"
+
+
+def _results(layer, backend, given):
+    """The result and the gradients of half the sum of its squares."""
+    cnnkit = setting.choose(backend)
+    x, weight, bias = (setting.there(backend, each) for each in given.values())
+    y = getattr(cnnkit, layer.op)(x, weight, bias, *layer.window)
+    return [setting.here(each) for each in (y, *getattr(cnnkit, f"{layer.op}_backward")(y, x, weight, *layer.window))]

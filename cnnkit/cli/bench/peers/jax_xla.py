@@ -1,0 +1,65 @@
+"""JAX: compiled by XLA, which takes its number of threads from `environment` when it is imported."""
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from cnnkit.cli.bench.cases import Conv, Dense, Elementwise, Pool
+
+jax: Any = importlib.import_module("jax")
+lax: Any = jax.lax
+jnp: Any = jax.numpy
+
+NAME = "JAX"
+Arrays = dict[str, np.ndarray]
+Work = Callable[[], tuple[Any, ...]]
+
+
+def use_threads(n: int) -> None:
+    """Nothing: see `race.environment`."""
+
+
+def conv(case: Conv, arrays: Arrays, direction: str) -> Work:
+    axes = len(case.weight) - 2
+    pads = [case.padding] * axes if isinstance(case.padding, int) else case.padding
+    window = {"window_strides": [case.stride] * axes, "padding": [(pad, pad) for pad in pads]}
+
+    def layer(x: Any, weight: Any, bias: Any) -> Any:
+        dilation = [case.dilation] * axes
+        y = lax.conv_general_dilated(x, weight, rhs_dilation=dilation, feature_group_count=case.groups, **window)
+        return y + bias.reshape(-1, *(1,) * axes)
+
+    return _work(layer, arrays, direction, "x", "weight", "bias")
+
+
+def dense(case: Dense, arrays: Arrays, direction: str) -> Work:
+    return _work(lambda x, weight, bias: x @ weight.T + bias, arrays, direction, "x", "weight", "bias")
+
+
+def pool(case: Pool, arrays: Arrays, direction: str) -> Work:
+    kernel, stride = ((1, 1, n, n) for n in (case.kernel_size, case.stride))
+    pads = ((0, 0), (0, 0), *[(case.padding, case.padding)] * 2)
+    if case.kind == "max":
+        return _work(lambda x: lax.reduce_window(x, -jnp.inf, lax.max, kernel, stride, pads), arrays, direction, "x")
+    area = case.kernel_size**2
+    return _work(lambda x: lax.reduce_window(x, 0.0, lax.add, kernel, stride, pads) / area, arrays, direction, "x")
+
+
+def elementwise(case: Elementwise, arrays: Arrays, direction: str) -> Work:
+    return _work({"relu": jax.nn.relu, "softmax": jax.nn.softmax}[case.op], arrays, direction, "x")
+
+
+def numpy_arrays(results: tuple[Any, ...]) -> list[np.ndarray]:
+    return [np.asarray(result) for result in results]
+
+
+def _work(layer: Callable[..., Any], arrays: Arrays, direction: str, *names: str) -> Work:
+    given = [jax.device_put(arrays[name]) for name in names]
+    if direction == "forward":
+        run = jax.jit(lambda *given: (layer(*given),))
+    else:
+        given.append(jax.device_put(arrays["grad"]))
+        run = jax.jit(lambda *given: jax.vjp(layer, *given[:-1])[1](given[-1]))
+    return lambda: jax.block_until_ready(run(*given))

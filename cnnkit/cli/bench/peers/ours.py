@@ -1,0 +1,55 @@
+"""cnnkit itself."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import cnnkit
+from cnnkit.cli.bench.cases import Conv, Dense, Elementwise, Pool
+
+NAME = "cnnkit"
+Arrays = dict[str, np.ndarray]
+Work = Callable[[], tuple[Any, ...]]
+
+
+def use_threads(n: int) -> None:
+    cnnkit.set_num_threads(n)
+
+
+def conv(case: Conv, arrays: Arrays, direction: str) -> Work:
+    x, weight, bias = arrays["x"], arrays["weight"], arrays["bias"]
+    forward, backward = getattr(cnnkit, case.op), getattr(cnnkit, f"{case.op}_backward")
+    if direction == "forward":
+        return lambda: (forward(x, weight, bias, *case.window),)
+    return lambda: tuple(backward(arrays["grad"], x, weight, *case.window))
+
+
+def dense(case: Dense, arrays: Arrays, direction: str) -> Work:
+    x, weight, bias = arrays["x"], arrays["weight"], arrays["bias"]
+    if direction == "forward":
+        return lambda: (cnnkit.dense(x, weight, bias),)
+    return lambda: tuple(cnnkit.dense_backward(arrays["grad"], x, weight))
+
+
+def pool(case: Pool, arrays: Arrays, direction: str) -> Work:
+    x = arrays["x"]
+    forward, backward = getattr(cnnkit, case.op), getattr(cnnkit, f"{case.op}_backward")
+    if direction == "forward":
+        return lambda: (forward(x, *case.window),)
+    if case.kind == "avg":
+        return lambda: (backward(arrays["grad"], x.shape, *case.window),)
+    _, indices = forward(x, *case.window, return_indices=True)
+    return lambda: (backward(arrays["grad"], indices, x.shape),)
+
+
+def elementwise(case: Elementwise, arrays: Arrays, direction: str) -> Work:
+    x = arrays["x"]
+    parameters = (-1,) if case.op == "softmax" else ()
+    if direction == "forward":
+        return lambda: (getattr(cnnkit, case.op)(x, *parameters),)
+    return lambda: (getattr(cnnkit, f"{case.op}_backward")(arrays["grad"], x, *parameters),)
+
+
+def numpy_arrays(results: tuple[Any, ...]) -> list[np.ndarray]:
+    return list(results)

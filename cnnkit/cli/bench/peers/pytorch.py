@@ -1,0 +1,76 @@
+"""PyTorch: its functions without autograd, and of the way back the same functions that its autograd calls."""
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from cnnkit.cli.bench.cases import Conv, Dense, Elementwise, Pool
+
+torch: Any = importlib.import_module("torch")
+F: Any = torch.nn.functional
+aten: Any = torch.ops.aten
+
+NAME = "PyTorch"
+Arrays = dict[str, np.ndarray]
+Work = Callable[[], tuple[Any, ...]]
+
+
+def use_threads(n: int) -> None:
+    torch.set_num_threads(n)
+    torch.set_grad_enabled(False)
+
+
+def conv(case: Conv, arrays: Arrays, direction: str) -> Work:
+    x, weight, bias, grad = _tensors(arrays, "x", "weight", "bias", "grad")
+    if direction == "forward":
+        forward = getattr(F, case.op)
+        return lambda: (forward(x, weight, bias, *case.window),)
+    axes = len(case.weight) - 2
+    stride, padding, dilation = [case.stride] * axes, _per_axis(case.padding, axes), [case.dilation] * axes
+    window = ([case.weight[0]], stride, padding, dilation, False, [0] * axes, case.groups, [True] * 3)
+    return lambda: aten.convolution_backward(grad, x, weight, *window)
+
+
+def dense(case: Dense, arrays: Arrays, direction: str) -> Work:
+    x, weight, bias, grad = _tensors(arrays, "x", "weight", "bias", "grad")
+    if direction == "forward":
+        return lambda: (F.linear(x, weight, bias),)
+    return lambda: (grad @ weight, grad.T @ x, grad.sum(0))
+
+
+def pool(case: Pool, arrays: Arrays, direction: str) -> Work:
+    x, grad = _tensors(arrays, "x", "grad")
+    if direction == "forward":
+        forward = getattr(F, case.op)
+        return lambda: (forward(x, *case.window),)
+    window = [[size] * 2 for size in case.window]
+    if case.kind == "avg":
+        return lambda: (aten.avg_pool2d_backward(grad, x, *window, False, True, None),)
+    _, indices = F.max_pool2d(x, *case.window, return_indices=True)
+    return lambda: (aten.max_pool2d_with_indices_backward(grad, x, *window, [1, 1], False, indices),)
+
+
+def elementwise(case: Elementwise, arrays: Arrays, direction: str) -> Work:
+    x, grad = _tensors(arrays, "x", "grad")
+    if case.op == "softmax":
+        if direction == "forward":
+            return lambda: (aten._softmax(x, -1, False),)
+        return lambda: (aten._softmax_backward_data(grad, aten._softmax(x, -1, False), -1, x.dtype),)  # from x, as ours
+    if direction == "forward":
+        return lambda: (F.relu(x),)
+    return lambda: (aten.threshold_backward(grad, x, 0),)
+
+
+def numpy_arrays(results: tuple[Any, ...]) -> list[np.ndarray]:
+    return [result.numpy() for result in results]
+
+
+def _tensors(arrays: Arrays, *names: str) -> list[Any]:
+    """Tensors of the same memory."""
+    return [torch.from_numpy(arrays[name]) if name in arrays else None for name in names]
+
+
+def _per_axis(padding: int | tuple[int, ...], axes: int) -> list[int]:
+    return [padding] * axes if isinstance(padding, int) else list(padding)
