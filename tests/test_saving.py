@@ -172,7 +172,7 @@ def test_dtypes_that_numpy_lacks_are_refused(path):
         ('{"layer": "Dense", "in_features": 2}', "missing 1 required positional argument: 'out_features'"),
         ('{"layer": "Dense", "in_features": 2, "out_features": 3, "more": 1}', "unexpected keyword argument 'more'"),
         ('{"layer": "Dense", "in_features": 1e999, "out_features": 3}', "in_features is inf, but an int is needed"),
-        ('{"layer": "Dense", "in_features": 2, "out_features": 1000000000000000000}', "allocate|maximum|too large"),
+        ('{"layer": "Dense", "in_features": 2, "out_features": 1000000000000000000}', "at most"),
         ('{"layer": "Sequential", "layers": [' * 20000, "nested too deeply"),
     ],
 )
