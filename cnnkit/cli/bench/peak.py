@@ -39,6 +39,6 @@ def _repeat(start, stop, tile, repeats, sums, bias, a, b, offsets):
         to = sums[item].ctypes.data
         for _ in range(repeats):
             outer(  # type: ignore[call-arg]
-                tile, to, columns(tile), bias.ctypes.data, False,
+                tile, to, columns(tile), rows(tile), columns(tile), bias.ctypes.data, False,
                 a.ctypes.data, b.ctypes.data, offsets.ctypes.data, a.size // rows(tile),
             )  # fmt: skip

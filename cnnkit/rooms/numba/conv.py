@@ -16,11 +16,14 @@ from cnnkit.rooms import threads
 from cnnkit.rooms.numba import lines
 from cnnkit.rooms.numba.elementwise import row_sum
 from cnnkit.rooms.numba.lines import Lines, lay_out
-from cnnkit.rooms.numba.machine import FMAS, L2, keep, kernel
+from cnnkit.rooms.numba.machine import FMAS, L2, VECTOR_BYTES, keep, kernel
 from cnnkit.rooms.numba.tile import Tile, columns, copy, inner, itemsize, lanes, outer, pack, rows, tiles, vectors
 
 MULTIPLY_ADDS = 64  # a nanosecond and core, about
-BAND = 4096  # bytes of a line that are summed at a time in the weights' gradient: six lines of them stay in the L1 cache
+BAND = (
+    4096  # bytes of a line that are summed at a time in the weights' gradient: six lines of them stay in the L1 cache
+)
+FILL = (0, 5, 8, 48)  # cycles to lay out a vector of neighbours, of every other number, of others
 TOGETHER = 512  # windows of an image: with fewer, the images of a batch are summed end to end
 
 
@@ -58,14 +61,14 @@ def _grouped(weight: Array, plan: ConvPlan) -> Array:
 class Work(NamedTuple):
     """How a forward convolution is done: which lines, in which bands, by which tile.
 
-    A band is `band` windows of a line; its lines are `length` numbers each, or lie `in_place`.
+    A band is `band` windows of a line; its lines are a `pitch` apart, or lie `in_place`.
     """
 
     lines: Lines
     tile: Tile
     in_place: bool
     band: int
-    length: int
+    pitch: int
 
 
 class Sizes(NamedTuple):
@@ -80,7 +83,8 @@ class Sizes(NamedTuple):
     terms: int
     run: int
     band: int
-    length: int
+    pitch: int
+    reach: int
     phases: int
     in_place: bool
     together: bool
@@ -97,12 +101,12 @@ def forward(x: Array, weight: Array, bias: Array | None, plan: ConvPlan, relu: b
     together = lines_.together
     sizes = Sizes(
         1 if together else plan.batch, -(-lines_.run // work.band), groups, packed.shape[1], per_group, channels,
-        channels * volume(plan.kernel_size), lines_.run, work.band, work.length, lines_.phases, work.in_place, together,
+        channels * volume(plan.kernel_size), lines_.run, work.band, work.pitch, lines_.reach, lines_.phases, work.in_place, together,
     )  # fmt: skip
     items = sizes.lines * sizes.bands * groups * sizes.blocks
     threads.run(
         _convolve, items, plan.batch * volume(plan.output_size) * weight.size / MULTIPLY_ADDS,
-        tile, lines.block(x), lines_.size, plan.stride, plan.before, lines_.table,
+        tile, lines.block(x), lines_.size, plan.stride, lines_.table,
         sizes, lines.address(packed), relu, lines.block(_rows_joined(out)), keep=(x, packed, out),
     )  # fmt: skip
 
@@ -115,35 +119,44 @@ def _rows_joined(out: Array) -> Array:
 
 @lru_cache(1024)
 def _plan_work(plan: ConvPlan, dtype: np.dtype, contiguous: bool) -> Work:
-    """The way that takes the fewest cycles, of lines in place, of each image, and of all images together."""
-    ways = [_lines_work(lines.solve(plan, together), plan, dtype, False) for together in (False, True)]
-    if contiguous and lines.in_place(plan) and ways[0][1].lines.run >= ways[0][1].tile.lanes:
-        ways.append(_lines_work(ways[0][1].lines, plan, dtype, True))
-    return min(ways, key=lambda way: way[0])[1]
+    """The way that takes the fewest cycles, of lines of each image, of all images together, and in place."""
+    ways = [(lines.solve(plan, together), False) for together in (False, True)]
+    if contiguous and lines.in_place(plan) and ways[0][0].run >= VECTOR_BYTES // dtype.itemsize:
+        ways.append((ways[0][0], True))
+    return min((_work(plan, dtype, *way) for way in ways), key=lambda way: way[0])[1]
 
 
-def _lines_work(solved: Lines, plan: ConvPlan, dtype: np.dtype, in_place: bool) -> tuple[float, Work]:
-    """The cycles of a vector of windows, and the work."""
+def _work(plan: ConvPlan, dtype: np.dtype, solved: Lines, in_place: bool) -> tuple[float, Work]:
+    """The cycles that a way takes, and how it is done."""
     channels, per_group = plan.in_channels // plan.groups, plan.out_channels // plan.groups
-    tile = _outer_tile(dtype, per_group, channels * volume(plan.kernel_size), solved.run)
+    tile, computing = _outer_tile(dtype, per_group, channels * volume(plan.kernel_size), solved.run)
     room = L2 // dtype.itemsize // (channels * solved.phases) - solved.reach - tile.lanes
     bands = -(-solved.run // max(tile.columns, room))
-    band = min(-(-solved.run // bands // tile.columns) * tile.columns, -(-solved.run // tile.lanes) * tile.lanes)
-    band = -(-(-(-solved.run // bands)) // tile.columns) * tile.columns
-    length = -(-(band + solved.reach) // tile.lanes) * tile.lanes
-    length += tile.lanes if length * dtype.itemsize % 1024 == 0 else 0  # lines do not all meet in one set of the cache
-    full = -(-solved.run // tile.lanes) * tile.lanes / solved.run * (1 if solved.together else 1)
-    filling = 0 if in_place else channels * solved.phases * lines.FILL[min(plan.stride[2], 2)] * length / band
-    computing = channels * volume(plan.kernel_size) * per_group
-    return full * (filling + computing), Work(solved, tile, in_place, band, length)
+    band = -(-solved.run // (bands * tile.columns)) * tile.columns
+    width = plan.output_size[2]
+    filling = (
+        0
+        if in_place
+        else FILL[min(plan.stride[2], 3)] * -(-width // tile.lanes) / width * (solved.run + bands * solved.reach)
+    )
+    cycles = computing + channels * solved.phases * filling
+    return cycles * (1 if solved.together else plan.batch), Work(
+        solved, tile, in_place, band, _pitch(band + solved.reach, tile)
+    )
 
 
-@lru_cache(1024)
-def _outer_tile(dtype: np.dtype, channels: int, terms: int, run: int) -> Tile:
-    """The tile that takes the fewest cycles, by what was measured of them (on Zen 5, AVX-512).
+def _pitch(length: int, tile: Tile) -> int:
+    """How far apart lines of a length begin: a vector behind each, and not all in the same set of the cache."""
+    pitch = -(-length // tile.lanes) * tile.lanes + tile.lanes
+    return pitch + tile.lanes if pitch * VECTOR_BYTES // tile.lanes % 1024 == 0 else pitch
 
-    A term takes half a cycle for each multiply-add, or 1.85 for each vector (it mostly lies across two cache lines) and
-    0.8 for each row, and not less than the 4 that a sum waits for itself; a tile, some more to begin and to store.
+
+def _outer_tile(dtype: np.dtype, channels: int, terms: int, run: int) -> tuple[Tile, float]:
+    """The tile that takes the fewest cycles for a line, and how many.
+
+    A term takes a multiply-add for each accumulator, or 1.85 cycles for each vector (it mostly lies across two cache
+    lines) and 0.8 for each row, and not less than the 4 that a sum waits for itself (measured on Zen 5, AVX-512); a
+    tile, some more to begin and to store.
     """
 
     def cycles(tile: Tile) -> float:
@@ -151,7 +164,7 @@ def _outer_tile(dtype: np.dtype, channels: int, terms: int, run: int) -> Tile:
         a_tile = terms * a_term + 60 + 2 * tile.rows * tile.vectors
         return -(-channels // tile.rows) * -(-run // tile.lanes) / tile.vectors * a_tile
 
-    return min(tiles("outer", dtype), key=cycles)
+    return min(((tile, cycles(tile)) for tile in tiles("outer", dtype)), key=lambda one: one[1])
 
 
 def _pack(weight: Array, bias: Array | None, tile: Tile) -> Array:
@@ -195,7 +208,7 @@ def _pack_blocks(start, stop, tile, weight, shape, steps, bias, packed, blocks):
 
 
 @kernel
-def _convolve(start, stop, tile, x, size, stride, before, table, sizes, packed, relu, out):
+def _convolve(start, stop, tile, x, size, stride, table, sizes, packed, relu, out):
     """A work item is a block of output channels of a group in one band of windows.
 
     Blocks vary fastest: the lines of a band are laid out once (x is read once for each band and phase, mostly from the
@@ -203,11 +216,11 @@ def _convolve(start, stop, tile, x, size, stride, before, table, sizes, packed, 
     """
     bytes_, terms = itemsize(tile), sizes.terms
     offsets = np.empty(terms, np.int64)
-    step = x.c if sizes.in_place else sizes.phases * sizes.length
+    step = x.c if sizes.in_place else sizes.phases * sizes.pitch
     taps = table[sizes.phases :]
     for t in range(terms):
         c, tap = divmod(t, len(taps))
-        offsets[t] = c * step + taps[tap, 0] * sizes.length + taps[tap, 1]
+        offsets[t] = c * step + taps[tap, 0] * sizes.pitch + taps[tap, 1]
     memory = np.empty(0 if sizes.in_place else (sizes.channels * step + 2 * 64) * bytes_, np.uint8)
     near = (memory.ctypes.data + 63) // 64 * 64
     sums = np.empty((rows(tile) * columns(tile) + 16) * bytes_, np.uint8)
@@ -226,8 +239,10 @@ def _convolve(start, stop, tile, x, size, stride, before, table, sizes, packed, 
         else:
             here = near - p * bytes_
             if new:
-                first = g * sizes.channels
-                lay_out(tile, near, sizes.length, x, first, line, p, sizes.channels, size, stride, before, table, sizes.phases)
+                first, reach = g * sizes.channels, min(end - p + sizes.reach, sizes.pitch - lanes(tile))
+                lay_out(
+                    tile, near, sizes.pitch, reach, x, first, sizes.channels, line, p, size, stride, table, sizes.phases
+                )
         weights = packed + (g * sizes.blocks + block) * (1 + terms) * rows(tile) * bytes_
         o = g * sizes.per_group + block * rows(tile)
         filled = min(rows(tile), (g + 1) * sizes.per_group - o)
@@ -248,7 +263,9 @@ def _convolve(start, stop, tile, x, size, stride, before, table, sizes, packed, 
                 to = out.address + (n * out.n + o * out.c + d * out.d + h * out.h + w) * bytes_
                 outer(tile, to, out.c, filled, count, weights, relu, terms_, here + p * bytes_, offsets_, terms)
             else:
-                outer(tile, sums_, columns(tile), filled, count, weights, relu, terms_, here + p * bytes_, offsets_, terms)
+                outer(
+                    tile, sums_, columns(tile), filled, count, weights, relu, terms_, here + p * bytes_, offsets_, terms
+                )
                 _store(tile, sums_, line, p, count, o, filled, out)
             p += count
         block += 1
@@ -315,7 +332,8 @@ class Sums(NamedTuple):
     per_group: int
     near: int
     near_grads: int
-    length: int
+    pitch: int
+    reach: int
     phases: int
     in_place: bool
     grads_in_place: bool
@@ -339,18 +357,17 @@ def correlate(x: Array, grads: Array, plan: ConvPlan, solved: Lines, in_place: b
     tile = _inner_tile(total.dtype, terms, per_group)
     bands = -(-solved.run * total.itemsize // BAND)
     band = -(-(-(-solved.run // bands)) // tile.lanes) * tile.lanes
-    length = -(-(band + solved.reach) // tile.lanes) * tile.lanes
-    length += tile.lanes if length * total.itemsize % 1024 == 0 else 0
-    near = max(1, L2 // 2 // total.itemsize // (solved.phases * length))
-    near_grads = max(1, L2 // 2 // total.itemsize // length // tile.vectors) * tile.vectors
+    pitch = _pitch(band + solved.reach, tile)
+    near = max(1, L2 // 2 // total.itemsize // (solved.phases * pitch))
+    near_grads = max(1, L2 // 2 // total.itemsize // pitch // tile.vectors) * tile.vectors
     sums = Sums(
         1 if solved.together else plan.batch, solved.run, band, plan.in_channels // groups, terms, per_group,
-        near, near_grads, length, solved.phases, in_place, not solved.together and grads[0, 0].flags.c_contiguous,
+        near, near_grads, pitch, solved.reach, solved.phases, in_place, not solved.together and grads[0, 0].flags.c_contiguous,
     )  # fmt: skip
     work = plan.batch * volume(plan.output_size) * total.size / MULTIPLY_ADDS
     threads.run(
         _correlate, groups * -(-terms // tile.rows), work,
-        tile, lines.block(x), solved.size, plan.stride, plan.before, solved.table, sums, lines.block(grads),
+        tile, lines.block(x), solved.size, plan.stride, solved.table, sums, lines.block(grads),
         plan.output_size, total, keep=(x, grads),
     )  # fmt: skip
 
@@ -367,7 +384,7 @@ def _inner_tile(dtype: np.dtype, terms: int, per_group: int) -> Tile:
 
 
 @kernel
-def _correlate(start, stop, tile, x, size, stride, before, table, sums, grads, grid, total):
+def _correlate(start, stop, tile, x, size, stride, table, sums, grads, grid, total):
     """A work item is `rows` neighbouring weights (channel, tap) of all the output channels of a group.
 
     A band of lines of some input channels, and the output gradients there of some output channels, stay in the cache
@@ -377,13 +394,13 @@ def _correlate(start, stop, tile, x, size, stride, before, table, sums, grads, g
     blocks = -(-sums.terms // rows(tile))
     some = max(1, sums.near * len(taps) // rows(tile))  # items whose channels are near
     most = min(sums.channels, (some * rows(tile) - 1) // len(taps) + 2)
-    memory = np.empty(0 if sums.in_place else (most * sums.phases * sums.length + 32) * bytes_, np.uint8)
-    wanted = 0 if sums.grads_in_place else (min(sums.near_grads, sums.per_group) * sums.length + 32) * bytes_
+    memory = np.empty(0 if sums.in_place else (most * sums.phases * sums.pitch + 32) * bytes_, np.uint8)
+    wanted = 0 if sums.grads_in_place else (min(sums.near_grads, sums.per_group) * sums.pitch + 32) * bytes_
     grad_memory = np.empty(wanted, np.uint8)
     near, grads_near = (memory.ctypes.data + 63) // 64 * 64, (grad_memory.ctypes.data + 63) // 64 * 64
-    plain, ones, zeros = np.zeros((1, 3), np.int64), (1, 1, 1), (0, 0, 0)
-    step = x.c if sums.in_place else sums.phases * sums.length
-    grad_step = grads.c if sums.grads_in_place else sums.length
+    plain = np.array([[0, 0, 0, 0, grads.height, 0, grads.width]])
+    step = x.c if sums.in_place else sums.phases * sums.pitch
+    grad_step = grads.c if sums.grads_in_place else sums.pitch
     products = np.empty((rows(tile), vectors(tile)), total.dtype)
     x_offsets, g_offsets = np.empty(rows(tile), np.int64), np.empty(vectors(tile), np.int64)
     products_, x_, g_ = products.ctypes.data, x_offsets.ctypes.data, g_offsets.ctypes.data
@@ -401,8 +418,8 @@ def _correlate(start, stop, tile, x, size, stride, before, table, sums, grads, g
                 else:
                     source, channel = near, g * sums.channels + first
                     lay_out(
-                        tile, near, sums.length, x, channel, line, p, last + 1 - first,
-                        size, stride, before, table, sums.phases,
+                        tile, near, sums.pitch, min(here + sums.reach, sums.pitch - lanes(tile)), x, channel, last + 1 - first, line, p,
+                        size, stride, table, sums.phases,
                     )  # fmt: skip
                 for o in range(0, sums.per_group, sums.near_grads):
                     end = min(o + sums.near_grads, sums.per_group)
@@ -412,13 +429,13 @@ def _correlate(start, stop, tile, x, size, stride, before, table, sums, grads, g
                     else:
                         grad = grads_near
                         lay_out(
-                            tile, grads_near, sums.length, grads, channel, line, p, end - o,
-                            grid, ones, zeros, plain, 1,
+                            tile, grads_near, sums.pitch, here, grads, channel, end - o, line, p,
+                            grid, (1, 1, 1), plain, 1,
                         )  # fmt: skip
                     for term in range(block * rows(tile), (block + count) * rows(tile), rows(tile)):
                         for i in range(rows(tile)):
                             c, tap = divmod(min(term + i, sums.terms - 1), len(taps))
-                            x_offsets[i] = (c - first) * step + taps[tap, 0] * sums.length + taps[tap, 1]
+                            x_offsets[i] = (c - first) * step + taps[tap, 0] * sums.pitch + taps[tap, 1]
                         for j in range(o, end, vectors(tile)):
                             for k in range(vectors(tile)):
                                 g_offsets[k] = (min(j + k, end - 1) - o) * grad_step

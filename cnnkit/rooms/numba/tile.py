@@ -157,10 +157,20 @@ class _Emitter:
 
     def lanes_below(self, count: Any) -> Any:
         """A mask of the first `count` lanes; of none if it is not positive."""
-        numbers = ir.VectorType(self.index, self.lanes)
-        return self.builder.icmp_signed(
-            "<", ir.Constant(numbers, list(range(self.lanes))), self.spread(count, numbers)
-        )
+        return self.builder.bitcast(self._bits_below(count), self.bits)
+
+    def lanes_from_to(self, low: Any, high: Any) -> Any:
+        """A mask of the lanes ``low <= lane < high``."""
+        bits = self.builder.and_(self._bits_below(high), self.builder.not_(self._bits_below(low)))
+        return self.builder.bitcast(bits, self.bits)
+
+    def _bits_below(self, count: Any) -> Any:
+        """The number of `lanes` bits whose lowest `count` are set."""
+        builder, most = self.builder, self.number(self.lanes)
+        count = builder.select(builder.icmp_signed("<", count, most), count, most)
+        count = builder.select(builder.icmp_signed(">", count, self.number(0)), count, self.number(0))
+        bits = builder.sub(builder.shl(self.number(1), count), self.number(1))
+        return builder.trunc(bits, ir.IntType(self.lanes))
 
     def load_masked(self, pointer: Any, mask: Any) -> Any:
         """A vector with zeros where the mask is off; memory is not touched there."""
@@ -304,9 +314,7 @@ def _emit_outer_loop(
 
 
 @intrinsic
-def inner(
-    typingctx: Any, tile: Any, out: Any, x: Any, x_offsets: Any, g: Any, g_offsets: Any, count: Any
-) -> Any:
+def inner(typingctx: Any, tile: Any, out: Any, x: Any, x_offsets: Any, g: Any, g_offsets: Any, count: Any) -> Any:
     """``out[i * vectors + j] = sum over p < count of x[x_offsets[i] + p] * g[g_offsets[j] + p]``.
 
     Arguments are addresses, but for `count`. Nothing behind the `count` is read.
@@ -383,64 +391,102 @@ def _sum_lanes(emit: _Emitter, vectors: list[Any]) -> Any:
 
 @intrinsic
 def fill(
-    typingctx: Any, tile: Any, to: Any, count: Any, source: Any, step: Any, low: Any, high: Any
-) -> Any:
-    """``to[k] = source[k * step] if low <= k < high else 0`` for k < `count`, rounded up to `lanes`.
+    typingctx: Any, tile: Any, to: Any, pitch: Any, source: Any, channels: Any, channel_step: Any, rows: Any,
+    row_step: Any, first: Any, last: Any, count: Any, step: Any, low: Any, high: Any,
+) -> Any:  # fmt: skip
+    """The same rows of some channels, in each channel end to end, with zeros where there is no number.
 
-    `to` and `source` are addresses; nothing of `source` but what is named is read.
+    ``to[c * pitch + j * count + k] = source[c * channel_step + j * row_step + k * step]`` for c < `channels`,
+    j < `rows`, k < `count` if ``first <= j < last and low <= k < high``, else 0. Whole vectors are written: up to
+    ``lanes - 1`` numbers more behind the last row. `to` and `source` are addresses; of `source` nothing else is read.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         _call_apart("fill", builder, tile, _emit_fill, args[1:])
         return context.get_dummy_value()
 
-    return types.void(tile, *(types.intp,) * 6), codegen
+    return types.void(tile, *(types.intp,) * 13), codegen
 
 
 def _emit_fill(
-    emit: _Emitter, tile: TileType, to: Any, count: Any, source: Any, step: Any, low: Any, high: Any
-) -> None:
-    builder = emit.builder
+    emit: _Emitter, tile: TileType, to: Any, pitch: Any, source: Any, channels: Any, channel_step: Any, rows: Any,
+    row_step: Any, first: Any, last: Any, count: Any, step: Any, low: Any, high: Any,
+) -> None:  # fmt: skip
+    """One loop nest for each of the steps 1 and 2, and one for all others.
+
+    Vectors are the outer loop, so that a mask serves all rows, and the last come first: what they write too much, the
+    first ones of the next rows write over.
+    """
+    builder, lanes = emit.builder, tile.lanes
     to, source = emit.pointer(to), emit.pointer(source)
-    blocks = builder.udiv(builder.add(count, emit.number(tile.lanes - 1)), emit.number(tile.lanes))
+    zero, one = emit.number(0), emit.number(1)
+    vectors = builder.udiv(builder.add(count, emit.number(lanes - 1)), emit.number(lanes))
+    below = builder.sub(rows, last)
 
-    def between(low: Any, high: Any, at: Any) -> Any:
-        below = emit.lanes_below(builder.sub(high, at))
-        return builder.and_(below, builder.not_(emit.lanes_below(builder.sub(low, at))))
+    def loop(count: Any, body: Any) -> None:
+        emit.accumulate(count, [], lambda k, _: body(k) or [])
 
-    def neighbours(t: Any, acc: list[Any]) -> list[Any]:
-        at = builder.mul(t, emit.number(tile.lanes))
-        emit.store_vector(emit.load_masked(emit.at(source, at), between(low, high, at)), emit.at(to, at))
-        return []
+    def vectors_of(step: int) -> Any:
+        end = builder.sub(builder.mul(high, emit.number(step)), emit.number(step - 1))
+        start = builder.mul(low, emit.number(step))
 
-    def every_other(t: Any, acc: list[Any]) -> list[Any]:
-        at = builder.mul(t, emit.number(tile.lanes))
-        first, end = builder.mul(low, emit.number(2)), builder.sub(builder.mul(high, emit.number(2)), emit.number(1))
-        parts = []
-        for half in (0, tile.lanes):
-            there = builder.add(builder.mul(at, emit.number(2)), emit.number(half))
-            parts.append(emit.load_masked(emit.at(source, there), between(first, end, there)))
-        emit.store_vector(emit.shuffle(*parts, range(0, 2 * tile.lanes, 2)), emit.at(to, at))
-        return []
+        def channel(line: Any, plane: Any) -> None:
+            def vector(k: Any) -> None:
+                at = builder.mul(builder.sub(builder.sub(vectors, one), k), emit.number(lanes))
+                here = [builder.add(builder.mul(at, emit.number(step)), emit.number(n * lanes)) for n in range(step)]
+                masks = [emit.lanes_from_to(builder.sub(start, p), builder.sub(end, p)) for p in here]
 
-    def zeros(t: Any, acc: list[Any]) -> list[Any]:
-        emit.store_vector(emit.zero(), emit.at(to, builder.mul(t, emit.number(tile.lanes))))
-        return []
+                def nothing(first: Any) -> Any:
+                    def row(j: Any) -> None:
+                        target = builder.add(builder.mul(builder.add(first, j), count), at)
+                        emit.store_vector(emit.zero(), emit.at(line, target))
 
-    def number(t: Any, acc: list[Any]) -> list[Any]:
-        k = builder.add(low, t)
-        builder.store(builder.load(emit.at(source, builder.mul(k, step))), emit.at(to, k))
-        return []
+                    return row
 
-    one, two, more, done = (builder.append_basic_block(name) for name in ("one", "two", "more", "done"))
-    choice = builder.switch(step, more)
-    choice.add_case(emit.number(1), one)
-    choice.add_case(emit.number(2), two)
-    for block, loops in ((one, [neighbours]), (two, [every_other]), (more, [zeros, number])):
-        builder.position_at_end(block)
-        for loop in loops:
-            emit.accumulate(builder.sub(high, low) if loop is number else blocks, [], loop)
+                def row(j: Any) -> None:
+                    j = builder.add(first, j)
+                    numbers = emit.at(plane, builder.mul(j, row_step))
+                    parts = [emit.load_masked(emit.at(numbers, p), mask) for p, mask in zip(here, masks, strict=True)]
+                    value = parts[0] if step == 1 else emit.shuffle(*parts, range(0, 2 * lanes, 2))
+                    emit.store_vector(value, emit.at(line, builder.add(builder.mul(j, count), at)))
+
+                loop(first, nothing(zero))
+                loop(builder.sub(last, first), row)
+                loop(below, nothing(last))
+
+            loop(vectors, vector)
+
+        return channel
+
+    def numbers(line: Any, plane: Any) -> None:
+        def row(j: Any) -> None:
+            inside = builder.and_(builder.icmp_signed(">=", j, first), builder.icmp_signed("<", j, last))
+            here, there = emit.at(plane, builder.mul(j, row_step)), emit.at(line, builder.mul(j, count))
+
+            def number(k: Any) -> None:
+                k = builder.add(low, k)
+                builder.store(builder.load(emit.at(here, builder.mul(k, step))), emit.at(there, k))
+
+            loop(vectors, lambda k: emit.store_vector(emit.zero(), emit.at(there, builder.mul(k, emit.number(lanes)))))
+            loop(builder.select(inside, builder.sub(high, low), zero), number)
+
+        loop(rows, row)
+
+    def channels_by(body: Any) -> None:
+        loop(
+            channels, lambda c: body(emit.at(to, builder.mul(c, pitch)), emit.at(source, builder.mul(c, channel_step)))
+        )
+
+    done = builder.append_basic_block("done")
+    for value in (1, 2):
+        this, other = builder.append_basic_block(f"step_{value}"), builder.append_basic_block("other")
+        builder.cbranch(builder.icmp_signed("==", step, emit.number(value)), this, other)
+        builder.position_at_end(this)
+        channels_by(vectors_of(value))
         builder.branch(done)
+        builder.position_at_end(other)
+    channels_by(numbers)
+    builder.branch(done)
     builder.position_at_end(done)
 
 
