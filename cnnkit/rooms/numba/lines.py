@@ -10,6 +10,7 @@ A band of lines is laid out when it is needed, in memory that stays in the cache
 copy of memory as it stands (1x1 kernels; one axis without padding and stride) it is read there, *in place*.
 """
 
+from functools import lru_cache
 from itertools import product
 from typing import NamedTuple
 
@@ -17,8 +18,9 @@ import numpy as np
 
 from cnnkit.arrays import Array
 from cnnkit.geometry import ConvPlan, Ints, volume
+from cnnkit.rooms.numba.emit import itemsize
 from cnnkit.rooms.numba.machine import kernel
-from cnnkit.rooms.numba.tile import fill, itemsize
+from cnnkit.rooms.numba.moves import fill
 
 
 class Lines(NamedTuple):
@@ -80,15 +82,31 @@ def solve(plan: ConvPlan, together: bool) -> Lines:
         inside = [_inside(first[axis], plan.stride[axis], plan.input_size[axis], size[axis]) for axis in (1, 2)]
         table[number] = *first, *inside[0], *inside[1]
     table[len(which) :, :2] = taps
-    table.setflags(write=False)  # it is cached
     run = volume(plan.output_size) * (plan.batch if together else 1)
     return Lines(size, together, run, max(shift for _, shift in taps), len(which), table)
+
+
+@lru_cache(1024)
+def of_outputs(size: Ints) -> Array:
+    """The table of lines of something that has one number for each window, of an image of a size."""
+    return np.array([(0, 0, 0, 0, size[1], 0, size[2])])
 
 
 def _inside(first: int, stride: int, length: int, positions: int) -> tuple[int, int]:
     """The positions low <= k < high whose elements, `stride` apart from `first` on, lie on an axis of `length`."""
     low = min(positions, max(0, -(first // stride)))
     return low, max(low, min(positions, (length - 1 - first) // stride + 1))
+
+
+def parts(n: int, size: int) -> int:
+    """How many parts of a size n takes."""
+    return -(-n // size)
+
+
+def pitch(length: int, lanes: int) -> int:
+    """How far apart lines of a length begin: a vector behind each, and not all in one set of the cache."""
+    apart = parts(length, lanes) * lanes + lanes
+    return apart if apart % (16 * lanes) else apart + lanes
 
 
 def first_axis(plan: ConvPlan) -> int:
@@ -116,14 +134,14 @@ def _axis(plan: ConvPlan, axis: int, apart: bool) -> tuple[int, list[tuple[int, 
 
 
 @kernel
-def lay_out(tile, to, pitch, length, x, first, channels, image, position, size, stride, table, phases):
+def lay_out(unit, to, pitch, length, x, first, channels, image, position, size, stride, table, phases):
     """Lay out `channels` channels of x from `first` on: each phase's `length` numbers from a position of an image on.
 
     A line begins every `pitch` numbers, phases of a channel next to each other. Every number is written once, in
     ascending order and whole vectors: what is too much at the end of some rows is overwritten by the next ones, and
     behind a line there must be room for a vector. Behind the last image come zeros.
     """
-    bytes_ = itemsize(tile)
+    bytes_ = itemsize(unit)
     row, w_start = divmod(position, size[2])
     row, h_start = divmod(row, size[1])
     n_start, d_start = divmod(row, size[0])
@@ -151,7 +169,7 @@ def lay_out(tile, to, pitch, length, x, first, channels, image, position, size, 
                 n * x.n + first * x.c + at * x.d + (h * stride[1] + h_first) * x.h + (w * stride[2] + w_first) * x.w
             )
             fill(
-                tile, to + (phase * pitch + done) * bytes_, phases * pitch, x.address + offset * bytes_, channels, x.c,
+                unit, to + (phase * pitch + done) * bytes_, phases * pitch, x.address + offset * bytes_, channels, x.c,
                 rows, stride[1] * x.h, above, below, count, stride[2] * x.w, low, high,
             )  # fmt: skip
             done += rows * count
