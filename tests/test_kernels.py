@@ -27,8 +27,11 @@ def run_outer(loop, out, step, here, count, bias, relu, a, b, offsets):
 
 
 @machine.kernel
-def run_inner(loop, out, x, x_offsets, g, g_offsets, count):
-    tile.inner(loop, out.ctypes.data, x.ctypes.data, x_offsets.ctypes.data, g.ctypes.data, g_offsets.ctypes.data, count)
+def run_inner(loop, out, step, here, across, x, x_offsets, g, g_offsets, count):
+    tile.inner(
+        loop, out.ctypes.data, step, here, across, x.ctypes.data, x_offsets.ctypes.data, g.ctypes.data,
+        g_offsets.ctypes.data, count,
+    )  # fmt: skip
 
 
 @machine.kernel
@@ -94,11 +97,13 @@ def test_inner_is_a_sum_over_what_counts(one):
         x, g = (rng.integers(-4, 5, (rows, n)).astype(dtype) for rows in (one.rows, one.vectors))
         x_lines, g_lines = (np.full((len(a), n + 20), np.nan, dtype) for a in (x, g))  # what is around is not read
         x_lines[:, 7 : 7 + n], g_lines[:, 3 : 3 + n] = x, g
-        out = np.full((one.rows + 1, one.vectors), np.nan, dtype)
         offsets = [np.arange(len(lines)) * (n + 20) + start for lines, start in ((x_lines, 7), (g_lines, 3))]
-        run_inner(one.loop, out, x_lines, offsets[0], g_lines, offsets[1], n)
-        assert (out[:-1] == x @ g.T).all()
-        assert np.isnan(out[-1]).all()
+        for here, across in ((one.rows, one.vectors), (1, one.vectors), (one.rows - 1, 1)):
+            out = np.full((one.vectors, one.rows + 2), 100, dtype)
+            run_inner(one.loop, out, one.rows + 2, here, across, x_lines, offsets[0], g_lines, offsets[1], n)
+            expected = np.full_like(out, 100)
+            expected[:across, :here] += g[:across] @ x[:here].T
+            assert (out == expected).all()
 
 
 @pytest.mark.parametrize("step", [1, 2, 3, -1])

@@ -8,7 +8,7 @@ from cnnkit.geometry import ConvPlan, volume
 from cnnkit.rooms import threads
 from cnnkit.rooms.numba import lines
 from cnnkit.rooms.numba.convolve import convolve
-from cnnkit.rooms.numba.correlate import correlate
+from cnnkit.rooms.numba.correlate import LONG, NEAR, correlate
 from cnnkit.rooms.numba.elementwise import row_sum
 from cnnkit.rooms.numba.machine import kernel
 
@@ -67,7 +67,8 @@ def _backward_weight(grad_output: Array, x: Array, plan: ConvPlan, grad_weight: 
         together = volume(plan.output_size) < TOGETHER
         solved = lines.solve(plan, together)
         in_place = not together and x[0, 0].flags.c_contiguous and lines.in_place(plan)
-        correlate(x, grad_output, plan, solved, in_place, total)
+        stretch = NEAR if shape[1] > 1 else LONG
+        correlate(x, grad_output, plan, solved, in_place, stretch, total)
     grad_weight[...] = total.reshape(grad_weight.shape)
 
 

@@ -19,7 +19,8 @@ from cnnkit.rooms.numba.lines import Lines, lay_out, parts
 from cnnkit.rooms.numba.machine import FMAS, L2, MULTIPLY_ADDS, keep, kernel
 from cnnkit.rooms.numba.tile import Tile, inner, tiles
 
-BAND = 4096  # bytes of a line that are summed at a time: so many of six lines stay in the L1 cache
+NEAR = 4096  # bytes of a line that are summed at a time, so that a tile's lines stay in the L1 cache for the next tile
+LONG = 16384  # the same, where no tile comes that needs the lines again
 ONES = (1, 1, 1)
 
 
@@ -45,11 +46,16 @@ class Sums(NamedTuple):
     loop: int
 
 
-def correlate(x: Array, grads: Array, plan: ConvPlan, solved: Lines, in_place: bool, total: Array) -> None:
-    """Add to total (groups, C_out / groups, terms) the inner products of terms' lines with the groups' gradients."""
+def correlate(
+    x: Array, grads: Array, plan: ConvPlan, solved: Lines, in_place: bool, stretch: int, total: Array
+) -> None:
+    """Add to total (groups, C_out / groups, terms) the inner products of terms' lines with the groups' gradients.
+
+    Lines are summed in stretches of so many bytes, `NEAR` or `LONG`.
+    """
     groups, per_group, terms = total.shape
     tile = _tile(total.dtype, terms, per_group)
-    bands = parts(solved.run * total.itemsize, BAND)
+    bands = parts(solved.run * total.itemsize, stretch)
     band = parts(solved.run, bands * tile.lanes) * tile.lanes
     pitch = lines.pitch(band + solved.reach, tile.lanes)
     half = L2 // 2 // total.itemsize
@@ -63,7 +69,7 @@ def correlate(x: Array, grads: Array, plan: ConvPlan, solved: Lines, in_place: b
     threads.run(
         _correlate, groups * parts(terms, tile.rows), work,
         tile.unit, lines.block(x), solved.size, plan.stride, solved.table, sums, lines.block(grads), plan.output_size,
-        ONES, lines.of_outputs(plan.output_size), total, keep=(x, grads),
+        ONES, lines.of_outputs(plan.output_size), lines.address(total), keep=(x, grads, total),
     )  # fmt: skip
 
 
@@ -95,9 +101,8 @@ def _correlate(start, stop, unit, x, size, stride, table, sums, grads, grid, one
     grad_numbers = 0 if sums.grads_in_place else min(sums.near_grads, sums.per_group) * grad_step + lanes(unit)
     memory, grad_memory = np.empty(64 + numbers * bytes_, np.uint8), np.empty(64 + grad_numbers * bytes_, np.uint8)
     near, grads_near = aligned(memory.ctypes.data), aligned(grad_memory.ctypes.data)
-    products = np.empty((rows, vectors), total.dtype)
     x_offsets, g_offsets = np.empty(rows, np.int64), np.empty(vectors, np.int64)
-    products_, x_, g_ = products.ctypes.data, x_offsets.ctypes.data, g_offsets.ctypes.data
+    x_, g_ = x_offsets.ctypes.data, g_offsets.ctypes.data
     item = start
     while item < stop:
         g, block = divmod(item, blocks)
@@ -130,12 +135,11 @@ def _correlate(start, stop, unit, x, size, stride, table, sums, grads, grid, one
                         for i in range(rows):
                             channel, tap = divmod(min(term + i, sums.terms - 1), len(taps))
                             x_offsets[i] = (channel - c) * step + taps[tap, 0] * sums.pitch + taps[tap, 1]
+                        here = min(rows, sums.terms - term)
                         for j in range(o, o_end, vectors):
                             for k in range(vectors):
                                 g_offsets[k] = (min(j + k, o_end - 1) - o) * grad_step
-                            inner(sums.loop, products_, source, x_, grad, g_, length)
-                            for k in range(min(vectors, o_end - j)):
-                                for i in range(min(rows, sums.terms - term)):
-                                    total[g, j + k, term + i] += products[i, k]
+                            to = total + ((g * sums.per_group + j) * sums.terms + term) * bytes_
+                            inner(sums.loop, to, sums.terms, here, o_end - j, source, x_, grad, g_, length)
         item += count
-    keep(memory, grad_memory)
+    keep(memory, grad_memory, x_offsets, g_offsets)

@@ -8,7 +8,7 @@ from cnnkit.rooms import threads
 from cnnkit.rooms.numba import lines
 from cnnkit.rooms.numba.conv import sum_channels
 from cnnkit.rooms.numba.convolve import convolve
-from cnnkit.rooms.numba.correlate import correlate
+from cnnkit.rooms.numba.correlate import LONG, correlate
 
 
 def dense(x: Array, weight: Array, bias: Array | None, activation: str | None, out: Array) -> None:
@@ -18,7 +18,7 @@ def dense(x: Array, weight: Array, bias: Array | None, activation: str | None, o
     y[...] = 0 if bias is None else bias
     if x.size and weight.size:
         plan = _matrix_plan(*weight.shape)
-        correlate(_image(weight), _image(x), plan, lines.solve(plan, together=False), True, y[None])
+        correlate(_image(weight), _image(x), plan, lines.solve(plan, together=False), True, LONG, y[None])
     if activation == "relu":
         np.maximum(y, 0, out=y)
     if y is not out:

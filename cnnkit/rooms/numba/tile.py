@@ -179,17 +179,22 @@ def _outer_address(tile):
 
 
 @intrinsic
-def inner(typingctx: Any, loop: Any, out: Any, x: Any, x_offsets: Any, g: Any, g_offsets: Any, count: Any) -> Any:
-    """``out[i * vectors + j] = sum over p < count of x[x_offsets[i] + p] * g[g_offsets[j] + p]``.
+def inner(
+    typingctx: Any, loop: Any, out: Any, step: Any, here: Any, across: Any, x: Any, x_offsets: Any, g: Any,
+    g_offsets: Any, count: Any,
+) -> Any:  # fmt: skip
+    """``out[j * step + i] += sum over p < count of x[x_offsets[i] + p] * g[g_offsets[j] + p]``.
 
-    Arguments are addresses, but for `count`; nothing behind it is read.
+    For i < `here`, j < `across`. Arguments are addresses, but for `step` (elements), `here` (at most the tile's rows),
+    `across` (at most its vectors) and `count`. All offsets must be ones to read at; nothing is read behind `count`.
     """
-    return _called(6)
+    return _called(9)
 
 
 def _emit_inner(
-    emit: Emitter, tile: TileType, out: Any, x: Any, x_offsets: Any, g: Any, g_offsets: Any, count: Any
-) -> None:
+    emit: Emitter, tile: TileType, out: Any, step: Any, here: Any, across: Any, x: Any, x_offsets: Any, g: Any,
+    g_offsets: Any, count: Any,
+) -> None:  # fmt: skip
     builder = emit.builder
     out, x, g = (emit.pointer(address) for address in (out, x, g))
     x_offsets, g_offsets = (emit.pointer(address, emit.index) for address in (x_offsets, g_offsets))
@@ -225,10 +230,22 @@ def _emit_inner(
         phi.add_incoming(one, before)
         phi.add_incoming(then, rest)
         totals.append(phi)
-    for start in range(0, len(totals), emit.lanes):
-        group = totals[start : start + emit.lanes]
-        total = _sum_lanes(emit, group)
-        emit.store_masked(total, emit.at(out, start), emit.lanes_below(emit.number(len(group))))
+    columns = [totals[i * tile.vectors + j] for j in range(tile.vectors) for i in range(tile.rows)]
+    summed = [_sum_lanes(emit, columns[n : n + emit.lanes]) for n in range(0, len(columns), emit.lanes)]
+    summed.append(emit.zero())
+    added = builder.append_basic_block("added")
+    for j in range(tile.vectors):
+        for i in range(0, tile.rows, emit.lanes):
+            first, lane = divmod(j * tile.rows + i, emit.lanes)
+            part = emit.shuffle(summed[first], summed[first + 1], range(lane, lane + emit.lanes))
+            to = emit.at(out, builder.add(builder.mul(step, emit.number(j)), emit.number(i)))
+            mask = emit.lanes_below(builder.sub(here, emit.number(i)))
+            emit.store_masked(builder.fadd(emit.load_masked(to, mask), part), to, mask)
+        more = builder.append_basic_block("column")
+        builder.cbranch(builder.icmp_signed(">", across, emit.number(j + 1)), more, added)
+        builder.position_at_end(more)
+    builder.branch(added)
+    builder.position_at_end(added)
 
 
 def _sum_lanes(emit: Emitter, vectors: list[Any]) -> Any:
@@ -249,7 +266,7 @@ def _sum_lanes(emit: Emitter, vectors: list[Any]) -> Any:
     return vectors[0]
 
 
-_inner_loop = _compiled("inner", 6, _emit_inner)
+_inner_loop = _compiled("inner", 9, _emit_inner)
 
 
 @kernel
