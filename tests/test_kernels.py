@@ -144,6 +144,25 @@ def test_copy_writes_nothing_else(one, step):
         assert (to == expected).all()
 
 
+@machine.kernel
+def run_transpose(one, to, to_step, source, source_step, rows, columns):
+    moves.transpose(one, to.ctypes.data, to_step, source.ctypes.data, source_step, rows, columns)
+
+
+@pytest.mark.parametrize("one", UNITS)
+def test_transpose_turns_a_matrix(one):
+    rng = np.random.default_rng(3)
+    dtype = one_dtype(one)
+    for rows, columns in [(1, 1), (one.lanes, one.lanes), *rng.integers(0, 3 * one.lanes, (30, 2))]:
+        source = np.full((rows, columns + 3), np.nan, dtype)
+        source[:, :columns] = rng.integers(1, 99, (rows, columns))
+        to = np.zeros((columns + 1, rows + 2), dtype)
+        run_transpose(one, to, rows + 2, source, columns + 3, rows, columns)
+        assert (to[:columns, :rows] == source[:, :columns].T).all()
+        assert (to[:, rows:] == 0).all()
+        assert (to[columns] == 0).all()
+
+
 @pytest.mark.parametrize("one", every("outer"))
 def test_pack_brings_rows_together(one):
     dtype = one_dtype(one)

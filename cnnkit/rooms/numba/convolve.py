@@ -16,7 +16,7 @@ from cnnkit.rooms.numba import lines
 from cnnkit.rooms.numba.emit import itemsize, lanes
 from cnnkit.rooms.numba.lines import Lines, lay_out, parts
 from cnnkit.rooms.numba.machine import FMAS, L2, MULTIPLY_ADDS, VECTOR_BYTES, keep, kernel
-from cnnkit.rooms.numba.moves import copy, pack
+from cnnkit.rooms.numba.moves import copy, pack, transpose
 from cnnkit.rooms.numba.tile import Tile, outer, tiles
 
 FILL = (0, 5, 8, 48)  # cycles to lay out a vector of neighbours, of every other number, of others
@@ -59,7 +59,7 @@ def convolve(x: Array, weight: Array, bias: Array | None, plan: ConvPlan, relu: 
     """Fill out from x (N, C, D, H, W) and weight (groups, C_out / groups, C_in / groups, D, H, W)."""
     if not out.size:
         return
-    way = _way(plan, x.dtype, x[0, 0].flags.c_contiguous)
+    way = _way(plan, x.dtype, x[0, 0].flags.c_contiguous, out.strides[1] == out.itemsize)
     solved, tile = way.lines, way.tile
     groups, per_group, channels = weight.shape[:3]
     packed = _pack(weight, bias, tile)
@@ -85,18 +85,18 @@ def _rows_joined(out: Array) -> Array:
 
 
 @lru_cache(1024)
-def _way(plan: ConvPlan, dtype: np.dtype, contiguous: bool) -> Way:
+def _way(plan: ConvPlan, dtype: np.dtype, contiguous: bool, channels_last: bool) -> Way:
     """The way that takes the fewest cycles: lines of each image, of all images together, or in place."""
     ways = [(lines.solve(plan, together), False) for together in (False, True)]
     if contiguous and lines.in_place(plan) and ways[0][0].run >= VECTOR_BYTES // dtype.itemsize:
         ways.append((ways[0][0], True))
-    return min((_cycles(plan, dtype, *way) for way in ways), key=lambda way: way[0])[1]
+    return min((_cycles(plan, dtype, channels_last, *way) for way in ways), key=lambda way: way[0])[1]
 
 
-def _cycles(plan: ConvPlan, dtype: np.dtype, solved: Lines, in_place: bool) -> tuple[float, Way]:
+def _cycles(plan: ConvPlan, dtype: np.dtype, channels_last: bool, solved: Lines, in_place: bool) -> tuple[float, Way]:
     """About how many cycles a way takes, and the way."""
     channels, per_group = plan.in_channels // plan.groups, plan.out_channels // plan.groups
-    tile, computing = _tile(dtype, per_group, channels * volume(plan.kernel_size), solved.run)
+    tile, computing = _tile(dtype, per_group, channels * volume(plan.kernel_size), solved.run, channels_last)
     room = L2 // dtype.itemsize // (channels * solved.phases) - solved.reach - tile.lanes
     bands = parts(solved.run, max(tile.columns, room))
     band = parts(solved.run, bands * tile.columns) * tile.columns
@@ -107,17 +107,19 @@ def _cycles(plan: ConvPlan, dtype: np.dtype, solved: Lines, in_place: bool) -> t
     return (computing + filling) * (1 if solved.together else plan.batch), way
 
 
-def _tile(dtype: np.dtype, channels: int, terms: int, run: int) -> tuple[Tile, float]:
+def _tile(dtype: np.dtype, channels: int, terms: int, run: int, channels_last: bool) -> tuple[Tile, float]:
     """The tile that takes the fewest cycles for a line, and how many.
 
     A term takes a multiply-add for each accumulator, or 1.85 cycles for each vector (it mostly lies across two cache
     lines) and 0.8 for each row, and not less than the 4 that a sum waits for itself (measured on Zen 5, AVX-512); a
-    tile, some more to begin and to store.
+    tile, some more to begin and to store, and to turn its squares of lanes where channels come last.
     """
 
     def cycles(tile: Tile) -> float:
         a_term = max(tile.rows * tile.vectors / FMAS, 1.85 * tile.vectors + 0.8 * tile.rows, 4)
         a_tile = terms * a_term + 60 + 2 * tile.rows * tile.vectors
+        if channels_last:
+            a_tile += 10 * tile.lanes * parts(tile.rows, tile.lanes) * tile.vectors
         return parts(channels, tile.rows) * parts(run, tile.lanes) / tile.vectors * a_tile
 
     return min(((tile, cycles(tile)) for tile in tiles("outer", dtype)), key=lambda one: one[1])
@@ -257,8 +259,11 @@ def _store(unit, sums, columns, line, p, count, o, channels, out):
     while count > 0:
         here = min(out.width - w, count)
         to = out.address + (n * out.n + o * out.c + d * out.d + h * out.h + w * out.w) * bytes_
-        for i in range(channels):
-            copy(unit, to + i * out.c * bytes_, out.w, sums + i * columns * bytes_, here)
+        if out.c == 1:
+            transpose(unit, to, out.w, sums, columns, channels, here)
+        else:
+            for i in range(channels):
+                copy(unit, to + i * out.c * bytes_, out.w, sums + i * columns * bytes_, here)
         sums += here * bytes_
         count -= here
         w, h = 0, h + 1

@@ -20,7 +20,7 @@ from cnnkit.arrays import Array
 from cnnkit.geometry import ConvPlan, Ints, volume
 from cnnkit.rooms.numba.emit import itemsize
 from cnnkit.rooms.numba.machine import kernel
-from cnnkit.rooms.numba.moves import fill
+from cnnkit.rooms.numba.moves import fill, transpose
 
 
 class Lines(NamedTuple):
@@ -147,6 +147,7 @@ def lay_out(unit, to, pitch, length, x, first, channels, image, position, size, 
     n_start, d_start = divmod(row, size[0])
     n_start += image
     head = min(size[2] - w_start, length) if w_start else 0
+    lie_together = x.c == 1 and channels > 1 and stride[2] * x.w > 1  # channels do: they are turned into lines
     whole = (length - head) // size[2]
     for phase in range(phases):
         d_first, h_first, w_first, h_low, h_high, w_low, w_high = table[phase]
@@ -168,10 +169,21 @@ def lay_out(unit, to, pitch, length, x, first, channels, image, position, size, 
             offset = (
                 n * x.n + first * x.c + at * x.d + (h * stride[1] + h_first) * x.h + (w * stride[2] + w_first) * x.w
             )
-            fill(
-                unit, to + (phase * pitch + done) * bytes_, phases * pitch, x.address + offset * bytes_, channels, x.c,
-                rows, stride[1] * x.h, above, below, count, stride[2] * x.w, low, high,
-            )  # fmt: skip
+            to_rows, from_rows = to + (phase * pitch + done) * bytes_, x.address + offset * bytes_
+            if not lie_together:
+                fill(
+                    unit, to_rows, phases * pitch, from_rows, channels, x.c,
+                    rows, stride[1] * x.h, above, below, count, stride[2] * x.w, low, high,
+                )  # fmt: skip
+            else:
+                if low > 0 or high < count or above > 0 or below < rows:
+                    fill(unit, to_rows, phases * pitch, from_rows, channels, 0, rows, 0, 0, 0, count, 1, 0, 0)
+                for j in range(above, below):
+                    row = from_rows + (j * stride[1] * x.h + low * stride[2] * x.w) * bytes_
+                    transpose(
+                        unit, to_rows + (j * count + low) * bytes_, phases * pitch, row, stride[2] * x.w,
+                        high - low, channels,
+                    )  # fmt: skip
             done += rows * count
             w, h = 0, h + rows
             if h == size[1]:

@@ -140,6 +140,56 @@ def _emit_copy(emit: Emitter, to: Any, step: Any, source: Any, count: Any) -> No
 
 
 @intrinsic
+def transpose(
+    typingctx: Any, unit: Any, to: Any, to_step: Any, source: Any, source_step: Any, rows: Any, columns: Any
+) -> Any:
+    """``to[j * to_step + i] = source[i * source_step + j]`` for i < `rows`, j < `columns`."""
+    return types.void(unit, *(types.intp,) * 6), emitted("transpose", 6, _emit_transpose)
+
+
+def _emit_transpose(
+    emit: Emitter, to: Any, to_step: Any, source: Any, source_step: Any, rows: Any, columns: Any
+) -> None:
+    """Squares of `lanes` x `lanes`, turned in registers: halves of a square change places, then halves of halves."""
+    builder, lanes = emit.builder, emit.lanes
+    to, source = emit.pointer(to), emit.pointer(source)
+
+    def blocks(count: Any) -> Any:
+        return builder.udiv(builder.add(count, emit.number(lanes - 1)), emit.number(lanes))
+
+    def turned(vectors: list[Any]) -> list[Any]:
+        width = lanes // 2
+        while width:
+            for i in (i for i in range(lanes) if not i & width):
+                a, b = vectors[i], vectors[i + width]
+                near = [lane if not lane & width else lane - width + lanes for lane in range(lanes)]
+                far = [lane + width if not lane & width else lane + lanes for lane in range(lanes)]
+                vectors[i], vectors[i + width] = emit.shuffle(a, b, near), emit.shuffle(a, b, far)
+            width //= 2
+        return vectors
+
+    def square(i: Any, j: Any) -> None:
+        here, across = builder.sub(rows, i), builder.sub(columns, j)
+        read, written = emit.lanes_below(across), emit.lanes_below(here)
+        nothing = ir.Constant(emit.bits, [0] * lanes)
+        corner = emit.at(source, builder.add(builder.mul(i, source_step), j))
+        vectors = []
+        for k in range(lanes):
+            mask = builder.select(builder.icmp_signed("<", emit.number(k), here), read, nothing)
+            vectors.append(emit.load_masked(emit.at(corner, builder.mul(source_step, emit.number(k))), mask))
+        target = emit.at(to, builder.add(builder.mul(j, to_step), i))
+        for k, vector in enumerate(turned(vectors)):
+            mask = builder.select(builder.icmp_signed("<", emit.number(k), across), written, nothing)
+            emit.store_masked(vector, emit.at(target, builder.mul(to_step, emit.number(k))), mask)
+
+    def row_of_squares(i: Any) -> None:
+        i = builder.mul(i, emit.number(lanes))
+        emit.loop(blocks(columns), lambda j: square(i, builder.mul(j, emit.number(lanes))))
+
+    emit.loop(blocks(rows), row_of_squares)
+
+
+@intrinsic
 def pack(
     typingctx: Any, unit: Any, to: Any, rows: Any, source: Any, step: Any, here: Any, offsets: Any, terms: Any
 ) -> Any:
