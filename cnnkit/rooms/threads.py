@@ -67,17 +67,21 @@ def set_num_threads(n: int) -> None:
         _pool = None  # who still runs on the old one keeps it alive; its threads end with it
 
 
+def many(nanoseconds: float) -> bool:
+    """Whether work is worth more than one thread."""
+    return nanoseconds >= 2 * GRAIN and get_num_threads() > 1
+
+
 def run(kernel: Callable[..., Any], items: int, nanoseconds: float, *args: Any, keep: Any = None) -> None:
     """Call ``kernel(start, stop, *args)`` for ranges that cover `items`, on as many threads as the work is worth.
 
     `nanoseconds` is a rough guess of what all of it takes one core. `keep` is what must live as long as any part runs,
     beside `args`: arrays whose addresses are among them.
     """
-    n = min(get_num_threads(), items) if nanoseconds >= 2 * GRAIN else 1
-    if n < 2:
+    if items < 2 or not many(nanoseconds):
         kernel(0, items, *args)
         return
-    n = min(n, int(nanoseconds // GRAIN))
+    n = min(get_num_threads(), items, int(nanoseconds // GRAIN))
     bounds = [items * i // n for i in range(n + 1)]
     pool, others = _started(), []
     try:

@@ -33,7 +33,10 @@ class Way(NamedTuple):
 
 
 class Sizes(NamedTuple):
-    """What `_convolve` counts by: lines, bands of a line, groups, blocks of output channels, and what they hold."""
+    """What `_convolve` counts by: lines, bands of a line, groups, blocks of output channels, and what they hold.
+
+    It comes to kernels as a plain tuple of ints, which Numba takes faster.
+    """
 
     lines: int
     bands: int
@@ -47,50 +50,78 @@ class Sizes(NamedTuple):
     pitch: int
     reach: int
     phases: int
-    in_place: bool
-    together: bool
-    relu: bool
+    in_place: int
     rows: int
     columns: int
-    loop: int
 
 
-def convolve(x: Array, weight: Array, bias: Array | None, plan: ConvPlan, relu: bool, out: Array) -> None:
-    """Fill out from x (N, C, D, H, W) and weight (groups, C_out / groups, C_in / groups, D, H, W)."""
+class Weights(NamedTuple):
+    """Weights in memory: address and steps in bytes, of groups, of output and input channels, of taps."""
+
+    address: int
+    group: int
+    out: int
+    channel: int
+    d: int
+    h: int
+    w: int
+
+
+def convolve(
+    x: Array, weight: Array, bias: Array | None, plan: ConvPlan, relu: bool, out: Array, swapped: bool = False
+) -> None:
+    """Fill out from x (N, C, *spatial) and weight (C_out, C_in / groups, *kernel), by a plan over three spatial axes.
+
+    If `swapped`, the weights' first two axes are (C_in, C_out / groups), as they are on the way back.
+    """
     if not out.size:
         return
-    way = _way(plan, x.dtype, x[0, 0].flags.c_contiguous, out.strides[1] == out.itemsize)
-    solved, tile = way.lines, way.tile
-    groups, per_group, channels = weight.shape[:3]
-    packed = _pack(weight, bias, tile)
-    sizes = Sizes(
-        1 if solved.together else plan.batch, parts(solved.run, way.band), groups, packed.shape[1], per_group, channels,
-        channels * volume(plan.kernel_size), solved.run, way.band, way.pitch, solved.reach, solved.phases,
-        way.in_place, solved.together, relu, tile.rows, tile.columns, tile.loop,
-    )  # fmt: skip
+    way, sizes, work = _way(plan, x.dtype, x[0, 0].flags.c_contiguous, out.strides[1] == out.itemsize)
+    solved, tile, counts = way.lines, way.tile, tuple(sizes)
+    strides, more = weight.strides, 5 - weight.ndim
+    first, second = strides[:2]
+    taps = (*lines.ZEROS[:more], *strides[2:])
+    steps = (second, first, *taps) if swapped else (first, second, *taps)
+    weights = (weight.ctypes.data, (sizes.channels if swapped else sizes.per_group) * first, *steps)
+    bias_address = 0 if bias is None else bias.ctypes.data
+    packed, there = None, 0
+    if threads.many(work):
+        packed = np.empty((sizes.groups, sizes.blocks, 1 + sizes.terms, sizes.rows), x.dtype)
+        there = packed.ctypes.data
+        threads.run(
+            _pack, sizes.groups * sizes.blocks, weight.size,
+            tile.unit, counts, weights, plan.kernel_size, bias_address, there, keep=(weight, bias, packed),
+        )  # fmt: skip
     threads.run(
-        _convolve, sizes.lines * sizes.bands * groups * sizes.blocks,
-        plan.batch * volume(plan.output_size) * weight.size / MULTIPLY_ADDS,
-        tile.unit, lines.block(x), solved.size, plan.stride, solved.table,
-        sizes, lines.address(packed), lines.block(_rows_joined(out)), keep=(x, packed, out),
+        _convolve, sizes.lines * sizes.bands * sizes.groups * sizes.blocks, work,
+        tile.unit, tile.loop, lines.numbers(x), solved.size, plan.stride, solved.table,
+        counts, weights, plan.kernel_size, bias_address, there, relu, lines.numbers(out), keep=(x, weight, packed, out),
     )  # fmt: skip
-
-
-def _rows_joined(out: Array) -> Array:
-    """The results (N, C, D, H, W), as (N, C, 1, 1, D * H * W) if they lie so."""
-    return out.reshape(*out.shape[:2], 1, 1, -1) if out[0, 0].flags.c_contiguous else out
 
 
 # ---------------------------------------------------------------- the way, and the tile
 
 
 @lru_cache(1024)
-def _way(plan: ConvPlan, dtype: np.dtype, contiguous: bool, channels_last: bool) -> Way:
-    """The way that takes the fewest cycles: lines of each image, of all images together, or in place."""
+def _way(plan: ConvPlan, dtype: np.dtype, contiguous: bool, channels_last: bool) -> tuple[Way, Sizes, float]:
+    """The way that takes the fewest cycles: lines of each image, of all images together, or in place.
+
+    And its sizes, and about how many nanoseconds it takes a core.
+    """
     ways = [(lines.solve(plan, together), False) for together in (False, True)]
     if contiguous and lines.in_place(plan) and ways[0][0].run >= VECTOR_BYTES // dtype.itemsize:
         ways.append((ways[0][0], True))
-    return min((_cycles(plan, dtype, channels_last, *way) for way in ways), key=lambda way: way[0])[1]
+    way = min((_cycles(plan, dtype, channels_last, *way) for way in ways), key=lambda way: way[0])[1]
+    solved, tile = way.lines, way.tile
+    channels, per_group = plan.in_channels // plan.groups, plan.out_channels // plan.groups
+    terms = channels * volume(plan.kernel_size)
+    sizes = Sizes(
+        1 if solved.together else plan.batch, parts(solved.run, way.band), plan.groups, parts(per_group, tile.rows),
+        per_group, channels, terms, solved.run, way.band, way.pitch, solved.reach, solved.phases, int(way.in_place),
+        tile.rows, tile.columns,
+    )  # fmt: skip
+    work = plan.batch * volume(plan.output_size) * plan.out_channels * terms / MULTIPLY_ADDS
+    return way, sizes, work
 
 
 def _cycles(plan: ConvPlan, dtype: np.dtype, channels_last: bool, solved: Lines, in_place: bool) -> tuple[float, Way]:
@@ -128,43 +159,34 @@ def _tile(dtype: np.dtype, channels: int, terms: int, run: int, channels_last: b
 # ---------------------------------------------------------------- weights, brought together
 
 
-def _pack(weight: Array, bias: Array | None, tile: Tile) -> Array:
-    """Weights as (groups, blocks of output channels, 1 + terms, rows of a tile), biases before terms."""
-    groups, per_group, channels = weight.shape[:3]
-    blocks, taps = parts(per_group, tile.rows), volume(weight.shape[3:])
-    packed = np.empty((groups, blocks, 1 + channels * taps, tile.rows), weight.dtype)
-    bias = np.zeros(groups * per_group, weight.dtype) if bias is None else np.ascontiguousarray(bias)
-    steps = tuple(stride // weight.itemsize for stride in weight.strides)
-    threads.run(
-        _pack_blocks, groups * blocks, weight.size, tile.unit, tile.rows, lines.address(weight), weight.shape, steps,
-        lines.address(bias), lines.address(packed), blocks, keep=(weight, bias, packed),
-    )  # fmt: skip
-    return packed
-
-
 @kernel
-def _pack_blocks(start, stop, unit, rows, weight, shape, steps, bias, packed, blocks):
-    """A work item is a block of `rows` output channels; in the last one of a group, what is left over becomes zeros."""
-    _, per_group, channels, depth, height, width = shape
-    terms = channels * depth * height * width
-    offsets = np.empty(1 + terms, np.int64)
+def _pack(start, stop, unit, counts, weights, kernel_size, bias, packed):
+    """Bring weights into blocks: a work item is `rows` output channels of a group, of which the rows lie together.
+
+    Each block begins with its biases; behind them come its terms (channel, tap), in that order.
+    """
+    sizes = Sizes(*counts)
+    rows, bytes_ = sizes.rows, itemsize(unit)
+    address, group_step, out_step, channel_step, d_step, h_step, w_step = weights
+    depth, height, width = kernel_size
+    offsets = np.empty(1 + sizes.terms, np.int64)
     offsets[0] = 0  # of a bias
     t = 1
-    for c in range(channels):
+    for c in range(sizes.channels):
         for d in range(depth):
             for h in range(height):
                 for w in range(width):
-                    offsets[t] = c * steps[2] + d * steps[3] + h * steps[4] + w * steps[5]
+                    offsets[t] = (c * channel_step + d * d_step + h * h_step + w * w_step) // bytes_
                     t += 1
-    size, first_offset = itemsize(unit), offsets.ctypes.data
+    first_offset = offsets.ctypes.data
     for item in range(start, stop):
-        g, block = divmod(item, blocks)
+        g, block = divmod(item, sizes.blocks)
         first = block * rows
-        here = min(rows, per_group - first)
-        to = packed + item * (1 + terms) * rows * size
-        pack(unit, to, rows, bias + (g * per_group + first) * size, 1, here, first_offset, 1)
-        source = weight + (g * steps[0] + first * steps[1]) * size
-        pack(unit, to + rows * size, rows, source, steps[1], here, first_offset + 8, terms)
+        here = min(rows, sizes.per_group - first)
+        to = packed + item * (1 + sizes.terms) * rows * bytes_
+        pack(unit, to, rows, bias + (g * sizes.per_group + first) * bytes_, 1, here if bias else 0, first_offset, 1)
+        source = address + g * group_step + first * out_step
+        pack(unit, to + rows * bytes_, rows, source, out_step // bytes_, here, first_offset + 8, sizes.terms)
     keep(offsets)
 
 
@@ -172,13 +194,24 @@ def _pack_blocks(start, stop, unit, rows, weight, shape, steps, bias, packed, bl
 
 
 @kernel
-def _convolve(start, stop, unit, x, size, stride, table, sizes, packed, out):
+def _convolve(
+    start, stop, unit, loop, x_numbers, size, stride, table, counts, weights, kernel_size, bias, packed, relu,
+    out_numbers,
+):  # fmt: skip
     """A work item is a block of output channels of a group in one band of windows.
 
     Blocks vary fastest: the lines of a band are laid out once (x is read once for each band and phase, mostly from the
     cache), and stay in the cache while all blocks read them. A tile whose windows lie together in `out` goes straight
-    there; others go by way of `sums`.
+    there; others go by way of `sums`. Weights that were not `packed` before (0) are packed here.
     """
+    sizes = Sizes(*counts)
+    x, out = lines.block(unit, x_numbers), _rows_joined(lines.block(unit, out_numbers))
+    own = np.empty(
+        0 if packed else sizes.groups * sizes.blocks * (1 + sizes.terms) * sizes.rows * itemsize(unit), np.uint8
+    )
+    if not packed:
+        packed = own.ctypes.data
+        _pack(0, sizes.groups * sizes.blocks, unit, counts, weights, kernel_size, bias, packed)
     bytes_, terms, rows, columns = itemsize(unit), sizes.terms, sizes.rows, sizes.columns
     step = x.c if sizes.in_place else sizes.phases * sizes.pitch
     taps = table[sizes.phases :]
@@ -205,7 +238,7 @@ def _convolve(start, stop, unit, x, size, stride, table, sizes, packed, out):
             lay_out(
                 unit, near, sizes.pitch, length, x, first, sizes.channels, line, p, size, stride, table, sizes.phases
             )
-        bias = packed + (g * sizes.blocks + block) * (1 + terms) * rows * bytes_
+        biases = packed + (g * sizes.blocks + block) * (1 + terms) * rows * bytes_
         o = g * sizes.per_group + block * rows
         filled = min(rows, (g + 1) * sizes.per_group - o)
         while p < end:
@@ -218,9 +251,7 @@ def _convolve(start, stop, unit, x, size, stride, table, sizes, packed, out):
             if not direct:
                 to, to_step = sums_, columns
             source = here + p * bytes_
-            outer(
-                sizes.loop, to, to_step, filled, count, bias, sizes.relu, bias + rows * bytes_, source, offsets_, terms
-            )
+            outer(loop, to, to_step, filled, count, biases, relu, biases + rows * bytes_, source, offsets_, terms)
             if not direct:
                 _store(unit, sums_, columns, line, p, count, o, filled, out)
             p += count
@@ -232,13 +263,22 @@ def _convolve(start, stop, unit, x, size, stride, table, sizes, packed, out):
             g, band = 0, band + 1
         if band == sizes.bands:
             band, line = 0, line + 1
-    keep(offsets, memory, sums)
+    keep(offsets, memory, sums, own)
 
 
 @kernel
 def aligned(address):
     """The first address from one on that begins a cache line."""
     return (address + 63) // 64 * 64
+
+
+@kernel
+def _rows_joined(out):
+    """The results' planes as one row each if they lie so."""
+    if out.w == 1 and (out.height == 1 or out.h == out.width) and (out.depth == 1 or out.d == out.height * out.width):
+        per_image = out.depth * out.height * out.width
+        return lines.Block(out.address, out.n, out.c, out.d, out.h, out.w, out.batch, 1, 1, per_image)
+    return out
 
 
 @kernel

@@ -21,12 +21,14 @@ from cnnkit.rooms.numba.tile import Tile, inner, tiles
 
 NEAR = 4096  # bytes of a line that are summed at a time, so that a tile's lines stay in the L1 cache for the next tile
 LONG = 16384  # the same, where no tile comes that needs the lines again
-ONES = (1, 1, 1)
 
 
 class Sums(NamedTuple):
     """What `_correlate` counts by: lines and their windows, a group's channels on either side and its terms, and how
-    many input and output channels are near at a time, their lines a `pitch` apart."""
+    many input and output channels are near at a time, their lines a `pitch` apart.
+
+    It comes to the kernel as a plain tuple of ints, which Numba takes faster.
+    """
 
     lines: int
     run: int
@@ -39,41 +41,50 @@ class Sums(NamedTuple):
     pitch: int
     reach: int
     phases: int
-    x_in_place: bool
-    grads_in_place: bool
+    x_in_place: int
+    grads_in_place: int
     rows: int
     vectors: int
-    loop: int
 
 
-def correlate(
-    x: Array, grads: Array, plan: ConvPlan, solved: Lines, in_place: bool, stretch: int, total: Array
-) -> None:
-    """Add to total (groups, C_out / groups, terms) the inner products of terms' lines with the groups' gradients.
+def correlate(x: Array, grads: Array, plan: ConvPlan, together: bool, stretch: int, total: Array) -> None:
+    """Add to total (groups, C_out / groups, terms) the inner products of terms' lines with their group's gradients.
 
-    Lines are summed in stretches of so many bytes, `NEAR` or `LONG`.
+    Images are taken each by itself or `together`, and lines summed in stretches of so many bytes, `NEAR` or `LONG`.
     """
-    groups, per_group, terms = total.shape
-    tile = _tile(total.dtype, terms, per_group)
-    bands = parts(solved.run * total.itemsize, stretch)
-    band = parts(solved.run, bands * tile.lanes) * tile.lanes
-    pitch = lines.pitch(band + solved.reach, tile.lanes)
-    half = L2 // 2 // total.itemsize
-    near, near_grads = max(1, half // (solved.phases * pitch)), max(1, half // pitch // tile.vectors) * tile.vectors
-    grads_in_place = not solved.together and grads[0, 0].flags.c_contiguous
-    sums = Sums(
-        1 if solved.together else plan.batch, solved.run, band, plan.in_channels // groups, terms, per_group, near,
-        near_grads, pitch, solved.reach, solved.phases, in_place, grads_in_place, tile.rows, tile.vectors, tile.loop,
-    )  # fmt: skip
-    work = plan.batch * volume(plan.output_size) * total.size / MULTIPLY_ADDS
+    if not (x.size and grads.size):
+        return
+    in_place = not together and x[0, 0].flags.c_contiguous and lines.in_place(plan)
+    grads_in_place = not together and grads[0, 0].flags.c_contiguous
+    tile, solved, sums, work = _way(plan, total.dtype, together, stretch, in_place, grads_in_place)
     threads.run(
-        _correlate, groups * parts(terms, tile.rows), work,
-        tile.unit, lines.block(x), solved.size, plan.stride, solved.table, sums, lines.block(grads), plan.output_size,
-        ONES, lines.of_outputs(plan.output_size), lines.address(total), keep=(x, grads, total),
+        _correlate, plan.groups * parts(sums.terms, sums.rows), work,
+        tile.unit, tile.loop, lines.numbers(x), solved.size, plan.stride, solved.table, tuple(sums),
+        lines.numbers(grads), plan.output_size, lines.ONES, lines.of_outputs(plan.output_size), total.ctypes.data,
+        keep=(x, grads, total),
     )  # fmt: skip
 
 
 @lru_cache(1024)
+def _way(
+    plan: ConvPlan, dtype: np.dtype, together: bool, stretch: int, in_place: bool, grads_in_place: bool
+) -> tuple[Tile, Lines, Sums, float]:
+    """The tile, the lines, what to count by, and about how many nanoseconds it takes a core."""
+    per_group, channels = plan.out_channels // plan.groups, plan.in_channels // plan.groups
+    terms, solved = channels * volume(plan.kernel_size), lines.solve(plan, together)
+    tile = _tile(dtype, terms, per_group)
+    bands = parts(solved.run * dtype.itemsize, stretch)
+    band = parts(solved.run, bands * tile.lanes) * tile.lanes
+    pitch = lines.pitch(band + solved.reach, tile.lanes)
+    half = L2 // 2 // dtype.itemsize
+    near, near_grads = max(1, half // (solved.phases * pitch)), max(1, half // pitch // tile.vectors) * tile.vectors
+    sums = Sums(
+        1 if together else plan.batch, solved.run, band, channels, terms, per_group, near, near_grads, pitch,
+        solved.reach, solved.phases, int(in_place), int(grads_in_place), tile.rows, tile.vectors,
+    )  # fmt: skip
+    return tile, solved, sums, plan.batch * volume(plan.output_size) * plan.out_channels * terms / MULTIPLY_ADDS
+
+
 def _tile(dtype: np.dtype, terms: int, per_group: int) -> Tile:
     """The tile that takes the fewest multiply-adds and loads."""
 
@@ -85,21 +96,25 @@ def _tile(dtype: np.dtype, terms: int, per_group: int) -> Tile:
 
 
 @kernel
-def _correlate(start, stop, unit, x, size, stride, table, sums, grads, grid, ones, grad_table, total):
+def _correlate(
+    start, stop, unit, loop, x_numbers, size, stride, table, counts, grad_numbers, grid, ones, grad_table, total
+):  # fmt: skip
     """A work item is `rows` neighbouring weights (channel, tap) of all the output channels of a group.
 
     A band of lines of some input channels, and the output gradients there of some output channels, stay in the cache
     for all their products. Each band is summed by itself, and the bands' sums are added up in order.
     """
+    sums = Sums(*counts)
+    x, grads = lines.block(unit, x_numbers), lines.block(unit, grad_numbers)
     bytes_, taps, rows, vectors = itemsize(unit), table[sums.phases :], sums.rows, sums.vectors
     blocks = (sums.terms + rows - 1) // rows
     some = max(1, sums.near * len(taps) // rows)  # items whose channels are near
     most = min(sums.channels, (some * rows - 1) // len(taps) + 2)
     step = x.c if sums.x_in_place else sums.phases * sums.pitch
     grad_step = grads.c if sums.grads_in_place else sums.pitch
-    numbers = 0 if sums.x_in_place else most * step + lanes(unit)
-    grad_numbers = 0 if sums.grads_in_place else min(sums.near_grads, sums.per_group) * grad_step + lanes(unit)
-    memory, grad_memory = np.empty(64 + numbers * bytes_, np.uint8), np.empty(64 + grad_numbers * bytes_, np.uint8)
+    x_near_ = 0 if sums.x_in_place else most * step + lanes(unit)
+    grads_near_ = 0 if sums.grads_in_place else min(sums.near_grads, sums.per_group) * grad_step + lanes(unit)
+    memory, grad_memory = np.empty(64 + x_near_ * bytes_, np.uint8), np.empty(64 + grads_near_ * bytes_, np.uint8)
     near, grads_near = aligned(memory.ctypes.data), aligned(grad_memory.ctypes.data)
     x_offsets, g_offsets = np.empty(rows, np.int64), np.empty(vectors, np.int64)
     x_, g_ = x_offsets.ctypes.data, g_offsets.ctypes.data
@@ -140,6 +155,6 @@ def _correlate(start, stop, unit, x, size, stride, table, sums, grads, grid, one
                             for k in range(vectors):
                                 g_offsets[k] = (min(j + k, o_end - 1) - o) * grad_step
                             to = total + ((g * sums.per_group + j) * sums.terms + term) * bytes_
-                            inner(sums.loop, to, sums.terms, here, o_end - j, source, x_, grad, g_, length)
+                            inner(loop, to, sums.terms, here, o_end - j, source, x_, grad, g_, length)
         item += count
     keep(memory, grad_memory, x_offsets, g_offsets)

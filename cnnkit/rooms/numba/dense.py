@@ -1,11 +1,12 @@
 """Dense layers from the same two loops: forward the inner products of rows, backward two matrix products."""
 
+from functools import lru_cache
+
 import numpy as np
 
 from cnnkit.arrays import Array
 from cnnkit.geometry import ConvPlan
 from cnnkit.rooms import threads
-from cnnkit.rooms.numba import lines
 from cnnkit.rooms.numba.conv import sum_channels
 from cnnkit.rooms.numba.convolve import convolve
 from cnnkit.rooms.numba.correlate import LONG, correlate
@@ -16,9 +17,7 @@ def dense(x: Array, weight: Array, bias: Array | None, activation: str | None, o
     x, weight = np.ascontiguousarray(x), np.ascontiguousarray(weight)
     y = out if out.flags.c_contiguous else np.empty(out.shape, out.dtype)
     y[...] = 0 if bias is None else bias
-    if x.size and weight.size:
-        plan = _matrix_plan(*weight.shape)
-        correlate(_image(weight), _image(x), plan, lines.solve(plan, together=False), True, LONG, y[None])
+    correlate(weight[None], x[None], _matrix_plan(*weight.shape, len(x)), False, LONG, y)
     if activation == "relu":
         np.maximum(y, 0, out=y)
     if y is not out:
@@ -38,7 +37,7 @@ def dense_backward(
     if grad_weight is not None:
         _multiply(grad_output.T, x, grad_weight)
     if grad_bias is not None:
-        threads.run(sum_channels, grad_bias.size, grad_output.size, _image(grad_output.T), grad_bias)
+        threads.run(sum_channels, grad_bias.size, grad_output.size, grad_output.T[None, :, None, None], grad_bias)
 
 
 def _multiply(a: Array, b: Array, out: Array) -> None:
@@ -46,15 +45,11 @@ def _multiply(a: Array, b: Array, out: Array) -> None:
     if not (a.size and b.size):
         out[...] = 0
         return
-    convolve(_image(b), a[None, :, :, None, None, None], None, _matrix_plan(*b.shape, len(a)), False, _image(out))
+    convolve(b[None], a, None, _matrix_plan(*b.shape, len(a)), False, out[None])
 
 
-def _matrix_plan(channels: int, pixels: int, out_channels: int = 1) -> ConvPlan:
+@lru_cache(1024)
+def _matrix_plan(channels: int, pixels: int, out_channels: int) -> ConvPlan:
     """A 1x1 convolution of a (channels, pixels) matrix."""
     one, zero, size = (1, 1, 1), (0, 0, 0), (1, 1, pixels)
     return ConvPlan(1, channels, out_channels, 1, size, one, one, one, zero, zero, size)
-
-
-def _image(matrix: Array) -> Array:
-    """A matrix (C, pixels) as (1, C, 1, 1, pixels)."""
-    return matrix[None, :, None, None, :]

@@ -40,8 +40,11 @@ class Lines(NamedTuple):
     table: Array
 
 
+ZEROS, ONES = (0, 0, 0), (1, 1, 1)
+
+
 class Block(NamedTuple):
-    """An array (N, C, D, H, W) as kernels see it: an address, steps in elements, sizes."""
+    """An array (N, C, D, H, W) in a kernel: an address, steps in elements, sizes."""
 
     address: int
     n: int
@@ -55,16 +58,24 @@ class Block(NamedTuple):
     width: int
 
 
-def address(array: Array) -> int:
-    return array.__array_interface__["data"][0]
+def numbers(array: Array) -> Ints:
+    """An array (N, C, *spatial) as numbers for a kernel: its address, strides and sizes over three spatial axes.
+
+    Whoever calls keeps the array alive. Plain tuples of ints are what Numba takes fastest.
+    """
+    strides, shape, more = array.strides, array.shape, 5 - array.ndim
+    return (array.ctypes.data, *strides[:2], *ZEROS[:more], *strides[2:], shape[0], *ONES[:more], *shape[2:])
 
 
-def block(array: Array) -> Block:
-    """The array as numbers; whoever calls keeps it alive."""
-    step, (batch, _, *size) = array.itemsize, array.shape
-    return Block(address(array), *(stride // step for stride in array.strides), batch, *size)
+@kernel
+def block(unit, numbers):
+    """The `numbers` of an array as a `Block`."""
+    bytes_ = itemsize(unit)
+    address, n, c, d, h, w, batch, depth, height, width = numbers
+    return Block(address, n // bytes_, c // bytes_, d // bytes_, h // bytes_, w // bytes_, batch, depth, height, width)
 
 
+@lru_cache(256)
 def solve(plan: ConvPlan, together: bool) -> Lines:
     """The lines of a plan, images each by itself or together."""
     lead = first_axis(plan)
