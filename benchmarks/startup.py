@@ -56,7 +56,8 @@ def _first_call(backend):
 class Overhead(setting.Timed):
     """A hundred calls on arrays so small that only the way to the kernel counts."""
 
-    params, param_names, version = (["conv2d", "dense", "max_pool2d", "relu"], BACKENDS), ("op", "backend"), "1"
+    ops = ("conv2d", "conv2d_backward", "dense", "max_pool2d", "relu")
+    params, param_names, version = (ops, BACKENDS), ("op", "backend"), "1"
 
     def setup(self, op, backend):
         setting.choose(backend)
@@ -72,6 +73,12 @@ def _work(op, backend):
     image, kernel, matrix = (
         setting.there(backend, np.ones(shape, "float32")) for shape in ((1, 1, 8, 8), (1, 1, 3, 3), (4, 4))
     )
-    arguments = {"conv2d": (image, kernel), "dense": (matrix, matrix), "max_pool2d": (image, 2), "relu": (matrix,)}[op]
+    arguments = {
+        "conv2d": (image, kernel),
+        "conv2d_backward": (image[..., :6, :6].copy(), image, kernel),
+        "dense": (matrix, matrix),
+        "max_pool2d": (image, 2),
+        "relu": (matrix,),
+    }[op]
     function = getattr(setting.choose(backend), op)
     return setting.ready(backend, lambda: function(*arguments))

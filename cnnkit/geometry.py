@@ -68,6 +68,8 @@ class PoolPlan(NamedTuple):
 
 def integer(value: Any, name: str, least: int = 1) -> int:
     """`value` as an int of at least `least`; ``True`` and ``2.0`` are no ints."""
+    if type(value) is int and least <= value <= LARGEST:
+        return value
     if isinstance(value, bool):
         raise TypeError(f"{name} is {value!r}, but an int is needed")
     try:
@@ -90,8 +92,6 @@ def boolean(value: Any, name: str) -> bool:
 
 def per_axis(value: Any, ndim: int, name: str, least: int = 1) -> Ints:
     """An int for all spatial axes, or one int for each."""
-    if type(value) is int and value >= least:
-        return (value,) * ndim
     if not isinstance(value, (tuple, list)):
         return (integer(value, name, least),) * ndim
     if len(value) != ndim:
@@ -101,8 +101,6 @@ def per_axis(value: Any, ndim: int, name: str, least: int = 1) -> Ints:
 
 def parse_padding(padding: Any, ndim: int) -> str | Pairs:
     """A padding in any of its forms as ``(before, after)`` pairs, or as one of the names in `PADDINGS`."""
-    if type(padding) is int and padding >= 0:
-        return ((padding, padding),) * ndim
     if isinstance(padding, str):
         if padding not in PADDINGS:
             raise ValueError(f"padding is {padding!r}, but the known names are {', '.join(map(repr, PADDINGS))}")
@@ -134,6 +132,12 @@ def _count(n: int, what: str) -> str:
 
 def conv(ndim: int, x: Ints, weight: Ints, stride: Any, padding: Any, dilation: Any, groups: Any) -> ConvPlan:
     """The plan of a convolution of an array of shape `x` (batched or not) with `weight`."""
+    if type(stride) is type(padding) is type(dilation) is type(groups) is int:  # what equals an int may be none: True
+        return _parsed_conv(ndim, x, weight, stride, padding, dilation, groups)
+    return _parse_conv(ndim, x, weight, stride, padding, dilation, groups)
+
+
+def _parse_conv(ndim: int, x: Ints, weight: Ints, stride: Any, padding: Any, dilation: Any, groups: Any) -> ConvPlan:
     return _conv(
         ndim,
         x,
@@ -143,6 +147,9 @@ def conv(ndim: int, x: Ints, weight: Ints, stride: Any, padding: Any, dilation: 
         per_axis(dilation, ndim, "dilation"),
         integer(groups, "groups"),
     )
+
+
+_parsed_conv = lru_cache(_CACHED_PLANS)(_parse_conv)
 
 
 @lru_cache(_CACHED_PLANS)
@@ -221,6 +228,15 @@ def pool(
     op: str, ndim: int, x: Ints, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: Any
 ) -> PoolPlan:
     """The plan of a pooling of an array of shape `x` (batched or not); `stride` None is the kernel size."""
+    steps = kernel if stride is None else stride
+    if type(kernel) is type(steps) is type(padding) is type(dilation) is int and type(ceil_mode) is bool:
+        return _parsed_pool(op, ndim, x, kernel, stride, padding, dilation, ceil_mode)
+    return _parse_pool(op, ndim, x, kernel, stride, padding, dilation, ceil_mode)
+
+
+def _parse_pool(
+    op: str, ndim: int, x: Ints, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: Any
+) -> PoolPlan:
     kernel = per_axis(kernel, ndim, "kernel_size")
     return _pool(
         f"{op}{ndim}d",
@@ -232,6 +248,9 @@ def pool(
         per_axis(dilation, ndim, "dilation"),
         boolean(ceil_mode, "ceil_mode"),
     )
+
+
+_parsed_pool = lru_cache(_CACHED_PLANS)(_parse_pool)
 
 
 @lru_cache(_CACHED_PLANS)
@@ -395,10 +414,13 @@ def dense(x: Ints, weight: Ints) -> Ints:
     return (*x[:-1], weight[0])
 
 
-def check_shape(name: str, given: Ints, needed: Ints, why: str) -> None:
-    """One sentence for every array that must have a shape that follows from the other arguments."""
+def check_shape(name: str, given: Ints, needed: Ints, why: str, *numbers: Any) -> None:
+    """One sentence for every array that must have a shape that follows from the other arguments.
+
+    `why` has a pair of braces for each of `numbers`: the sentence is put together for those who read it.
+    """
     if given != needed:
-        raise ValueError(f"{name} has shape {given}, but {why} needs {needed}")
+        raise ValueError(f"{name} has shape {given}, but {why.format(*numbers)} needs {needed}")
 
 
 def volume(size: Ints) -> int:
@@ -419,4 +441,4 @@ def labels(logits: Ints, labels: Ints) -> None:
         raise ValueError(f"logits have shape {logits}, but cross_entropy needs (N, K) or (N, K, *spatial)")
     if logits[1] < 1:
         raise ValueError(f"logits have shape {logits}, but cross_entropy needs at least 1 class")
-    check_shape("labels", labels, (logits[0], *logits[2:]), f"logits of shape {logits}")
+    check_shape("labels", labels, (logits[0], *logits[2:]), "logits of shape {}", logits)

@@ -84,6 +84,11 @@ def odd_steps(a):
     return np.lib.stride_tricks.as_strided(a.copy(), strides=steps)
 
 
+def noted(a):
+    """A dtype that is its equal, and not the same object."""
+    return a.astype(np.dtype(a.dtype, metadata={"unit": "V"}))
+
+
 class Tagged(np.ndarray):
     """A subclass, as np.memmap is one."""
 
@@ -105,6 +110,7 @@ FORMS = {
     "one number": one_number,
     "field of records": field_of_records,
     "axes of one element": odd_steps,
+    "dtype with a note": noted,
     "subclass": lambda a: a.copy().view(Tagged),
 }
 in_any_form = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())

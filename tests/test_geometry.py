@@ -123,6 +123,27 @@ def test_plans_are_plain_and_cached():
         geometry.conv(2, (1, 3, 8, 8), (4, 3, 3, 3), (2.0, 2), "same", 1, 1)
 
 
+@pytest.mark.parametrize("odd", [True, 1.0, (1, True), (True, 1), [1, 1.0]])
+@pytest.mark.parametrize("name", ["stride", "padding", "dilation"])
+def test_what_equals_an_int_that_was_seen_is_still_no_int(name, odd):
+    given = {"stride": 1, "padding": 1, "dilation": 1}
+    for parameters in (given, given | {name: (1, 1)}):  # now they are known
+        geometry.conv(2, (1, 3, 8, 8), (4, 3, 3, 3), **parameters, groups=1)
+        geometry.pool("max_pool", 2, (1, 3, 8, 8), 3, **parameters, ceil_mode=False)
+    with pytest.raises(TypeError, match=f"{name} is .*, but (an int is needed|needs an int)"):
+        geometry.conv(2, (1, 3, 8, 8), (4, 3, 3, 3), **given | {name: odd}, groups=1)
+    with pytest.raises(TypeError, match=f"{name} is .*, but (an int is needed|needs an int)"):
+        geometry.pool("max_pool", 2, (1, 3, 8, 8), 3, **given | {name: odd}, ceil_mode=False)
+
+
+@pytest.mark.parametrize("name", ["stride", "padding", "dilation", "groups"])
+def test_parameters_beyond_all_memory_are_refused(name):
+    for value in (geometry.LARGEST + 1, 1 << 63, 1 << 70):
+        given = {"stride": 1, "padding": 1, "dilation": 1, "groups": 1, name: value}
+        with pytest.raises(ValueError, match=f"{name} is {value}, but must be at most {geometry.LARGEST}"):
+            geometry.conv(2, (1, 3, 8, 8), (4, 3, 3, 3), **given)
+
+
 def test_lifting_puts_axes_in_front():
     plan = geometry.lift(geometry.conv(1, (1, 3, 8), (4, 3, 3), 2, 1, 1, 1))
     assert plan.input_size == (1, 1, 8)
