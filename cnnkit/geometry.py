@@ -343,7 +343,7 @@ class Phase(NamedTuple):
     """One residue class of the input gradient: ``grad_x[..., *of]`` is a stride-1 convolution of the output gradient.
 
     Its weights are ``weight[..., *kernel]`` (flipped by the negative steps) with input and output channels exchanged.
-    `plan` is None where no tap reaches the phase: the gradient is zero there.
+    `plan` is None where the gradient is zero, as far as later phases do not say otherwise.
     """
 
     of: Slices
@@ -357,39 +357,46 @@ def input_gradient(plan: ConvPlan) -> tuple[Phase, ...]:
 
     Input ``i = r + stride * q`` meets output ``o`` at the ``k`` with ``o * stride - before + k * dilation = i``.
     Those ``k`` lie ``stride / g`` apart, ``g = gcd(stride, dilation)``, and ``o`` then moves by ``dilation / g``.
+    There are no more phases than taps, but for one that comes first and is all zeros, if taps do not reach all inputs.
     """
-    axes = [[_phase_axis(plan, axis, r) for r in range(plan.stride[axis])] for axis in range(len(plan.stride))]
-    return tuple(_join_phase(plan, parts) for parts in itertools.product(*axes))
+    axes = [_phases_along(plan, axis) for axis in range(len(plan.stride))]
+    phases = tuple(_join_phase(plan, parts) for parts in itertools.product(*axes))
+    every = (slice(None),) * (2 + len(axes))
+    missed = any(len(one) < min(s, n) for one, s, n in zip(axes, plan.stride, plan.input_size, strict=True))
+    return (Phase(every, every, None), *phases) if missed else phases
 
 
-def _phase_axis(plan: ConvPlan, axis: int, r: int) -> tuple[slice, slice, Ints] | tuple[slice, None, None]:
-    """Along one axis: the slices of grad_x and the kernel, and the plan's (size, kernel, dilation, before, after)."""
-    size, kernel, out = plan.input_size[axis], plan.kernel_size[axis], plan.output_size[axis]
+def _phases_along(plan: ConvPlan, axis: int) -> list[tuple[slice, slice, Ints]]:
+    """Along one axis the residues that taps reach, in the order of the inputs."""
     stride, dilation, before = plan.stride[axis], plan.dilation[axis], plan.before[axis]
+    taps: dict[int, list[int]] = {}
+    for k in range(plan.kernel_size[axis]):
+        taps.setdefault((k * dilation - before) % stride, []).append(k)
+    return [_phase_axis(plan, axis, r, taps[r]) for r in sorted(taps) if r < plan.input_size[axis]]
+
+
+def _phase_axis(plan: ConvPlan, axis: int, r: int, ks: list[int]) -> tuple[slice, slice, Ints]:
+    """Along one axis: the slices of grad_x and the kernel, and the plan's (size, kernel, dilation, before, after)."""
+    size, out, stride, dilation = plan.input_size[axis], plan.output_size[axis], plan.stride[axis], plan.dilation[axis]
     of, count = slice(r, size, stride), len(range(r, size, stride))
-    ks = [k for k in range(kernel) if (r + before - k * dilation) % stride == 0]
-    if not ks or not count or not out:
-        return of, None, None
     step = ks[1] - ks[0] if len(ks) > 1 else 1
     move = dilation * step // stride if len(ks) > 1 else 1
-    first = (r + before - ks[-1] * dilation) // stride  # the output that q = 0 meets at the flipped kernel's first tap
+    first = (r + plan.before[axis] - ks[-1] * dilation) // stride  # what q = 0 meets at the flipped kernel's first tap
     after = count - 1 + first + (len(ks) - 1) * move - (out - 1)
     flipped = slice(ks[-1], ks[0] - 1 if ks[0] else None, -step)
     return of, flipped, (count, len(ks), move, -first, after)
 
 
-def _join_phase(plan: ConvPlan, parts: tuple) -> Phase:
+def _join_phase(plan: ConvPlan, parts: tuple[tuple[slice, slice, Ints], ...]) -> Phase:
     every = (slice(None), slice(None))
-    of = every + tuple(part[0] for part in parts)
-    if any(part[1] is None for part in parts):
-        return Phase(of, every, None)
-    count, kernel, dilation, before, after = zip(*(part[2] for part in parts), strict=True)
+    of, flipped, sizes = zip(*parts, strict=True)
+    count, kernel, dilation, before, after = zip(*sizes, strict=True)
     ones = (1,) * len(parts)
     sub = ConvPlan(
         plan.batch, plan.out_channels, plan.in_channels, plan.groups,
         plan.output_size, kernel, ones, dilation, before, after, count,
     )  # fmt: skip
-    return Phase(of, every + tuple(part[1] for part in parts), sub)
+    return Phase(every + of, every + flipped, sub)
 
 
 @lru_cache(_CACHED_PLANS)
