@@ -14,10 +14,9 @@ def dense(x: Array, weight: Array, bias: Array | None, activation: str | None, o
     x, weight = np.ascontiguousarray(x), np.ascontiguousarray(weight)
     y = out if out.flags.c_contiguous else np.empty(out.shape, out.dtype)
     y[...] = 0 if bias is None else bias
-    features = weight.shape[1]
-    plan = _matrix_plan(len(weight), features)
-    if features and len(x):
-        correlate(_rows(weight), _rows(x), lines.grid_in_place(plan), plan, y[None])
+    if x.size and weight.size:
+        plan = _matrix_plan(*weight.shape)
+        correlate(_image(weight), _image(x), plan, lines.solve(plan, together=False), True, y[None])
     if activation == "relu":
         np.maximum(y, 0, out=y)
     if y is not out:
@@ -57,7 +56,3 @@ def _matrix_plan(channels: int, pixels: int, out_channels: int = 1) -> ConvPlan:
 def _image(matrix: Array) -> Array:
     """A matrix (C, pixels) as (1, C, 1, 1, pixels)."""
     return matrix[None, :, None, None, :]
-
-
-def _rows(matrix: Array) -> lines.Operand:
-    return lines.Operand(matrix, lines.address(matrix), 0, matrix.shape[1])

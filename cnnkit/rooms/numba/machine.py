@@ -66,6 +66,11 @@ def _sources() -> str:
     return digest.hexdigest()
 
 
+@kernel
+def keep(*memory):
+    """Arrays of which a kernel uses addresses only live until here; Numba would free them at their last use by name."""
+
+
 def _vector_unit() -> tuple[int, int]:
     """Bytes in a vector register, and how many registers there are, of the processor that Numba compiles for."""
     asked = getattr(numba_config, "CPU_FEATURES", None)  # what NUMBA_CPU_FEATURES says, such as "+avx,+avx2"
@@ -79,6 +84,7 @@ def _vector_unit() -> tuple[int, int]:
 
 
 VECTOR_BYTES, REGISTERS = _vector_unit()
+FMAS = 1 if VECTOR_BYTES == 64 and llvm.get_host_cpu_name() == "znver4" else 2  # multiply-adds of vectors in a cycle
 
 
 def describe() -> dict[str, Any]:

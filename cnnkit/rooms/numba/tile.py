@@ -48,10 +48,10 @@ class Tile:
 
 if REGISTERS >= 32:
     OUTER = [(5, 5), (6, 4), (8, 3), (4, 4), (10, 2), (16, 1), (4, 1), (2, 6), (1, 6)]
-    INNER = [(6, 4), (6, 1)]
+    INNER = [(6, 4), (8, 2), (9, 1)]
 else:
     OUTER = [(4, 3), (3, 3), (6, 2), (2, 4), (12, 1), (4, 1), (1, 6)]
-    INNER = [(3, 3), (4, 1)]
+    INNER = [(3, 3), (4, 2), (9, 1)]
 
 
 @lru_cache
@@ -88,6 +88,7 @@ rows = _constant(lambda tile: tile.rows)
 vectors = _constant(lambda tile: tile.vectors)
 columns = _constant(lambda tile: tile.vectors * tile.lanes)
 lanes = _constant(lambda tile: tile.lanes)
+itemsize = _constant(lambda tile: np.dtype(tile.dtype).itemsize)
 
 
 # ---------------------------------------------------------------- the two loops
@@ -149,6 +150,34 @@ class _Emitter:
         """The number at an address, in every lane."""
         return self.spread(self.builder.load(address), self.vector)
 
+    def shuffle(self, a: Any, b: Any, lanes: Any) -> Any:
+        """The given lanes of two vectors laid end to end."""
+        lanes = list(lanes)
+        return self.builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes))
+
+    def lanes_below(self, count: Any) -> Any:
+        """A mask of the first `count` lanes; of none if it is not positive."""
+        numbers = ir.VectorType(self.index, self.lanes)
+        return self.builder.icmp_signed(
+            "<", ir.Constant(numbers, list(range(self.lanes))), self.spread(count, numbers)
+        )
+
+    def load_masked(self, pointer: Any, mask: Any) -> Any:
+        """A vector with zeros where the mask is off; memory is not touched there."""
+        address = self.vector.as_pointer()
+        kind = ir.FunctionType(self.vector, [address, ir.IntType(32), self.bits, self.vector])
+        load = self.intrinsic("llvm.masked.load", kind, ".p0")
+        align = ir.Constant(ir.IntType(32), self.align)
+        return self.builder.call(load, [self.builder.bitcast(pointer, address), align, mask, self.zero()])
+
+    def store_masked(self, value: Any, pointer: Any, mask: Any) -> None:
+        """Store the lanes where the mask is on; memory is not touched elsewhere."""
+        address = self.vector.as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [self.vector, address, ir.IntType(32), self.bits])
+        store = self.intrinsic("llvm.masked.store", kind, ".p0")
+        align = ir.Constant(ir.IntType(32), self.align)
+        self.builder.call(store, [value, self.builder.bitcast(pointer, address), align, mask])
+
     def zero(self) -> ir.Constant:
         return ir.Constant(self.vector, [0.0] * self.lanes)
 
@@ -199,143 +228,289 @@ def _call_apart(name: str, builder: ir.IRBuilder, tile: TileType, body: Any, arg
 
 @intrinsic
 def outer(
-    typingctx: Any, tile: Any, out: Any, step: Any, bias: Any, relu: Any, a: Any, b: Any, offsets: Any, terms: Any
-) -> Any:
-    """``out[i * step + v * lanes ...] = bias[i] + sum over t of a[t * rows + i] * b[offsets[t] + v * lanes ...]``.
+    typingctx: Any, tile: Any, out: Any, step: Any, here: Any, count: Any, bias: Any, relu: Any, a: Any, b: Any,
+    offsets: Any, terms: Any,
+) -> Any:  # fmt: skip
+    """``out[i * step + p] = bias[i] + sum over t of a[t * rows + i] * b[offsets[t] + p]``, i < `here`, p < `count`.
 
-    Arguments are addresses, but for `step` (elements between rows of `out`), `relu` (a bool) and `terms`.
+    Arguments are addresses, but for `step` (elements between rows of `out`), `here` (at most `rows`), `count` (at most
+    `columns`), `relu` (a bool) and `terms`. Whole vectors of b are read: `count` rounded up to `lanes`.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         _call_apart("outer", builder, tile, _emit_outer, args[1:])
         return context.get_dummy_value()
 
-    address = types.intp
-    return types.void(tile, address, types.intp, address, types.boolean, address, address, address, types.intp), codegen
+    address, number = types.intp, types.intp
+    given = address, number, number, number, address, types.boolean, address, address, address, number
+    return types.void(tile, *given), codegen
 
 
-def _emit_outer(
-    emit: _Emitter, tile: TileType, out: Any, step: Any, bias: Any, relu: Any, a: Any, b: Any, offsets: Any, terms: Any
-) -> None:
+def _emit_outer(emit: _Emitter, tile: TileType, *args: Any) -> None:
+    """One loop for each number of vectors that `count` may need."""
+    builder = emit.builder
+    _, _, _, count, *_ = args
+    needed = builder.udiv(builder.add(count, emit.number(tile.lanes - 1)), emit.number(tile.lanes))
+    done = builder.append_basic_block("done")
+    full = builder.append_basic_block("full")
+    choice = builder.switch(needed, full)
+    for vectors in range(1, tile.vectors + 1):
+        if vectors < tile.vectors:
+            block = builder.append_basic_block(f"vectors_{vectors}")
+            choice.add_case(emit.number(vectors), block)
+        else:
+            block = full
+        builder.position_at_end(block)
+        _emit_outer_loop(emit, tile, vectors, *args)
+        builder.branch(done)
+    builder.position_at_end(done)
+
+
+def _emit_outer_loop(
+    emit: _Emitter, tile: TileType, vectors: int,
+    out: Any, step: Any, here: Any, count: Any, bias: Any, relu: Any, a: Any, b: Any, offsets: Any, terms: Any,
+) -> None:  # fmt: skip
     builder = emit.builder
     out, bias, a, b = (emit.pointer(address) for address in (out, bias, a, b))
     offsets = emit.pointer(offsets, emit.index)
 
     def add_term(t: Any, acc: list[Any]) -> list[Any]:
         source = emit.at(b, builder.load(emit.at(offsets, t)))
-        vs = [emit.load_vector(emit.at(source, v * tile.lanes)) for v in range(tile.vectors)]
+        vs = [emit.load_vector(emit.at(source, v * tile.lanes)) for v in range(vectors)]
         row = emit.at(a, builder.mul(t, emit.number(tile.rows)))
         new = []
         for i in range(tile.rows):
             factor = emit.broadcast(emit.at(row, i))
-            new += [builder.call(emit.fma, [factor, v, acc[i * tile.vectors + n]]) for n, v in enumerate(vs)]
+            new += [builder.call(emit.fma, [factor, v, acc[i * vectors + n]]) for n, v in enumerate(vs)]
         return new
 
     biases = [emit.broadcast(emit.at(bias, i)) for i in range(tile.rows)]
-    sums = emit.accumulate(terms, [one for one in biases for _ in range(tile.vectors)], add_term)
+    sums = emit.accumulate(terms, [one for one in biases for _ in range(vectors)], add_term)
+    last = emit.lanes_below(builder.sub(count, emit.number((vectors - 1) * tile.lanes)))
+    stored = builder.append_basic_block("stored")
     for i in range(tile.rows):
         row = emit.at(out, builder.mul(step, emit.number(i)))
-        for v in range(tile.vectors):
-            emit.store_vector(emit.relu(sums[i * tile.vectors + v], relu), emit.at(row, v * tile.lanes))
+        for v in range(vectors):
+            value, to = emit.relu(sums[i * vectors + v], relu), emit.at(row, v * tile.lanes)
+            if v < vectors - 1:
+                emit.store_vector(value, to)
+            else:
+                emit.store_masked(value, to, last)
+        more = builder.append_basic_block("row")
+        builder.cbranch(builder.icmp_signed(">", here, emit.number(i + 1)), more, stored)
+        builder.position_at_end(more)
+    builder.branch(stored)
+    builder.position_at_end(stored)
 
 
 @intrinsic
 def inner(
-    typingctx: Any, tile: Any, out: Any, x: Any, x_offsets: Any, g: Any, g_offsets: Any, masks: Any, blocks: Any
+    typingctx: Any, tile: Any, out: Any, x: Any, x_offsets: Any, g: Any, g_offsets: Any, count: Any
 ) -> Any:
-    """``out[i][j] = sum over p of x[x_offsets[i] + p] * g[g_offsets[j] + p]``, p in `blocks` of `lanes`.
+    """``out[i * vectors + j] = sum over p < count of x[x_offsets[i] + p] * g[g_offsets[j] + p]``.
 
-    Arguments are addresses, but for `blocks`. Bit ``l`` of the 32-bit word ``masks[block]`` says whether
-    ``p = block * lanes + l`` counts.
+    Arguments are addresses, but for `count`. Nothing behind the `count` is read.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         _call_apart("inner", builder, tile, _emit_inner, args[1:])
         return context.get_dummy_value()
 
-    return types.void(tile, *(types.intp,) * 7), codegen
+    return types.void(tile, *(types.intp,) * 6), codegen
 
 
 def _emit_inner(
-    emit: _Emitter, tile: TileType, out: Any, x: Any, x_offsets: Any, g: Any, g_offsets: Any, masks: Any, blocks: Any
+    emit: _Emitter, tile: TileType, out: Any, x: Any, x_offsets: Any, g: Any, g_offsets: Any, count: Any
 ) -> None:
     builder = emit.builder
     out, x, g = (emit.pointer(address) for address in (out, x, g))
     x_offsets, g_offsets = (emit.pointer(address, emit.index) for address in (x_offsets, g_offsets))
-    masks = emit.pointer(masks, ir.IntType(32))
     xs = [emit.at(x, builder.load(emit.at(x_offsets, i))) for i in range(tile.rows)]
     gs = [emit.at(g, builder.load(emit.at(g_offsets, j))) for j in range(tile.vectors)]
-    read = _masked_load(emit)
 
-    def add_block(block: Any, acc: list[Any]) -> list[Any]:
-        p = builder.mul(block, emit.number(tile.lanes))
-        word = builder.trunc(builder.load(emit.at(masks, block)), ir.IntType(tile.lanes))
-        mask = builder.bitcast(word, emit.bits)
-        right = [read(emit.at(one, p), mask) for one in gs]
+    def add_block(p: Any, acc: list[Any], read: Any) -> list[Any]:
+        right = [read(emit.at(one, p)) for one in gs]
         new = []
         for i, one in enumerate(xs):
-            left = read(emit.at(one, p), mask)
+            left = read(emit.at(one, p))
             new += [builder.call(emit.fma, [left, r, acc[i * tile.vectors + j]]) for j, r in enumerate(right)]
         return new
 
-    sums = emit.accumulate(blocks, [emit.zero()] * (tile.rows * tile.vectors), add_block)
-    for n, total in enumerate(sums):
-        builder.store(_sum_lanes(emit, total), emit.at(out, n))
+    def add_full(block: Any, acc: list[Any]) -> list[Any]:
+        return add_block(builder.mul(block, emit.number(tile.lanes)), acc, emit.load_vector)
+
+    full = builder.udiv(count, emit.number(tile.lanes))
+    sums = emit.accumulate(full, [emit.zero()] * (tile.rows * tile.vectors), add_full)
+    before = builder.block
+    rest, after = builder.append_basic_block("rest"), builder.append_basic_block("complete")
+    done = builder.mul(full, emit.number(tile.lanes))
+    left_over = builder.sub(count, done)
+    builder.cbranch(builder.icmp_signed(">", left_over, emit.number(0)), rest, after)
+    builder.position_at_end(rest)
+    mask = emit.lanes_below(left_over)
+    more = add_block(done, sums, lambda pointer: emit.load_masked(pointer, mask))
+    builder.branch(after)
+    builder.position_at_end(after)
+    totals = []
+    for one, then in zip(sums, more, strict=True):
+        phi = builder.phi(emit.vector)
+        phi.add_incoming(one, before)
+        phi.add_incoming(then, rest)
+        totals.append(phi)
+    for start in range(0, len(totals), tile.lanes):
+        group = totals[start : start + tile.lanes]
+        total = _sum_lanes(emit, group)
+        emit.store_masked(total, emit.at(out, start), emit.lanes_below(emit.number(len(group))))
+
+
+def _sum_lanes(emit: _Emitter, vectors: list[Any]) -> Any:
+    """A vector of the sums over the lanes of each of up to `lanes` vectors, in a fixed order.
+
+    Halves are added up in pairs: of every two vectors, one with the halves' sums of both, and so on.
+    """
+    builder, lanes = emit.builder, emit.lanes
+    vectors = [*vectors, *[emit.zero()] * (lanes - len(vectors))]
+    width = lanes  # lanes that still belong to one sum
+    while width > 1:
+        half = width // 2
+        low = [lane for lane in range(2 * lanes) if lane % width < half]
+        high = [lane + half for lane in low]
+        pairs = zip(vectors[::2], vectors[1::2], strict=True)
+        vectors = [builder.fadd(emit.shuffle(a, b, low), emit.shuffle(a, b, high)) for a, b in pairs]
+        width = half
+    return vectors[0]
 
 
 @intrinsic
-def copy(typingctx: Any, tile: Any, to: Any, source: Any, count: Any) -> Any:
-    """``to[:count] = source[:count]``, of addresses, in vectors, of which the last is read and stored in part."""
+def fill(
+    typingctx: Any, tile: Any, to: Any, count: Any, source: Any, step: Any, low: Any, high: Any
+) -> Any:
+    """``to[k] = source[k * step] if low <= k < high else 0`` for k < `count`, rounded up to `lanes`.
+
+    `to` and `source` are addresses; nothing of `source` but what is named is read.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        _call_apart("fill", builder, tile, _emit_fill, args[1:])
+        return context.get_dummy_value()
+
+    return types.void(tile, *(types.intp,) * 6), codegen
+
+
+def _emit_fill(
+    emit: _Emitter, tile: TileType, to: Any, count: Any, source: Any, step: Any, low: Any, high: Any
+) -> None:
+    builder = emit.builder
+    to, source = emit.pointer(to), emit.pointer(source)
+    blocks = builder.udiv(builder.add(count, emit.number(tile.lanes - 1)), emit.number(tile.lanes))
+
+    def between(low: Any, high: Any, at: Any) -> Any:
+        below = emit.lanes_below(builder.sub(high, at))
+        return builder.and_(below, builder.not_(emit.lanes_below(builder.sub(low, at))))
+
+    def neighbours(t: Any, acc: list[Any]) -> list[Any]:
+        at = builder.mul(t, emit.number(tile.lanes))
+        emit.store_vector(emit.load_masked(emit.at(source, at), between(low, high, at)), emit.at(to, at))
+        return []
+
+    def every_other(t: Any, acc: list[Any]) -> list[Any]:
+        at = builder.mul(t, emit.number(tile.lanes))
+        first, end = builder.mul(low, emit.number(2)), builder.sub(builder.mul(high, emit.number(2)), emit.number(1))
+        parts = []
+        for half in (0, tile.lanes):
+            there = builder.add(builder.mul(at, emit.number(2)), emit.number(half))
+            parts.append(emit.load_masked(emit.at(source, there), between(first, end, there)))
+        emit.store_vector(emit.shuffle(*parts, range(0, 2 * tile.lanes, 2)), emit.at(to, at))
+        return []
+
+    def zeros(t: Any, acc: list[Any]) -> list[Any]:
+        emit.store_vector(emit.zero(), emit.at(to, builder.mul(t, emit.number(tile.lanes))))
+        return []
+
+    def number(t: Any, acc: list[Any]) -> list[Any]:
+        k = builder.add(low, t)
+        builder.store(builder.load(emit.at(source, builder.mul(k, step))), emit.at(to, k))
+        return []
+
+    one, two, more, done = (builder.append_basic_block(name) for name in ("one", "two", "more", "done"))
+    choice = builder.switch(step, more)
+    choice.add_case(emit.number(1), one)
+    choice.add_case(emit.number(2), two)
+    for block, loops in ((one, [neighbours]), (two, [every_other]), (more, [zeros, number])):
+        builder.position_at_end(block)
+        for loop in loops:
+            emit.accumulate(builder.sub(high, low) if loop is number else blocks, [], loop)
+        builder.branch(done)
+    builder.position_at_end(done)
+
+
+@intrinsic
+def copy(typingctx: Any, tile: Any, to: Any, step: Any, source: Any, count: Any) -> Any:
+    """``to[k * step] = source[k]`` for k < `count`, of addresses; nothing else is read or written."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         _call_apart("copy", builder, tile, _emit_copy, args[1:])
         return context.get_dummy_value()
 
-    return types.void(tile, types.intp, types.intp, types.intp), codegen
+    return types.void(tile, *(types.intp,) * 4), codegen
 
 
-def _emit_copy(emit: _Emitter, tile: TileType, to: Any, source: Any, count: Any) -> None:
+def _emit_copy(emit: _Emitter, tile: TileType, to: Any, step: Any, source: Any, count: Any) -> None:
     builder = emit.builder
     to, source = emit.pointer(to), emit.pointer(source)
-    lanes = ir.VectorType(emit.index, tile.lanes)
-    numbers = ir.Constant(lanes, list(range(tile.lanes)))
-    kind = ir.FunctionType(ir.VoidType(), [emit.vector, emit.vector.as_pointer(), ir.IntType(32), emit.bits])
-    store, read = emit.intrinsic("llvm.masked.store", kind, ".p0"), _masked_load(emit)
 
     def copy_vector(t: Any, acc: list[Any]) -> list[Any]:
         at = builder.mul(t, emit.number(tile.lanes))
-        mask = builder.icmp_unsigned("<", numbers, emit.spread(builder.sub(count, at), lanes))
-        value = read(emit.at(source, at), mask)  # what lies behind the source may not be ours to read
-        there = builder.bitcast(emit.at(to, at), emit.vector.as_pointer())
-        builder.call(store, [value, there, ir.Constant(ir.IntType(32), emit.align), mask])
+        mask = emit.lanes_below(builder.sub(count, at))
+        emit.store_masked(emit.load_masked(emit.at(source, at), mask), emit.at(to, at), mask)
         return []
 
+    def copy_number(t: Any, acc: list[Any]) -> list[Any]:
+        builder.store(builder.load(emit.at(source, t)), emit.at(to, builder.mul(t, step)))
+        return []
+
+    near, far, done = (builder.append_basic_block(name) for name in ("near", "far", "done"))
+    builder.cbranch(builder.icmp_signed("==", step, emit.number(1)), near, far)
+    builder.position_at_end(near)
     vectors = builder.udiv(builder.add(count, emit.number(tile.lanes - 1)), emit.number(tile.lanes))
     emit.accumulate(vectors, [], copy_vector)
+    builder.branch(done)
+    builder.position_at_end(far)
+    emit.accumulate(count, [], copy_number)
+    builder.branch(done)
+    builder.position_at_end(done)
 
 
-def _masked_load(emit: _Emitter) -> Any:
-    pointer = emit.vector.as_pointer()
-    kind = ir.FunctionType(emit.vector, [pointer, ir.IntType(32), emit.bits, emit.vector])
-    load = emit.intrinsic("llvm.masked.load", kind, ".p0")
+@intrinsic
+def pack(typingctx: Any, tile: Any, to: Any, source: Any, step: Any, here: Any, offsets: Any, terms: Any) -> Any:
+    """``to[t * rows + i] = source[i * step + offsets[t]] if i < here else 0``, for every term t and row i.
 
-    def read(address: Any, mask: Any) -> Any:
-        source = emit.builder.bitcast(address, pointer)
-        return emit.builder.call(load, [source, ir.Constant(ir.IntType(32), emit.align), mask, emit.zero()])
+    `to`, `source` and `offsets` are addresses.
+    """
 
-    return read
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        _call_apart("pack", builder, tile, _emit_pack, args[1:])
+        return context.get_dummy_value()
+
+    return types.void(tile, *(types.intp,) * 6), codegen
 
 
-def _sum_lanes(emit: _Emitter, vector: Any) -> Any:
-    """All lanes added up, in a fixed order: halves, quarters, and so on."""
-    builder, width = emit.builder, emit.lanes
-    while width > 1:
-        width //= 2
-        halves = [
-            builder.shuffle_vector(
-                vector, vector, ir.Constant(ir.VectorType(ir.IntType(32), width), list(range(start, start + width)))
-            )
-            for start in (0, width)
-        ]
-        vector = builder.fadd(*halves)
-    return builder.extract_element(vector, ir.Constant(ir.IntType(32), 0))
+def _emit_pack(
+    emit: _Emitter, tile: TileType, to: Any, source: Any, step: Any, here: Any, offsets: Any, terms: Any
+) -> None:
+    builder = emit.builder
+    to, source, offsets = emit.pointer(to), emit.pointer(source), emit.pointer(offsets, emit.index)
+    last = builder.sub(here, emit.number(1))
+    inside = [builder.icmp_signed("<", emit.number(i), here) for i in range(tile.rows)]
+    rows = [builder.mul(step, builder.select(one, emit.number(i), last)) for i, one in enumerate(inside)]
+    nothing = ir.Constant(emit.scalar, 0.0)
+
+    def term(t: Any, acc: list[Any]) -> list[Any]:
+        first = emit.at(source, builder.load(emit.at(offsets, t)))
+        there = emit.at(to, builder.mul(t, emit.number(tile.rows)))
+        for i, (one, row) in enumerate(zip(inside, rows, strict=True)):
+            value = builder.load(emit.at(first, row))
+            builder.store(builder.select(one, value, nothing), emit.at(there, i))
+        return []
+
+    emit.accumulate(terms, [], term)
