@@ -20,17 +20,15 @@ import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import types
 from numba.core.caching import NullCache
+from processors import PROCESSORS
 
 from cnnkit.rooms.numba import machine, tile
 
-V2 = "+sse2,+sse3,+ssse3,+sse4.1,+sse4.2,+popcnt"
-V3 = f"{V2},+avx,+avx2,+fma,+f16c,+bmi,+bmi2,+lzcnt,+movbe"
-V4 = f"{V3},+avx512f,+avx512bw,+avx512cd,+avx512dq,+avx512vl"
-PROCESSORS = {  # what Numba is told; bytes of a vector, registers; one of them in assembly; instructions of a term
-    "avx512": (("skylake-avx512", V4), (64, 32), r"%zmm\d+", (r"vfn?madd\d+p[sd]",)),
-    "avx2": (("haswell", V3), (32, 16), r"%ymm\d+", (r"vfn?madd\d+p[sd]",)),
-    "sse": (("x86-64-v2", V2), (16, 16), r"%xmm\d+", (r"mulp[sd]", r"addp[sd]")),
-    "neon": (("neoverse-n1", "+neon"), (16, 32), r"\bv\d+\.[24][sd]", (r"fmla",)),
+ASSEMBLY = {  # of each processor: a vector register, and the instructions of a term
+    "avx512": (r"%zmm\d+", (r"vfn?madd\d+p[sd]",)),
+    "avx2": (r"%ymm\d+", (r"vfn?madd\d+p[sd]",)),
+    "sse": (r"%xmm\d+", (r"mulp[sd]", r"addp[sd]")),
+    "neon": (r"\bv\d+\.[24][sd]", (r"fmla",)),
 }
 ON_STACK = re.compile(r"\(%rsp|\[sp\b")  # nothing is compiled with a frame pointer: %rbp and x29 point anywhere
 ADDRESS = types.intp
@@ -68,7 +66,7 @@ def compiled_for_arm(kind):
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
     target = llvm.Target.from_triple("aarch64-unknown-linux-gnu")
-    arm = target.create_target_machine(cpu=PROCESSORS["neon"][0][0], features=PROCESSORS["neon"][0][1], opt=3)
+    arm = target.create_target_machine(cpu=PROCESSORS["neon"].name, features=PROCESSORS["neon"].features, opt=3)
     flag, index = ir.IntType(1), ir.IntType(64)
     kinds = [flag if one is types.boolean else index for one in ARGUMENTS[kind]]
     for one in every(kind):
@@ -97,8 +95,7 @@ def main(processor):
 @cache
 def functions(processor):
     """The vector unit that the tiles were made for, and the lines of every tile's function, under its name."""
-    (cpu, features), *_ = PROCESSORS[processor]
-    environment = os.environ | {"NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": features}
+    environment = os.environ | PROCESSORS[processor].environment
     program = [sys.executable, __file__, processor]
     done = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
@@ -164,10 +161,10 @@ def needs_a_compiler_for(processor):
 
 
 @pytest.mark.parametrize("kind", ["outer", "inner"])
-@pytest.mark.parametrize("processor", PROCESSORS)
+@pytest.mark.parametrize("processor", ASSEMBLY)
 def test_sums_stay_in_registers(processor, kind):
     needs_a_compiler_for(processor)
-    _, unit, register, operations = PROCESSORS[processor]
+    unit, (register, operations) = PROCESSORS[processor].unit, ASSEMBLY[processor]
     made_for, found = functions(processor)
     assert made_for == unit
     tiles = {name: lines for name, lines in found.items() if name.startswith(f"cnnkit.{kind}.")}
