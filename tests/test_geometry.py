@@ -129,6 +129,8 @@ def test_plans_are_plain_and_cached():
     plan = geometry.conv(*args)
     assert plan is geometry.conv(2, (1, 3, 8, 8), (4, 3, 3, 3), 2, "same", (1, 1), 1)
     assert all(isinstance(field, int | tuple) for field in plan)
+    numpy_ints = np.int64(2), "same", np.array([1, 1]).tolist(), np.uint8(1)
+    assert plan is geometry.conv(2, (1, 3, 8, 8), (4, 3, 3, 3), *numpy_ints)
     with pytest.raises(AttributeError):
         plan.batch = 2
     with pytest.raises(TypeError, match=r"stride is 2\.0, but an int is needed"):
