@@ -137,6 +137,17 @@ def test_plans_are_plain_and_cached():
         geometry.conv(2, (1, 3, 8, 8), (4, 3, 3, 3), (2.0, 2), "same", 1, 1)
 
 
+def test_plain_ints_are_parsed_once(monkeypatch):
+    convolution, pooling = (
+        (2, (1, 3, 8, 8), (4, 3, 3, 3), 1, 1, 1, 1),
+        ("max_pool", 2, (1, 3, 8, 8), 2, None, 0, 1, False),
+    )
+    plans = geometry.conv(*convolution), geometry.pool(*pooling)
+    monkeypatch.delattr(geometry, "per_axis")
+    assert geometry.conv(*convolution) is plans[0]
+    assert geometry.pool(*pooling) is plans[1]
+
+
 @pytest.mark.parametrize("odd", [True, 1.0, (1, True), (True, 1), [1, 1.0]])
 @pytest.mark.parametrize("name", ["stride", "padding", "dilation"])
 def test_what_equals_an_int_that_was_seen_is_still_no_int(name, odd):
