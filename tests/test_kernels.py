@@ -13,36 +13,54 @@ pytest.importorskip("numba", reason="the CPU kernels need Numba")
 
 import numba
 
-from cnnkit.rooms.numba import machine, tile
+from cnnkit.rooms.numba import emit, machine, moves, tile
 
 DTYPES = [np.dtype("float32"), np.dtype("float64")]
 
 
 @machine.kernel
-def run_outer(one, out, step, bias, relu, a, b, offsets):
+def run_outer(loop, out, step, here, count, bias, relu, a, b, offsets):
     tile.outer(
-        one,
-        out.ctypes.data,
-        step,
-        bias.ctypes.data,
-        relu,
-        a.ctypes.data,
-        b.ctypes.data,
-        offsets.ctypes.data,
-        offsets.size,
-    )
-
-
-@machine.kernel
-def run_inner(one, out, x, x_offsets, g, g_offsets, masks):
-    tile.inner(
-        one, out.ctypes.data, x.ctypes.data, x_offsets.ctypes.data, g.ctypes.data, g_offsets.ctypes.data,
-        masks.ctypes.data, masks.size,
+        loop, out.ctypes.data, step, here, count, bias.ctypes.data, relu, a.ctypes.data, b.ctypes.data,
+        offsets.ctypes.data, offsets.size,
     )  # fmt: skip
 
 
+@machine.kernel
+def run_inner(loop, out, x, x_offsets, g, g_offsets, count):
+    tile.inner(loop, out.ctypes.data, x.ctypes.data, x_offsets.ctypes.data, g.ctypes.data, g_offsets.ctypes.data, count)
+
+
+@machine.kernel
+def run_fill(one, to, pitch, source, channels, channel_step, rows, row_step, first, last, count, step, low, high):
+    moves.fill(
+        one, to.ctypes.data, pitch, source.ctypes.data, channels, channel_step, rows, row_step, first, last,
+        count, step, low, high,
+    )  # fmt: skip
+
+
+@machine.kernel
+def run_copy(one, to, step, source, count):
+    moves.copy(one, to.ctypes.data, step, source.ctypes.data, count)
+
+
+@machine.kernel
+def run_pack(unit, to, rows, source, step, here, offsets):
+    moves.pack(unit, to.ctypes.data, rows, source.ctypes.data, step, here, offsets.ctypes.data, offsets.size)
+
+
+def one_dtype(one):
+    kind = one._numba_type_
+    return np.dtype(getattr(kind, "unit", kind).dtype)
+
+
+UNITS = [pytest.param(emit.unit(dtype), id=str(dtype)) for dtype in DTYPES]
+
+
 def every(kind):
-    return [pytest.param(one, id=str(one._numba_type_)[:22]) for dtype in DTYPES for one in tile.tiles(kind, dtype)]
+    return [
+        pytest.param(one, id=f"{one.rows}x{one.vectors} {dtype}") for dtype in DTYPES for one in tile.tiles(kind, dtype)
+    ]
 
 
 @pytest.mark.parametrize("terms", [0, 1, 5])
@@ -50,45 +68,95 @@ def every(kind):
 @pytest.mark.parametrize("one", every("outer"))
 def test_outer_is_a_sum_of_products(one, relu, terms):
     rng = np.random.default_rng(terms)
-    dtype = np.dtype(one._numba_type_.dtype)
+    dtype = one_dtype(one)
     a = rng.integers(-4, 5, (terms, one.rows)).astype(dtype)
     b = rng.integers(-4, 5, 3 * one.columns + 7).astype(dtype)
     bias = rng.integers(-4, 5, one.rows).astype(dtype)
     offsets = rng.integers(0, 2 * one.columns + 7, terms)
-    out = np.full((one.rows, one.columns + 3), np.nan, dtype)
-    run_outer(one, out, one.columns + 3, bias, relu, a, b, offsets)
     expected = bias[:, None] + sum(
         (np.outer(a[t], b[o : o + one.columns]) for t, o in enumerate(offsets)), np.zeros((one.rows, one.columns))
     )
     expected = np.maximum(expected, 0) if relu else expected
-    assert (out[:, : one.columns] == expected).all()  # small integers: no rounding
-    assert np.isnan(out[:, one.columns :]).all()
+    counts = {1, one.lanes, one.columns, *rng.integers(1, one.columns + 1, 5)}
+    for here, count in ((here, count) for here in range(1, one.rows + 1) for count in counts):
+        out = np.full((one.rows, one.columns + 3), np.nan, dtype)
+        run_outer(one.loop, out, one.columns + 3, here, count, bias, relu, a, b, offsets)
+        assert (out[:here, :count] == expected[:here, :count]).all()  # small integers: no rounding
+        assert np.isnan(out[here:]).all()
+        assert np.isnan(out[:, count:]).all()
 
 
-@pytest.mark.parametrize("blocks", [0, 1, 4])
 @pytest.mark.parametrize("one", every("inner"))
-def test_inner_is_a_sum_over_what_the_mask_keeps(one, blocks):
-    rng = np.random.default_rng(blocks)
-    dtype = np.dtype(one._numba_type_.dtype)
-    n = blocks * one.lanes
-    keep = rng.random(n) < 0.7
-    masks = np.array(
-        [sum(1 << lane for lane in range(one.lanes) if keep[b * one.lanes + lane]) for b in range(blocks)], np.uint32
-    )
-    x, g = (rng.integers(-4, 5, n + 20).astype(dtype) for _ in range(2))
-    x_offsets, g_offsets = rng.integers(0, 20, one.rows), np.arange(one.vectors)
-    outside = [i for i in range(n + 20) if all(i < o or i >= o + n or not keep[i - o] for o in x_offsets)]
-    x[outside] = np.nan  # what the mask leaves out is not read
-    out = np.full((one.rows, one.vectors), np.nan, dtype)
-    run_inner(one, out, x, x_offsets, g, g_offsets, masks)
-    expected = [[(x[i : i + n] * g[j : j + n])[keep].sum() for j in g_offsets] for i in x_offsets]
-    assert (out == np.array(expected).reshape(out.shape)).all()
+def test_inner_is_a_sum_over_what_counts(one):
+    rng = np.random.default_rng(0)
+    dtype = one_dtype(one)
+    for n in (0, 1, one.lanes - 1, one.lanes, 2 * one.lanes + 3, 5 * one.lanes):
+        x, g = (rng.integers(-4, 5, (rows, n)).astype(dtype) for rows in (one.rows, one.vectors))
+        x_lines, g_lines = (np.full((len(a), n + 20), np.nan, dtype) for a in (x, g))  # what is around is not read
+        x_lines[:, 7 : 7 + n], g_lines[:, 3 : 3 + n] = x, g
+        out = np.full((one.rows + 1, one.vectors), np.nan, dtype)
+        offsets = [np.arange(len(lines)) * (n + 20) + start for lines, start in ((x_lines, 7), (g_lines, 3))]
+        run_inner(one.loop, out, x_lines, offsets[0], g_lines, offsets[1], n)
+        assert (out[:-1] == x @ g.T).all()
+        assert np.isnan(out[-1]).all()
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, -1])
+@pytest.mark.parametrize("one", UNITS)
+def test_fill_is_rows_with_zeros_around(one, step):
+    rng = np.random.default_rng(abs(step))
+    dtype, tried = one_dtype(one), 60
+    for _ in range(tried):
+        channels, rows, count = rng.integers(1, (4, 5, 3 * one.lanes))
+        x = rng.integers(1, 9, (channels, rows, abs(step) * count)).astype(dtype)
+        first, last = np.sort(rng.integers(0, rows + 1, 2))
+        low, high = np.sort(rng.integers(0, count + 1, 2))
+        expected = np.zeros((channels, rows, count), dtype)
+        seen = x[:, :, ::step]
+        expected[:, first:last, low:high] = seen[:, first:last, low:high]
+        around = np.full((channels, rows + 2, x.shape[2]), np.nan, dtype)  # what is not named is not read
+        around[:, 1 + first : 1 + last] = x[:, first:last]
+        plane = around[:, 1:, 0 if step > 0 else -1 :]
+        pitch = rows * count + one.lanes
+        to = np.full(channels * pitch + 3, np.nan, dtype)
+        steps = (channels, (rows + 2) * x.shape[2], rows, x.shape[2], first, last, count, step, low, high)
+        run_fill(one, to, pitch, plane, *steps)
+        lines = to[:-3].reshape(channels, pitch)
+        assert (lines[:, : rows * count] == expected.reshape(channels, -1)).all()
+        assert np.isnan(to[-3:]).all()
+
+
+@pytest.mark.parametrize("step", [1, 2, -3])
+@pytest.mark.parametrize("one", UNITS)
+def test_copy_writes_nothing_else(one, step):
+    dtype = one_dtype(one)
+    for count in (0, 1, one.lanes - 1, one.lanes, 3 * one.lanes + 1):
+        source, to = np.arange(1, count + 1).astype(dtype), np.zeros(3 * count + 9, dtype)
+        start = 0 if step > 0 else len(to) - 1
+        run_copy(one, to[start:], step, source, count)
+        expected = np.zeros_like(to)
+        expected[start::step][:count] = source
+        assert (to == expected).all()
+
+
+@pytest.mark.parametrize("one", every("outer"))
+def test_pack_brings_rows_together(one):
+    dtype = one_dtype(one)
+    source, offsets = np.arange(1, 1000).astype(dtype), np.array([5, 0, 31, 2])
+    for here in range(1, one.rows + 1):
+        to = np.full(len(offsets) * one.rows + 1, np.nan, dtype)
+        run_pack(one.unit, to, one.rows, source, 40, here, offsets)
+        expected = np.zeros((len(offsets), one.rows))
+        expected[:, :here] = source[offsets[:, None] + 40 * np.arange(here)]
+        assert (to[:-1] == expected.ravel()).all()
+        assert np.isnan(to[-1])
 
 
 def test_a_nan_passes_the_relu():
     one = tile.tiles("outer", DTYPES[0])[-1]
     out, bias = np.zeros((one.rows, one.columns), np.float32), np.full(one.rows, np.nan, np.float32)
-    run_outer(one, out, one.columns, bias, True, np.zeros(0, np.float32), out, np.zeros(0, np.int64))
+    nothing = np.zeros(0, np.float32)
+    run_outer(one.loop, out, one.columns, one.rows, one.columns, bias, True, nothing, out, np.zeros(0, np.int64))
     assert np.isnan(out).all()
 
 
@@ -102,7 +170,7 @@ def test_a_tile_type_is_itself_after_a_trip_to_disk():
     """Numba's cache finds a kernel by its pickled types."""
     kind = tile.tiles("outer", DTYPES[0])[0]._numba_type_
     assert pickle.loads(pickle.dumps(kind)) == kind
-    assert tile.TileType(kind.rows, kind.vectors, kind.lanes, "float64") != kind
+    assert tile.TileType(kind.rows, kind.vectors, emit.UnitType("float64", kind.unit.lanes)) != kind
 
 
 PROBE = """

@@ -18,11 +18,10 @@ pytest.importorskip("numba", reason="the CPU kernels need Numba")
 
 import llvmlite.binding as llvm
 from llvmlite import ir
-from numba import types
 from numba.core.caching import NullCache
 from processors import PROCESSORS
 
-from cnnkit.rooms.numba import machine, tile
+from cnnkit.rooms.numba import emit, machine, tile
 
 ASSEMBLY = {  # of each processor: a vector register, and the instructions of a term
     "avx512": (r"%zmm\d+", (r"vfn?madd\d+p[sd]",)),
@@ -31,34 +30,22 @@ ASSEMBLY = {  # of each processor: a vector register, and the instructions of a 
     "neon": (r"\bv\d+\.[24][sd]", (r"fmla",)),
 }
 ON_STACK = re.compile(r"\(%rsp|\[sp\b")  # nothing is compiled with a frame pointer: %rbp and x29 point anywhere
-ADDRESS = types.intp
-ARGUMENTS = {  # of the two loops, but for the tile
-    "outer": (*(ADDRESS,) * 5, types.boolean, *(ADDRESS,) * 4),
-    "inner": (ADDRESS,) * 6,
-}
-
-
-def outer(one, out, step, here, count, bias, relu, a, b, offsets, terms):
-    tile.outer(one, out, step, here, count, bias, relu, a, b, offsets, terms)
-
-
-def inner(one, out, x, x_offsets, g, g_offsets, count):
-    tile.inner(one, out, x, x_offsets, g, g_offsets, count)
+NUMBERS = {"outer": 10, "inner": 6}  # arguments of the two loops
 
 
 def every(kind):
-    return [one._numba_type_ for dtype in ("float32", "float64") for one in tile.tiles(kind, np.dtype(dtype))]
+    return [one for dtype in ("float32", "float64") for one in tile.tiles(kind, np.dtype(dtype))]
 
 
 # ---------------------------------------------------------------- the program: assembly of all tiles
 
 
 def compiled_by_numba(kind):
-    kernel = machine.kernel({"outer": outer, "inner": inner}[kind])
-    kernel._cache = NullCache()  # what comes from a cache has no assembly
     for one in every(kind):
-        kernel.compile((one, *ARGUMENTS[kind]))
-        yield kernel.inspect_asm((one, *ARGUMENTS[kind]))
+        kernel = machine.kernel(getattr(tile, f"_{kind}_address").py_func)
+        kernel._cache = NullCache()  # what comes from a cache has no assembly
+        kernel.compile((one._numba_type_,))
+        yield kernel.inspect_asm((one._numba_type_,))
 
 
 def compiled_for_arm(kind):
@@ -67,19 +54,19 @@ def compiled_for_arm(kind):
     llvm.initialize_all_asmprinters()
     target = llvm.Target.from_triple("aarch64-unknown-linux-gnu")
     arm = target.create_target_machine(cpu=PROCESSORS["neon"].name, features=PROCESSORS["neon"].features, opt=3)
-    flag, index = ir.IntType(1), ir.IntType(64)
-    kinds = [flag if one is types.boolean else index for one in ARGUMENTS[kind]]
     for one in every(kind):
-        module = ir.Module(one.name)
-        caller = ir.Function(module, ir.FunctionType(ir.VoidType(), kinds), "caller")
-        builder = ir.IRBuilder(caller.append_basic_block())
-        tile._call_apart(kind, builder, one, getattr(tile, f"_emit_{kind}"), caller.args)
-        builder.ret_void()
+        module, name = ir.Module("tile"), f"{kind}.{one.rows}x{one.vectors}"
+        made = emit.function(module, name, one.unit._numba_type_, NUMBERS[kind], emitted_loop(kind, one._numba_type_))
+        made.linkage = "external"  # nobody calls it here, and yet it is wanted
         parsed = llvm.parse_assembly(str(module))
         parsed.triple, parsed.data_layout = arm.triple, str(arm.target_data)
         passes = llvm.create_pass_builder(arm, llvm.create_pipeline_tuning_options(speed_level=3))
         passes.getModulePassManager().run(parsed, passes)
         yield arm.emit_assembly(parsed)
+
+
+def emitted_loop(kind, one):
+    return lambda emitter, *numbers: getattr(tile, f"_emit_{kind}")(emitter, one, *numbers)
 
 
 def main(processor):
@@ -170,8 +157,8 @@ def test_sums_stay_in_registers(processor, kind):
     tiles = {name: lines for name, lines in found.items() if name.startswith(f"cnnkit.{kind}.")}
     assert len(tiles) >= 2 * 3
     for name, lines in tiles.items():
-        rows, vectors, lanes = map(int, re.match(r"cnnkit\.\w+\.(\d+)x(\d+)x(\d+)\.", name).groups())
-        assert lanes * (4 if name.endswith("float32") else 8) == unit[0]
+        rows, vectors, lanes = map(int, re.match(r"cnnkit\.\w+\.(\d+)x(\d+)\.float\d+x(\d+)$", name).groups())
+        assert lanes * (4 if "float32" in name else 8) == unit[0]
         check_loops(name, loops(lines, operations[0]), operations, register, rows, vectors)
 
 
@@ -218,10 +205,10 @@ SPILLS = """
 
 def test_a_loop_is_what_leads_back_to_itself():
     """Also the block that stands behind the end; what follows the loop does not belong to it."""
-    text = f"# 16 16\ncnnkit.outer.1x1x4.float32:{SPILLS}.Lfunc_end0:\n\t.size\tx\n"
+    text = f"# 16 16\ncnnkit.outer.1x1.float32x4:{SPILLS}.Lfunc_end0:\n\t.size\tx\n"
     made_for, found = read(text)
     assert made_for == (16, 16)
-    (body,) = loops(found["cnnkit.outer.1x1x4.float32"], "mulps")
+    (body,) = loops(found["cnnkit.outer.1x1.float32x4"], "mulps")
     assert "movaps\t%xmm2, -24(%rsp)" in body
     assert "movaps\t%xmm2, 8(%rsp)" not in body
     assert len(body) == 3 + 4 + 2

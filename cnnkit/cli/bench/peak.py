@@ -6,7 +6,7 @@ import numpy as np
 
 from cnnkit.rooms import threads
 from cnnkit.rooms.numba.machine import kernel
-from cnnkit.rooms.numba.tile import Tile, columns, outer, rows, tiles
+from cnnkit.rooms.numba.tile import Tile, outer, tiles
 
 TERMS, TRIES = 256, 7  # the operands of so many terms are some 10 KiB
 ITEM = 0.005  # seconds that a thread works at a time
@@ -25,7 +25,7 @@ def _rate(tile: Tile, dtype: np.dtype) -> float:
 
     def seconds(repeats: int) -> float:
         start = time.perf_counter()
-        threads.run(_repeat, n, n * 1e9, tile, repeats, sums, bias, a, b, offsets)
+        threads.run(_repeat, n, n * 1e9, tile.loop, tile.rows, tile.columns, repeats, sums, bias, a, b, offsets)
         return time.perf_counter() - start
 
     seconds(1)  # compiled, the threads started
@@ -34,11 +34,11 @@ def _rate(tile: Tile, dtype: np.dtype) -> float:
 
 
 @kernel
-def _repeat(start, stop, tile, repeats, sums, bias, a, b, offsets):
+def _repeat(start, stop, loop, rows, columns, repeats, sums, bias, a, b, offsets):
     for item in range(start, stop):
         to = sums[item].ctypes.data
         for _ in range(repeats):
             outer(  # type: ignore[call-arg]
-                tile, to, columns(tile), bias.ctypes.data, False,
-                a.ctypes.data, b.ctypes.data, offsets.ctypes.data, a.size // rows(tile),
+                loop, to, columns, rows, columns, bias.ctypes.data, 0,
+                a.ctypes.data, b.ctypes.data, offsets.ctypes.data, a.size // rows,
             )  # fmt: skip

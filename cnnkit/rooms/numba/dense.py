@@ -6,7 +6,9 @@ from cnnkit.arrays import Array
 from cnnkit.geometry import ConvPlan
 from cnnkit.rooms import threads
 from cnnkit.rooms.numba import lines
-from cnnkit.rooms.numba.conv import correlate, forward, sum_channels
+from cnnkit.rooms.numba.conv import sum_channels
+from cnnkit.rooms.numba.convolve import convolve
+from cnnkit.rooms.numba.correlate import correlate
 
 
 def dense(x: Array, weight: Array, bias: Array | None, activation: str | None, out: Array) -> None:
@@ -44,7 +46,7 @@ def _multiply(a: Array, b: Array, out: Array) -> None:
     if not (a.size and b.size):
         out[...] = 0
         return
-    forward(_image(b), a[None, :, :, None, None, None], None, _matrix_plan(*b.shape, len(a)), False, _image(out))
+    convolve(_image(b), a[None, :, :, None, None, None], None, _matrix_plan(*b.shape, len(a)), False, _image(out))
 
 
 def _matrix_plan(channels: int, pixels: int, out_channels: int = 1) -> ConvPlan:

@@ -10,6 +10,7 @@ A band of lines is laid out when it is needed, in memory that stays in the cache
 copy of memory as it stands (1x1 kernels; one axis without padding and stride) it is read there, *in place*.
 """
 
+from functools import lru_cache
 from itertools import product
 from typing import NamedTuple
 
@@ -17,11 +18,9 @@ import numpy as np
 
 from cnnkit.arrays import Array
 from cnnkit.geometry import ConvPlan, Ints, volume
+from cnnkit.rooms.numba.emit import itemsize
 from cnnkit.rooms.numba.machine import kernel
-from cnnkit.rooms.numba.tile import fill, itemsize
-
-FILL = (0, 4, 8)  # cycles to lay out a vector of neighbours, of every other number; of others, LANE cycles for each
-LANE = 4
+from cnnkit.rooms.numba.moves import fill
 
 
 class Lines(NamedTuple):
@@ -29,8 +28,8 @@ class Lines(NamedTuple):
 
     `size` is the grid of positions of an image, with those that only taps reach; `together` says that one line has all
     images; a line has `run` windows, and taps reach `reach` positions farther. `table` is the phases, per phase the
-    element (d, h, w) of the padded image at position 0, and behind them the taps in row-major order, per tap its phase
-    and its shift.
+    element (d, h, w) of the image at position 0, negative in the padding, and which rows and columns of positions, from
+    and below, lie in the image; and behind them the taps in row-major order, per tap its phase and its shift.
     """
 
     size: Ints
@@ -71,17 +70,43 @@ def solve(plan: ConvPlan, together: bool) -> Lines:
     lead = first_axis(plan)
     axes = [_axis(plan, axis, apart=together or axis > lead) for axis in range(3)]
     starts, size = [sorted({start for start, _ in taps}) for _, taps in axes], tuple(length for length, _ in axes)
-    phases = list(product(*starts))
-    which = {phase: number for number, phase in enumerate(phases)}
+    which = {phase: number for number, phase in enumerate(product(*starts))}
     steps = size[1] * size[2], size[2], 1
     taps = []
     for tap in product(*(taps for _, taps in axes)):
         shift = sum(move * step for (_, move), step in zip(tap, steps, strict=True))
-        taps.append((which[tuple(start for start, _ in tap)], shift, 0))
-    table = np.array(phases + taps, np.int64)
-    table.setflags(write=False)  # it is cached
+        taps.append((which[tuple(start for start, _ in tap)], shift))
+    table = np.zeros((len(which) + len(taps), 7), np.int64)
+    for phase, number in which.items():
+        first = [start - before for start, before in zip(phase, plan.before, strict=True)]
+        inside = [_inside(first[axis], plan.stride[axis], plan.input_size[axis], size[axis]) for axis in (1, 2)]
+        table[number] = *first, *inside[0], *inside[1]
+    table[len(which) :, :2] = taps
     run = volume(plan.output_size) * (plan.batch if together else 1)
-    return Lines(size, together, run, max(shift for _, shift, _ in taps), len(phases), table)
+    return Lines(size, together, run, max(shift for _, shift in taps), len(which), table)
+
+
+@lru_cache(1024)
+def of_outputs(size: Ints) -> Array:
+    """The table of lines of something that has one number for each window, of an image of a size."""
+    return np.array([(0, 0, 0, 0, size[1], 0, size[2])])
+
+
+def _inside(first: int, stride: int, length: int, positions: int) -> tuple[int, int]:
+    """The positions low <= k < high whose elements, `stride` apart from `first` on, lie on an axis of `length`."""
+    low = min(positions, max(0, -(first // stride)))
+    return low, max(low, min(positions, (length - 1 - first) // stride + 1))
+
+
+def parts(n: int, size: int) -> int:
+    """How many parts of a size n takes."""
+    return -(-n // size)
+
+
+def pitch(length: int, lanes: int) -> int:
+    """How far apart lines of a length begin: a vector behind each, and not all in one set of the cache."""
+    apart = parts(length, lanes) * lanes + lanes
+    return apart if apart % (16 * lanes) else apart + lanes
 
 
 def first_axis(plan: ConvPlan) -> int:
@@ -109,41 +134,47 @@ def _axis(plan: ConvPlan, axis: int, apart: bool) -> tuple[int, list[tuple[int, 
 
 
 @kernel
-def lay_out(tile, to, length, x, first, image, position, channels, size, stride, before, table, phases):
+def lay_out(unit, to, pitch, length, x, first, channels, image, position, size, stride, table, phases):
     """Lay out `channels` channels of x from `first` on: each phase's `length` numbers from a position of an image on.
 
-    Every number is written once, in ascending order, whole vectors at a time: what is too much at the end of a row is
-    overwritten by the next one. Behind the last image come zeros.
+    A line begins every `pitch` numbers, phases of a channel next to each other. Every number is written once, in
+    ascending order and whole vectors: what is too much at the end of some rows is overwritten by the next ones, and
+    behind a line there must be room for a vector. Behind the last image come zeros.
     """
-    bytes_ = itemsize(tile)
+    bytes_ = itemsize(unit)
     row, w_start = divmod(position, size[2])
     row, h_start = divmod(row, size[1])
     n_start, d_start = divmod(row, size[0])
     n_start += image
-    for c in range(first, first + channels):
-        for phase in range(phases):
-            d_first, h_first = table[phase, 0] - before[0], table[phase, 1] - before[1]
-            w_first = table[phase, 2] - before[2]
-            low = min(size[2], max(0, -(w_first // stride[2])))  # of a row's positions, those that lie in the image
-            high = max(low, min(size[2], (x.width - 1 - w_first) // stride[2] + 1))
-            n, d, h, w = n_start, d_start, h_start, w_start
-            done = 0
-            while done < length:
-                count = min(size[2] - w, length - done)
-                at_d, at_h = d * stride[0] + d_first, h * stride[1] + h_first
-                source = x.address
-                from_, until = 0, 0
-                if n < x.batch and 0 <= at_d < x.depth and 0 <= at_h < x.height:
-                    from_ = min(count, max(0, low - w))
-                    until = max(from_, min(count, high - w))
-                    offset = n * x.n + c * x.c + at_d * x.d + at_h * x.h + (w * stride[2] + w_first) * x.w
-                    source += offset * bytes_
-                fill(tile, to + done * bytes_, count, source, stride[2] * x.w, from_, until)
-                done += count
-                w, h = 0, h + 1
-                if h == size[1]:
-                    h, d = 0, d + 1
-                if d == size[0]:
-                    d, n = 0, n + 1
-            to += length * bytes_
-
+    head = min(size[2] - w_start, length) if w_start else 0
+    whole = (length - head) // size[2]
+    for phase in range(phases):
+        d_first, h_first, w_first, h_low, h_high, w_low, w_high = table[phase]
+        n, d, h, w, left, done = n_start, d_start, h_start, w_start, whole, 0
+        while done < length:
+            rows, count = 1, size[2]
+            if done < head:
+                count = head
+            elif left:
+                rows = min(size[1] - h, left)
+                left -= rows
+            else:
+                count = length - done
+            at = d * stride[0] + d_first
+            low, high = max(0, min(w_low - w, count)), max(0, min(w_high - w, count))
+            above, below = max(0, min(h_low - h, rows)), max(0, min(h_high - h, rows))
+            if n >= x.batch or at < 0 or at >= x.depth:
+                above, below = 0, 0
+            offset = (
+                n * x.n + first * x.c + at * x.d + (h * stride[1] + h_first) * x.h + (w * stride[2] + w_first) * x.w
+            )
+            fill(
+                unit, to + (phase * pitch + done) * bytes_, phases * pitch, x.address + offset * bytes_, channels, x.c,
+                rows, stride[1] * x.h, above, below, count, stride[2] * x.w, low, high,
+            )  # fmt: skip
+            done += rows * count
+            w, h = 0, h + rows
+            if h == size[1]:
+                h, d = 0, d + 1
+            if d == size[0]:
+                d, n = 0, n + 1

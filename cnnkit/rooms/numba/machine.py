@@ -14,6 +14,7 @@ from numba.core.caching import FunctionCache, IndexDataCacheFile
 from numba.core.codegen import get_host_cpu_features
 
 WORKSPACE = 64 << 20  # bytes that the lines of one call may take, or those of one image if they are more
+MULTIPLY_ADDS = 64  # a nanosecond and core, about
 L2 = 512 << 10  # bytes that a thread can hope to keep near; half of what current cores have
 
 

@@ -1,0 +1,223 @@
+"""Vectors of a dtype, and LLVM code on them, for what Numba does not write well by itself.
+
+A *unit* is the vectors of a dtype on this processor. It is a value whose Numba *type* carries the constants, so that a
+kernel that takes one has one compiled form for each dtype. Emitted code stands in functions by itself, which take
+addresses and numbers, so that all registers are its own.
+"""
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import NativeValue, intrinsic, models, register_model, unbox
+
+from cnnkit.rooms.numba.machine import VECTOR_BYTES
+
+NUMBER = ir.IntType(64)  # an address, or a number
+
+
+class UnitType(types.Type):
+    """The Numba type of a unit; its key holds everything that the emitted code depends on."""
+
+    def __init__(self, dtype: str, lanes: int) -> None:
+        self.dtype, self.lanes = dtype, lanes
+        super().__init__(name=f"Unit({dtype} x {lanes})")
+
+
+class Unit:
+    """The vectors of a dtype: `lanes` numbers each."""
+
+    def __init__(self, dtype: np.dtype) -> None:
+        self.lanes = VECTOR_BYTES // dtype.itemsize
+        self._numba_type_ = UnitType(dtype.name, self.lanes)
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a unit belongs to this process")
+
+
+@lru_cache
+def unit(dtype: np.dtype) -> Unit:
+    """The unit of a dtype."""
+    return Unit(dtype)
+
+
+def opaque(kind: type[types.Type]) -> None:
+    """Let kernels take values of a Numba type that is all that there is to them."""
+    register_model(kind)(models.OpaqueModel)
+    unbox(kind)(lambda typ, obj, c: NativeValue(c.context.get_dummy_value()))
+
+
+opaque(UnitType)
+
+
+def _constant(read: Any) -> Any:
+    @intrinsic
+    def constant(typingctx: Any, unit: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return context.get_constant(types.intp, read(unit))
+
+        return types.intp(unit), codegen
+
+    return constant
+
+
+lanes = _constant(lambda unit: unit.lanes)
+itemsize = _constant(lambda unit: np.dtype(unit.dtype).itemsize)
+
+
+def function(module: ir.Module, name: str, unit: UnitType, numbers: int, body: Any) -> ir.Function:
+    """A function of so many numbers in a module, emitted by ``body(emit, *numbers)`` unless it is there."""
+    full = f"cnnkit.{name}.{unit.dtype}x{unit.lanes}"
+    if full in module.globals:
+        return module.globals[full]
+    made = ir.Function(module, ir.FunctionType(ir.VoidType(), [NUMBER] * numbers), full)
+    made.linkage = "internal"
+    made.attributes.add("noinline")
+    inside = ir.IRBuilder(made.append_basic_block("entry"))
+    body(Emitter(inside, unit), *made.args)
+    inside.ret_void()
+    return made
+
+
+def emitted(name: str, numbers: int, body: Any) -> Any:
+    """What an intrinsic ``f(unit, *numbers)`` returns that calls the function emitted by ``body(emit, *numbers)``."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.call(function(builder.module, name, signature.args[0], numbers, body), args[1:])
+        return context.get_dummy_value()
+
+    return codegen
+
+
+class Emitter:
+    """LLVM values in a function of a unit: types, pointers from addresses, loads and stores, the accumulating loop."""
+
+    def __init__(self, builder: ir.IRBuilder, unit: UnitType) -> None:
+        self.builder = builder
+        self.index = ir.IntType(64)
+        self.scalar = ir.FloatType() if unit.dtype == "float32" else ir.DoubleType()
+        self.vector = ir.VectorType(self.scalar, unit.lanes)
+        self.lanes = unit.lanes
+        self.bits = ir.VectorType(ir.IntType(1), unit.lanes)
+        self.align = 4 if unit.dtype == "float32" else 8
+        self.fma = self.intrinsic("llvm.fmuladd", ir.FunctionType(self.vector, [self.vector] * 3))
+
+    def intrinsic(self, name: str, kind: ir.FunctionType, suffix: str = "") -> Any:
+        """An LLVM intrinsic for the vectors."""
+        full = f"{name}.v{self.lanes}f{8 * self.align}{suffix}"
+        return cgutils.get_or_insert_function(self.builder.module, kind, full)
+
+    def _not_unrolled(self) -> Any:
+        """A loop's metadata: two terms at a time would need twice the registers, and spill them all."""
+        module = self.builder.module
+        disable = module.add_metadata([ir.MetaDataString(module, "llvm.loop.unroll.disable")])
+        loop = module.add_metadata(
+            [ir.MetaDataString(module, f"cnnkit.loop.{self.builder.block.parent.name}"), disable]
+        )
+        loop.operands = (loop, disable)  # LLVM knows a loop's metadata by its pointing to itself
+        return loop
+
+    def number(self, value: int) -> ir.Constant:
+        return ir.Constant(self.index, value)
+
+    def pointer(self, address: Any, kind: Any = None) -> Any:
+        return self.builder.inttoptr(address, (kind or self.scalar).as_pointer())
+
+    def at(self, pointer: Any, offset: Any) -> Any:
+        return self.builder.gep(pointer, [self.number(offset) if isinstance(offset, int) else offset])
+
+    def load_vector(self, pointer: Any) -> Any:
+        value = self.builder.load(self.builder.bitcast(pointer, self.vector.as_pointer()))
+        value.align = self.align
+        return value
+
+    def store_vector(self, value: Any, pointer: Any) -> None:
+        self.builder.store(value, self.builder.bitcast(pointer, self.vector.as_pointer())).align = self.align
+
+    def spread(self, scalar: Any, kind: ir.VectorType) -> Any:
+        """A vector with `scalar` in every lane."""
+        nothing = ir.Constant(kind, ir.Undefined)
+        first = self.builder.insert_element(nothing, scalar, ir.Constant(ir.IntType(32), 0))
+        same = ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), [0] * self.lanes)
+        return self.builder.shuffle_vector(first, nothing, same)
+
+    def broadcast(self, address: Any) -> Any:
+        """The number at an address, in every lane."""
+        return self.spread(self.builder.load(address), self.vector)
+
+    def shuffle(self, a: Any, b: Any, lanes: Any) -> Any:
+        """The given lanes of two vectors laid end to end."""
+        lanes = list(lanes)
+        return self.builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes))
+
+    def lanes_below(self, count: Any) -> Any:
+        """A mask of the first `count` lanes; of none if it is not positive."""
+        return self.builder.bitcast(self._bits_below(count), self.bits)
+
+    def lanes_from_to(self, low: Any, high: Any) -> Any:
+        """A mask of the lanes ``low <= lane < high``."""
+        bits = self.builder.and_(self._bits_below(high), self.builder.not_(self._bits_below(low)))
+        return self.builder.bitcast(bits, self.bits)
+
+    def _bits_below(self, count: Any) -> Any:
+        """The number of `lanes` bits whose lowest `count` are set."""
+        builder, most = self.builder, self.number(self.lanes)
+        count = builder.select(builder.icmp_signed("<", count, most), count, most)
+        count = builder.select(builder.icmp_signed(">", count, self.number(0)), count, self.number(0))
+        bits = builder.sub(builder.shl(self.number(1), count), self.number(1))
+        return builder.trunc(bits, ir.IntType(self.lanes))
+
+    def load_masked(self, pointer: Any, mask: Any) -> Any:
+        """A vector with zeros where the mask is off; memory is not touched there."""
+        address = self.vector.as_pointer()
+        kind = ir.FunctionType(self.vector, [address, ir.IntType(32), self.bits, self.vector])
+        load = self.intrinsic("llvm.masked.load", kind, ".p0")
+        align = ir.Constant(ir.IntType(32), self.align)
+        return self.builder.call(load, [self.builder.bitcast(pointer, address), align, mask, self.zero()])
+
+    def store_masked(self, value: Any, pointer: Any, mask: Any) -> None:
+        """Store the lanes where the mask is on; memory is not touched elsewhere."""
+        address = self.vector.as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [self.vector, address, ir.IntType(32), self.bits])
+        store = self.intrinsic("llvm.masked.store", kind, ".p0")
+        align = ir.Constant(ir.IntType(32), self.align)
+        self.builder.call(store, [value, self.builder.bitcast(pointer, address), align, mask])
+
+    def zero(self) -> ir.Constant:
+        return ir.Constant(self.vector, [0.0] * self.lanes)
+
+    def relu(self, vector: Any, wanted: Any) -> Any:
+        """Zero where a lane is negative, if it is wanted; NaN stays."""
+        positive = self.builder.select(self.builder.fcmp_ordered("<", vector, self.zero()), self.zero(), vector)
+        return self.builder.select(self.builder.trunc(wanted, ir.IntType(1)), positive, vector)
+
+    def loop(self, count: Any, body: Any) -> None:
+        """``for k in range(count): body(k)``."""
+        self.accumulate(count, [], lambda k, _: [body(k)][1:])
+
+    def accumulate(self, count: Any, starts: list[Any], add_term: Any) -> list[Any]:
+        """``acc = starts; for t in range(count): acc = add_term(t, acc)``, all in registers; the final one."""
+        builder = self.builder
+        before = builder.block
+        body, after = builder.append_basic_block("terms"), builder.append_basic_block("summed")
+        builder.cbranch(builder.icmp_signed(">", count, self.number(0)), body, after)
+        builder.position_at_end(body)
+        t = builder.phi(self.index)
+        acc = [builder.phi(self.vector) for _ in starts]
+        new = add_term(t, acc)
+        following = builder.add(t, self.number(1))
+        again = builder.cbranch(builder.icmp_signed("<", following, count), body, after)
+        again.set_metadata("llvm.loop", self._not_unrolled())
+        for phi, start, then in zip([t, *acc], [self.number(0), *starts], [following, *new], strict=True):
+            phi.add_incoming(start, before)
+            phi.add_incoming(then, builder.block)
+        end = builder.block
+        builder.position_at_end(after)
+        sums = [builder.phi(self.vector) for _ in starts]
+        for phi, start, then in zip(sums, starts, new, strict=True):
+            phi.add_incoming(start, before)
+            phi.add_incoming(then, end)
+        return sums

@@ -1,0 +1,169 @@
+"""Bringing numbers to where a loop wants them: rows into lines, results into rows, weights together.
+
+Arguments are addresses, or numbers; what lies around is neither read nor written.
+"""
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from cnnkit.rooms.numba.emit import Emitter, emitted
+
+
+@intrinsic
+def fill(
+    typingctx: Any, unit: Any, to: Any, pitch: Any, source: Any, channels: Any, channel_step: Any, rows: Any,
+    row_step: Any, first: Any, last: Any, count: Any, step: Any, low: Any, high: Any,
+) -> Any:  # fmt: skip
+    """The same rows of some channels, in each channel end to end, with zeros where there is no number.
+
+    ``to[c * pitch + j * count + k] = source[c * channel_step + j * row_step + k * step]`` for c < `channels`,
+    j < `rows`, k < `count` if ``first <= j < last and low <= k < high``, else 0. Whole vectors are written: up to
+    ``lanes - 1`` numbers more behind the last row.
+    """
+    return types.void(unit, *(types.intp,) * 13), emitted("fill", 13, _emit_fill)
+
+
+def _emit_fill(
+    emit: Emitter, to: Any, pitch: Any, source: Any, channels: Any, channel_step: Any, rows: Any,
+    row_step: Any, first: Any, last: Any, count: Any, step: Any, low: Any, high: Any,
+) -> None:  # fmt: skip
+    """One loop nest for each of the steps 1 and 2, and one for all others.
+
+    Vectors are the outer loop, so that a mask serves all rows, and the last come first: what they write too much, the
+    first ones of the next rows write over.
+    """
+    builder, lanes = emit.builder, emit.lanes
+    to, source = emit.pointer(to), emit.pointer(source)
+    zero, one = emit.number(0), emit.number(1)
+    vectors = builder.udiv(builder.add(count, emit.number(lanes - 1)), emit.number(lanes))
+    below = builder.sub(rows, last)
+
+    def vectors_of(step: int) -> Any:
+        end = builder.sub(builder.mul(high, emit.number(step)), emit.number(step - 1))
+        start = builder.mul(low, emit.number(step))
+
+        def channel(line: Any, plane: Any) -> None:
+            def vector(k: Any) -> None:
+                at = builder.mul(builder.sub(builder.sub(vectors, one), k), emit.number(lanes))
+                here = [builder.add(builder.mul(at, emit.number(step)), emit.number(n * lanes)) for n in range(step)]
+                masks = [emit.lanes_from_to(builder.sub(start, p), builder.sub(end, p)) for p in here]
+
+                def nothing(first: Any) -> Any:
+                    def row(j: Any) -> None:
+                        target = builder.add(builder.mul(builder.add(first, j), count), at)
+                        emit.store_vector(emit.zero(), emit.at(line, target))
+
+                    return row
+
+                def row(j: Any) -> None:
+                    j = builder.add(first, j)
+                    numbers = emit.at(plane, builder.mul(j, row_step))
+                    parts = [emit.load_masked(emit.at(numbers, p), mask) for p, mask in zip(here, masks, strict=True)]
+                    value = parts[0] if step == 1 else emit.shuffle(*parts, range(0, 2 * lanes, 2))
+                    emit.store_vector(value, emit.at(line, builder.add(builder.mul(j, count), at)))
+
+                emit.loop(first, nothing(zero))
+                emit.loop(builder.sub(last, first), row)
+                emit.loop(below, nothing(last))
+
+            emit.loop(vectors, vector)
+
+        return channel
+
+    def numbers(line: Any, plane: Any) -> None:
+        def row(j: Any) -> None:
+            inside = builder.and_(builder.icmp_signed(">=", j, first), builder.icmp_signed("<", j, last))
+            here, there = emit.at(plane, builder.mul(j, row_step)), emit.at(line, builder.mul(j, count))
+
+            def number(k: Any) -> None:
+                k = builder.add(low, k)
+                builder.store(builder.load(emit.at(here, builder.mul(k, step))), emit.at(there, k))
+
+            emit.loop(
+                vectors, lambda k: emit.store_vector(emit.zero(), emit.at(there, builder.mul(k, emit.number(lanes))))
+            )
+            emit.loop(builder.select(inside, builder.sub(high, low), zero), number)
+
+        emit.loop(rows, row)
+
+    def channels_by(body: Any) -> None:
+        emit.loop(
+            channels, lambda c: body(emit.at(to, builder.mul(c, pitch)), emit.at(source, builder.mul(c, channel_step)))
+        )
+
+    done = builder.append_basic_block("done")
+    for value in (1, 2):
+        this, other = builder.append_basic_block(f"step_{value}"), builder.append_basic_block("other")
+        builder.cbranch(builder.icmp_signed("==", step, emit.number(value)), this, other)
+        builder.position_at_end(this)
+        channels_by(vectors_of(value))
+        builder.branch(done)
+        builder.position_at_end(other)
+    channels_by(numbers)
+    builder.branch(done)
+    builder.position_at_end(done)
+
+
+@intrinsic
+def copy(typingctx: Any, unit: Any, to: Any, step: Any, source: Any, count: Any) -> Any:
+    """``to[k * step] = source[k]`` for k < `count`."""
+    return types.void(unit, *(types.intp,) * 4), emitted("copy", 4, _emit_copy)
+
+
+def _emit_copy(emit: Emitter, to: Any, step: Any, source: Any, count: Any) -> None:
+    builder = emit.builder
+    to, source = emit.pointer(to), emit.pointer(source)
+
+    def copy_vector(t: Any, acc: list[Any]) -> list[Any]:
+        at = builder.mul(t, emit.number(emit.lanes))
+        mask = emit.lanes_below(builder.sub(count, at))
+        emit.store_masked(emit.load_masked(emit.at(source, at), mask), emit.at(to, at), mask)
+        return []
+
+    def copy_number(t: Any, acc: list[Any]) -> list[Any]:
+        builder.store(builder.load(emit.at(source, t)), emit.at(to, builder.mul(t, step)))
+        return []
+
+    near, far, done = (builder.append_basic_block(name) for name in ("near", "far", "done"))
+    builder.cbranch(builder.icmp_signed("==", step, emit.number(1)), near, far)
+    builder.position_at_end(near)
+    vectors = builder.udiv(builder.add(count, emit.number(emit.lanes - 1)), emit.number(emit.lanes))
+    emit.accumulate(vectors, [], copy_vector)
+    builder.branch(done)
+    builder.position_at_end(far)
+    emit.accumulate(count, [], copy_number)
+    builder.branch(done)
+    builder.position_at_end(done)
+
+
+@intrinsic
+def pack(
+    typingctx: Any, unit: Any, to: Any, rows: Any, source: Any, step: Any, here: Any, offsets: Any, terms: Any
+) -> Any:
+    """``to[t * rows + i] = source[i * step + offsets[t]] if i < here else 0``, for every term t and row i."""
+    return types.void(unit, *(types.intp,) * 7), emitted("pack", 7, _emit_pack)
+
+
+def _emit_pack(emit: Emitter, to: Any, rows: Any, source: Any, step: Any, here: Any, offsets: Any, terms: Any) -> None:
+    """Row by row, a number at a time."""
+    builder = emit.builder
+    to, source, offsets = emit.pointer(to), emit.pointer(source), emit.pointer(offsets, emit.index)
+    zero = ir.Constant(emit.scalar, 0.0)
+
+    def place(t: Any, row: Any) -> Any:
+        return emit.at(to, builder.add(builder.mul(t, rows), row))
+
+    def row(i: Any) -> None:
+        first = emit.at(source, builder.mul(i, step))
+        emit.loop(
+            terms, lambda t: builder.store(builder.load(emit.at(first, builder.load(emit.at(offsets, t)))), place(t, i))
+        )
+
+    def empty(i: Any) -> None:
+        emit.loop(terms, lambda t: builder.store(zero, place(t, builder.add(here, i))))
+
+    emit.loop(here, row)
+    emit.loop(builder.sub(rows, here), empty)
