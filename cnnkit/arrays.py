@@ -35,18 +35,13 @@ def check(dtypes: tuple[np.dtype, ...] = FLOATS, **given: Any) -> list[Array]:
     first = None
     checked: list[Array] = []
     for name, array in given.items():
-        if array is None and name in OPTIONAL:
-            checked.append(None)
-            continue
-        array = plain(array, name, dtypes)
-        if first is None:
-            first, first_name, first_family = array, name, family(array)
-        elif family(array) != first_family:
-            raise TypeError(
-                f"{name} is a {family(array)} array, but {first_name} is a {first_family} array: one library a call"
-            )
-        elif array.dtype != first.dtype:
-            raise TypeError(f"{name} is {array.dtype}, but {first_name} is {first.dtype}: one dtype a call")
+        if array is not None or name not in OPTIONAL:
+            array = plain(array, name, dtypes)
+            if first is None:
+                first = array
+            elif type(array) is not type(first) or array.dtype is not first.dtype:
+                one_library(**{next(iter(given)): first, name: array})
+                _one_dtype(**{next(iter(given)): first, name: array})
         checked.append(array)
     return checked
 
@@ -87,11 +82,13 @@ def empty(shape: tuple[int, ...], like: Array, dtype: Any = None) -> Array:
 
     A shape of one axis less is that of an unbatched array.
     """
+    make = np.empty if type(like) is np.ndarray else namespace(like).empty
+    dtype = like.dtype if dtype is None else dtype
+    if like.flags.c_contiguous:
+        return make(shape, dtype)
     if len(shape) == like.ndim - 1:
         return empty((1, *shape), like, dtype)[0]
-    make = namespace(like).empty
-    dtype = like.dtype if dtype is None else dtype
-    if like.flags.c_contiguous or len(shape) != like.ndim or not channels_last(like):
+    if len(shape) != like.ndim or not channels_last(like):
         return make(shape, dtype)
     memory = make((shape[0], *shape[2:], shape[1]), dtype)
     return memory.transpose(0, len(shape) - 1, *range(1, len(shape) - 1))
@@ -107,7 +104,10 @@ def channels_last(array: Array) -> bool:
 
 def lift(array: Array) -> Array:
     """(N, C, *spatial) over three spatial axes, as `geometry.lift` does with plans: axes of size 1 are put in front."""
-    return array[(slice(None), slice(None), *(None,) * (5 - array.ndim))]
+    return array[_LIFT[array.ndim]]
+
+
+_LIFT = {ndim: (slice(None), slice(None), *(None,) * (5 - ndim)) for ndim in (3, 4, 5)}
 
 
 def one_library(**given: Array) -> None:
@@ -115,6 +115,18 @@ def one_library(**given: Array) -> None:
     (first, a), (second, b) = given.items()
     if family(a) != family(b):
         raise TypeError(f"{second} is a {family(b)} array, but {first} is a {family(a)} array: one library a call")
+
+
+def _one_dtype(**given: Array) -> None:
+    (first, a), (second, b) = given.items()
+    if a.dtype != b.dtype:
+        raise TypeError(f"{second} is {b.dtype}, but {first} is {a.dtype}: one dtype a call")
+
+
+def within(numbers: Array, stop: int) -> bool:
+    """Whether all of these integers are from 0 to ``stop - 1``, in one pass: negative ones are large without a sign."""
+    bits = 8 * numbers.itemsize - (numbers.dtype.kind == "i")
+    return not numbers.size or int(numbers.view(f"u{numbers.itemsize}").max()) < min(stop, 1 << bits)
 
 
 def _overlap(a: Array, b: Array) -> bool:

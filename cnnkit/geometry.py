@@ -68,6 +68,8 @@ class PoolPlan(NamedTuple):
 
 def integer(value: Any, name: str, least: int = 1) -> int:
     """`value` as an int of at least `least`; ``True`` and ``2.0`` are no ints."""
+    if type(value) is int and least <= value <= LARGEST:
+        return value
     if isinstance(value, bool):
         raise TypeError(f"{name} is {value!r}, but an int is needed")
     try:
@@ -90,8 +92,6 @@ def boolean(value: Any, name: str) -> bool:
 
 def per_axis(value: Any, ndim: int, name: str, least: int = 1) -> Ints:
     """An int for all spatial axes, or one int for each."""
-    if type(value) is int and value >= least:
-        return (value,) * ndim
     if not isinstance(value, (tuple, list)):
         return (integer(value, name, least),) * ndim
     if len(value) != ndim:
@@ -101,8 +101,6 @@ def per_axis(value: Any, ndim: int, name: str, least: int = 1) -> Ints:
 
 def parse_padding(padding: Any, ndim: int) -> str | Pairs:
     """A padding in any of its forms as ``(before, after)`` pairs, or as one of the names in `PADDINGS`."""
-    if type(padding) is int and padding >= 0:
-        return ((padding, padding),) * ndim
     if isinstance(padding, str):
         if padding not in PADDINGS:
             raise ValueError(f"padding is {padding!r}, but the known names are {', '.join(map(repr, PADDINGS))}")
@@ -134,6 +132,12 @@ def _count(n: int, what: str) -> str:
 
 def conv(ndim: int, x: Ints, weight: Ints, stride: Any, padding: Any, dilation: Any, groups: Any) -> ConvPlan:
     """The plan of a convolution of an array of shape `x` (batched or not) with `weight`."""
+    if type(stride) is type(padding) is type(dilation) is type(groups) is int:  # what equals an int may be none: True
+        return _parsed_conv(ndim, x, weight, stride, padding, dilation, groups)
+    return _parse_conv(ndim, x, weight, stride, padding, dilation, groups)
+
+
+def _parse_conv(ndim: int, x: Ints, weight: Ints, stride: Any, padding: Any, dilation: Any, groups: Any) -> ConvPlan:
     return _conv(
         ndim,
         x,
@@ -143,6 +147,9 @@ def conv(ndim: int, x: Ints, weight: Ints, stride: Any, padding: Any, dilation: 
         per_axis(dilation, ndim, "dilation"),
         integer(groups, "groups"),
     )
+
+
+_parsed_conv = lru_cache(_CACHED_PLANS)(_parse_conv)
 
 
 @lru_cache(_CACHED_PLANS)
@@ -221,6 +228,15 @@ def pool(
     op: str, ndim: int, x: Ints, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: Any
 ) -> PoolPlan:
     """The plan of a pooling of an array of shape `x` (batched or not); `stride` None is the kernel size."""
+    steps = kernel if stride is None else stride
+    if type(kernel) is type(steps) is type(padding) is type(dilation) is int and type(ceil_mode) is bool:
+        return _parsed_pool(op, ndim, x, kernel, stride, padding, dilation, ceil_mode)
+    return _parse_pool(op, ndim, x, kernel, stride, padding, dilation, ceil_mode)
+
+
+def _parse_pool(
+    op: str, ndim: int, x: Ints, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: Any
+) -> PoolPlan:
     kernel = per_axis(kernel, ndim, "kernel_size")
     return _pool(
         f"{op}{ndim}d",
@@ -232,6 +248,9 @@ def pool(
         per_axis(dilation, ndim, "dilation"),
         boolean(ceil_mode, "ceil_mode"),
     )
+
+
+_parsed_pool = lru_cache(_CACHED_PLANS)(_parse_pool)
 
 
 @lru_cache(_CACHED_PLANS)
@@ -324,7 +343,7 @@ class Phase(NamedTuple):
     """One residue class of the input gradient: ``grad_x[..., *of]`` is a stride-1 convolution of the output gradient.
 
     Its weights are ``weight[..., *kernel]`` (flipped by the negative steps) with input and output channels exchanged.
-    `plan` is None where no tap reaches the phase: the gradient is zero there.
+    `plan` is None where the gradient is zero, as far as later phases do not say otherwise.
     """
 
     of: Slices
@@ -338,39 +357,46 @@ def input_gradient(plan: ConvPlan) -> tuple[Phase, ...]:
 
     Input ``i = r + stride * q`` meets output ``o`` at the ``k`` with ``o * stride - before + k * dilation = i``.
     Those ``k`` lie ``stride / g`` apart, ``g = gcd(stride, dilation)``, and ``o`` then moves by ``dilation / g``.
+    There are no more phases than taps, but for one that comes first and is all zeros, if taps do not reach all inputs.
     """
-    axes = [[_phase_axis(plan, axis, r) for r in range(plan.stride[axis])] for axis in range(len(plan.stride))]
-    return tuple(_join_phase(plan, parts) for parts in itertools.product(*axes))
+    axes = [_phases_along(plan, axis) for axis in range(len(plan.stride))]
+    phases = tuple(_join_phase(plan, parts) for parts in itertools.product(*axes))
+    every = (slice(None),) * (2 + len(axes))
+    missed = any(len(one) < min(s, n) for one, s, n in zip(axes, plan.stride, plan.input_size, strict=True))
+    return (Phase(every, every, None), *phases) if missed else phases
 
 
-def _phase_axis(plan: ConvPlan, axis: int, r: int) -> tuple[slice, slice, Ints] | tuple[slice, None, None]:
-    """Along one axis: the slices of grad_x and the kernel, and the plan's (size, kernel, dilation, before, after)."""
-    size, kernel, out = plan.input_size[axis], plan.kernel_size[axis], plan.output_size[axis]
+def _phases_along(plan: ConvPlan, axis: int) -> list[tuple[slice, slice, Ints]]:
+    """Along one axis the residues that taps reach, in the order of the inputs."""
     stride, dilation, before = plan.stride[axis], plan.dilation[axis], plan.before[axis]
+    taps: dict[int, list[int]] = {}
+    for k in range(plan.kernel_size[axis]):
+        taps.setdefault((k * dilation - before) % stride, []).append(k)
+    return [_phase_axis(plan, axis, r, taps[r]) for r in sorted(taps) if r < plan.input_size[axis]]
+
+
+def _phase_axis(plan: ConvPlan, axis: int, r: int, ks: list[int]) -> tuple[slice, slice, Ints]:
+    """Along one axis: the slices of grad_x and the kernel, and the plan's (size, kernel, dilation, before, after)."""
+    size, out, stride, dilation = plan.input_size[axis], plan.output_size[axis], plan.stride[axis], plan.dilation[axis]
     of, count = slice(r, size, stride), len(range(r, size, stride))
-    ks = [k for k in range(kernel) if (r + before - k * dilation) % stride == 0]
-    if not ks or not count or not out:
-        return of, None, None
     step = ks[1] - ks[0] if len(ks) > 1 else 1
     move = dilation * step // stride if len(ks) > 1 else 1
-    first = (r + before - ks[-1] * dilation) // stride  # the output that q = 0 meets at the flipped kernel's first tap
+    first = (r + plan.before[axis] - ks[-1] * dilation) // stride  # what q = 0 meets at the flipped kernel's first tap
     after = count - 1 + first + (len(ks) - 1) * move - (out - 1)
     flipped = slice(ks[-1], ks[0] - 1 if ks[0] else None, -step)
     return of, flipped, (count, len(ks), move, -first, after)
 
 
-def _join_phase(plan: ConvPlan, parts: tuple) -> Phase:
+def _join_phase(plan: ConvPlan, parts: tuple[tuple[slice, slice, Ints], ...]) -> Phase:
     every = (slice(None), slice(None))
-    of = every + tuple(part[0] for part in parts)
-    if any(part[1] is None for part in parts):
-        return Phase(of, every, None)
-    count, kernel, dilation, before, after = zip(*(part[2] for part in parts), strict=True)
+    of, flipped, sizes = zip(*parts, strict=True)
+    count, kernel, dilation, before, after = zip(*sizes, strict=True)
     ones = (1,) * len(parts)
     sub = ConvPlan(
         plan.batch, plan.out_channels, plan.in_channels, plan.groups,
         plan.output_size, kernel, ones, dilation, before, after, count,
     )  # fmt: skip
-    return Phase(of, every + tuple(part[1] for part in parts), sub)
+    return Phase(every + of, every + flipped, sub)
 
 
 @lru_cache(_CACHED_PLANS)
@@ -395,10 +421,13 @@ def dense(x: Ints, weight: Ints) -> Ints:
     return (*x[:-1], weight[0])
 
 
-def check_shape(name: str, given: Ints, needed: Ints, why: str) -> None:
-    """One sentence for every array that must have a shape that follows from the other arguments."""
+def check_shape(name: str, given: Ints, needed: Ints, why: str, *numbers: Any) -> None:
+    """One sentence for every array that must have a shape that follows from the other arguments.
+
+    `why` has a pair of braces for each of `numbers`: the sentence is put together for those who read it.
+    """
     if given != needed:
-        raise ValueError(f"{name} has shape {given}, but {why} needs {needed}")
+        raise ValueError(f"{name} has shape {given}, but {why.format(*numbers)} needs {needed}")
 
 
 def volume(size: Ints) -> int:
@@ -419,4 +448,4 @@ def labels(logits: Ints, labels: Ints) -> None:
         raise ValueError(f"logits have shape {logits}, but cross_entropy needs (N, K) or (N, K, *spatial)")
     if logits[1] < 1:
         raise ValueError(f"logits have shape {logits}, but cross_entropy needs at least 1 class")
-    check_shape("labels", labels, (logits[0], *logits[2:]), f"logits of shape {logits}")
+    check_shape("labels", labels, (logits[0], *logits[2:]), "logits of shape {}", logits)

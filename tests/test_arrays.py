@@ -84,6 +84,11 @@ def odd_steps(a):
     return np.lib.stride_tricks.as_strided(a.copy(), strides=steps)
 
 
+def noted(a):
+    """A dtype that is its equal, and not the same object."""
+    return a.astype(np.dtype(a.dtype, metadata={"unit": "V"}))
+
+
 class Tagged(np.ndarray):
     """A subclass, as np.memmap is one."""
 
@@ -105,6 +110,7 @@ FORMS = {
     "one number": one_number,
     "field of records": field_of_records,
     "axes of one element": odd_steps,
+    "dtype with a note": noted,
     "subclass": lambda a: a.copy().view(Tagged),
 }
 in_any_form = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
@@ -401,3 +407,32 @@ def test_an_unbatched_channels_last_image_gives_one(backend):
     pooled = cnnkit.max_pool2d(x, 2)
     assert pooled.transpose(1, 2, 0).flags.c_contiguous
     assert cnnkit.conv2d(np.ones((3, 6, 7)), np.ones((4, 3, 3, 3))).flags.c_contiguous
+
+
+def test_of_an_array_larger_than_memory_only_what_windows_see_is_read(backend):
+    """Four numbers of a million million: the rest is not copied, padded or laid out."""
+    if backend in ("cuda", "cupy"):
+        pytest.skip("such a view can be made of NumPy's memory alone")
+    x = np.broadcast_to(np.float32(1), (1, 1, 1 << 20, 1 << 20))
+    grad, weight, step = np.ones((1, 1, 2, 2), "float32"), np.ones((1, 1, 3, 3), "float32"), 1 << 19
+    assert_same(cnnkit.conv2d(x, weight, None, step), 9 * grad)
+    gradients = cnnkit.conv2d_backward(grad, x, weight, step, needs=("weight", "bias"))
+    assert_same(gradients.weight, 4 * weight)
+    assert_same(cnnkit.avg_pool2d(x, 2, step), grad)
+    if backend == "numba":  # the array room counts all positions of a plane
+        assert_same(cnnkit.max_pool2d(x, 2, step), grad)
+
+
+def test_denormals_are_kept(dtype, backend):
+    """No result is flushed to zero, by this library or another that changed how the processor rounds."""
+    least = np.finfo(dtype).smallest_subnormal
+    x = least * whole(SHAPE, dtype, 1)
+    one, weight = np.eye(4, dtype=dtype).reshape(4, 4, 1, 1), np.eye(8, dtype=dtype)
+    assert_same(cnnkit.conv2d(x, one), x)
+    assert_same(cnnkit.conv2d_backward(x, x, one).x, x)
+    assert_same(cnnkit.conv2d_backward(x, np.ones_like(x), one).bias, x.sum((0, 2, 3)))
+    assert_same(cnnkit.dense(x, weight), x)
+    assert_same(cnnkit.relu(x), np.maximum(x, 0))
+    assert_same(cnnkit.relu_backward(x, np.ones_like(x)), x)
+    assert_same(cnnkit.max_pool2d(x, 1), x)
+    assert_same(cnnkit.avg_pool2d(4 * x, 1, divisor_override=4), x)

@@ -122,7 +122,7 @@ def test_a_backend_that_cannot_run_fails(setting):
 @pytest.mark.parametrize("suite", suites(), ids=lambda suite: suite.__name__)
 def test_every_benchmark_runs(suite, backend, setting, threads):
     threads(2)
-    if suite.__name__ in ("Processes", "FirstCall", "Learning"):
+    if suite.__name__ in ("Processes", "FirstCalls", "Learning"):
         pytest.skip("a process of its own, or a training run: asv's to do")
     params = tuple(dict(zip(suite.param_names, map(first, suite.params), strict=True), backend=backend).values())
     if suite.__name__ == "Threads" and backend == "numpy":
@@ -156,12 +156,25 @@ def test_workspace_is_what_is_allocated_besides_results():
     assert 1 << 20 <= conv._scratch("numpy", work) < (1 << 20) + 5000
 
 
-def test_the_first_call_is_code_that_runs():
+@pytest.mark.parametrize("method", ["timeraw_cold", "timeraw_warm"])
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_the_first_calls_are_code_that_runs(backend, method):
     startup = importlib.import_module("benchmarks.startup")
-    code, prepare = startup.FirstCall().timeraw_warm("numpy")
-    assert not re.search(r'\n|"""', code + prepare)  # asv puts them between such quotes
-    for each in (prepare, code):
-        subprocess.run([sys.executable, "-c", each], cwd=ROOT, check=True)
+    for op in startup.FIRST if backend == "numpy" else ["relu"]:
+        code, prepare = getattr(startup.FirstCalls(), method)(op, backend)
+        assert not re.search(r'\n|"""', code + prepare)  # asv puts them between such quotes
+        subprocess.run([sys.executable, "-c", f"{prepare}\n{code}"], cwd=ROOT, check=True)
+
+
+def test_a_first_call_is_timed_without_the_start_of_numba():
+    """Not one module of Numba or SciPy is left to import, but those of other rooms' kernels."""
+    startup = importlib.import_module("benchmarks.startup")
+    code, prepare = startup.FirstCalls().timeraw_warm("conv2d", "numba")
+    watch = "import sys; before = set(sys.modules)"
+    told = "print(*(name for name in set(sys.modules) - before if name.startswith(('numba.', 'scipy.', 'llvmlite.'))))"
+    lines = f"{prepare}\n{watch}\n{code}\n{told}"
+    done = subprocess.run([sys.executable, "-c", lines], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert done.stdout.split() == []
 
 
 # ---------------------------------------------------------------- the race

@@ -100,16 +100,28 @@ def test_phases_and_taps_meet_what_windows_meet(size, kernel, stride, dilation, 
         met += [(o, k, i) for o, i in zip(np.arange(plan.output_size[0])[to[2]], np.arange(size)[of[2]], strict=True)]
     assert sorted(met) == expected
 
-    met, reached = [], []
+    met, reached, zeros = [], [], False
     for phase in geometry.input_gradient(plan):
         inputs = np.arange(size)[phase.of[2]]
-        reached += list(inputs)
-        if phase.plan is not None:
+        if phase.plan is None:
+            assert not reached  # zeros come first, and are everywhere
+            zeros = True
+        else:
+            reached += list(inputs)
             ks = np.arange(kernel)[phase.kernel[2]]
             assert phase.plan.output_size == (len(inputs),)
             met += [(o, ks[k], inputs[q]) for q, k, o in windows(phase.plan)]
-    assert sorted(reached) == list(range(size))
+    assert len(reached) == len(set(reached))
+    assert zeros == (len(reached) < size)
     assert sorted(met) == expected
+
+
+def test_there_are_no_more_phases_than_taps():
+    """However long the stride: one phase for each residue would be a million million."""
+    plan = geometry.conv(2, (1, 1, 8, 8), (1, 1, 3, 3), 1_000_000, 0, 1, 1)
+    assert len(geometry.input_gradient(plan)) == 1 + 9
+    plan = geometry.conv(1, (1, 1, 1 << 20), (1, 1, 1 << 12), 1 << 12, 0, 1, 1)
+    assert len(geometry.input_gradient(plan)) == 1 << 12
 
 
 def test_plans_are_plain_and_cached():
@@ -117,10 +129,44 @@ def test_plans_are_plain_and_cached():
     plan = geometry.conv(*args)
     assert plan is geometry.conv(2, (1, 3, 8, 8), (4, 3, 3, 3), 2, "same", (1, 1), 1)
     assert all(isinstance(field, int | tuple) for field in plan)
+    numpy_ints = np.int64(2), "same", np.array([1, 1]).tolist(), np.uint8(1)
+    assert plan is geometry.conv(2, (1, 3, 8, 8), (4, 3, 3, 3), *numpy_ints)
     with pytest.raises(AttributeError):
         plan.batch = 2
     with pytest.raises(TypeError, match=r"stride is 2\.0, but an int is needed"):
         geometry.conv(2, (1, 3, 8, 8), (4, 3, 3, 3), (2.0, 2), "same", 1, 1)
+
+
+def test_plain_ints_are_parsed_once(monkeypatch):
+    convolution, pooling = (
+        (2, (1, 3, 8, 8), (4, 3, 3, 3), 1, 1, 1, 1),
+        ("max_pool", 2, (1, 3, 8, 8), 2, None, 0, 1, False),
+    )
+    plans = geometry.conv(*convolution), geometry.pool(*pooling)
+    monkeypatch.delattr(geometry, "per_axis")
+    assert geometry.conv(*convolution) is plans[0]
+    assert geometry.pool(*pooling) is plans[1]
+
+
+@pytest.mark.parametrize("odd", [True, 1.0, (1, True), (True, 1), [1, 1.0]])
+@pytest.mark.parametrize("name", ["stride", "padding", "dilation"])
+def test_what_equals_an_int_that_was_seen_is_still_no_int(name, odd):
+    given = {"stride": 1, "padding": 1, "dilation": 1}
+    for parameters in (given, given | {name: (1, 1)}):  # now they are known
+        geometry.conv(2, (1, 3, 8, 8), (4, 3, 3, 3), **parameters, groups=1)
+        geometry.pool("max_pool", 2, (1, 3, 8, 8), 3, **parameters, ceil_mode=False)
+    with pytest.raises(TypeError, match=f"{name} is .*, but (an int is needed|needs an int)"):
+        geometry.conv(2, (1, 3, 8, 8), (4, 3, 3, 3), **given | {name: odd}, groups=1)
+    with pytest.raises(TypeError, match=f"{name} is .*, but (an int is needed|needs an int)"):
+        geometry.pool("max_pool", 2, (1, 3, 8, 8), 3, **given | {name: odd}, ceil_mode=False)
+
+
+@pytest.mark.parametrize("name", ["stride", "padding", "dilation", "groups"])
+def test_parameters_beyond_all_memory_are_refused(name):
+    for value in (geometry.LARGEST + 1, 1 << 63, 1 << 70):
+        given = {"stride": 1, "padding": 1, "dilation": 1, "groups": 1, name: value}
+        with pytest.raises(ValueError, match=f"{name} is {value}, but must be at most {geometry.LARGEST}"):
+            geometry.conv(2, (1, 3, 8, 8), (4, 3, 3, 3), **given)
 
 
 def test_lifting_puts_axes_in_front():

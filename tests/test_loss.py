@@ -131,6 +131,21 @@ def test_the_gradient_is_the_numerical_one(smoothing, backend):
         assert abs((high - low) / 2e-6 - gx[place]) < 1e-8
 
 
+@pytest.mark.parametrize("classes", [100, 127, 128, 129, 200, 255, 256, 300])
+@pytest.mark.parametrize("kind", ["int8", "uint8", "int64", "uint64"])
+def test_a_label_beyond_the_classes_is_found_in_any_integers(kind, classes, backend):
+    """Also where fewer of them fit the kind than there are classes."""
+    logits, reach = np.zeros((1, classes)), np.iinfo(kind)
+    for label in {-1, -2, 0, 1, classes - 1, classes, reach.min, reach.max}:
+        if reach.min <= label <= reach.max:
+            labels = np.array([label], kind)
+            if 0 <= label < classes:
+                assert cnnkit.cross_entropy(logits, labels) > 0
+            else:
+                with pytest.raises(ValueError, match=f"labels reach from {label} to {label}, but logits "):
+                    cnnkit.cross_entropy(logits, labels)
+
+
 @every
 def test_pytorch_agrees(shape, smoothing, reduction, backend):
     torch = pytest.importorskip("torch", reason="PyTorch is the second oracle; it is optional")

@@ -10,6 +10,7 @@ from cnnkit.geometry import AXES
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 ACTIVATIONS = (None, "relu")
+EVERYTHING = ("x", "weight", "bias")
 
 
 def documented(text: str, ndim: int, example: str = "") -> Callable[[Function], Function]:
@@ -34,13 +35,17 @@ def batched(array: Array, ndim: int) -> Array:
 
 
 def check_activation(activation: Any) -> None:
-    if not isinstance(activation, str | None) or activation not in ACTIVATIONS:
+    if activation is None:
+        return
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
         raise ValueError(f"activation is {activation!r}, but must be one of {', '.join(map(repr, ACTIVATIONS))}")
 
 
 def check_needs(needs: Any) -> None:
+    if needs is EVERYTHING:
+        return
     sentence = f"needs is {needs!r}, but must be a tuple of some of 'x', 'weight', 'bias'"
     if not isinstance(needs, str | tuple | list | set | frozenset):
         raise TypeError(sentence)
-    if isinstance(needs, str) or not all(isinstance(name, str) and name in ("x", "weight", "bias") for name in needs):
+    if isinstance(needs, str) or not all(isinstance(name, str) and name in EVERYTHING for name in needs):
         raise ValueError(sentence)

@@ -4,9 +4,7 @@ from typing import Any, NamedTuple
 
 from cnnkit import arrays, dispatch, geometry
 from cnnkit.arrays import Array
-from cnnkit.ops._shared import batched, check_activation, check_needs, documented
-
-EVERYTHING = ("x", "weight", "bias")
+from cnnkit.ops._shared import EVERYTHING, batched, check_activation, check_needs, documented
 
 
 class ConvGrads(NamedTuple):
@@ -273,12 +271,12 @@ def _conv(
     x, weight, bias = arrays.check(x=x, weight=weight, bias=bias)
     plan = geometry.conv(ndim, x.shape, weight.shape, stride, padding, dilation, groups)
     if bias is not None:
-        geometry.check_shape("bias", bias.shape, (plan.out_channels,), f"weight of shape {weight.shape}")
+        geometry.check_shape("bias", bias.shape, weight.shape[:1], "weight of shape {}", weight.shape)
     check_activation(activation)
     run = dispatch.implementation("conv", x)
-    shape = plan.output_shape if x.ndim == ndim + 2 else plan.output_shape[1:]
-    y = arrays.result(out, shape, batched(x, ndim), (x, weight, bias))
-    run(batched(x, ndim), weight, bias, plan, activation, batched(y, ndim))
+    images = batched(x, ndim)
+    y = arrays.result(out, _output_shape(x, plan), images, (x, weight, bias))
+    run(images, weight, bias, plan, activation, batched(y, ndim))
     return y
 
 
@@ -295,15 +293,22 @@ def _conv_backward(
 ) -> ConvGrads:
     grad_output, x, weight = arrays.check(grad_output=grad_output, x=x, weight=weight)
     plan = geometry.conv(ndim, x.shape, weight.shape, stride, padding, dilation, groups)
-    shape = plan.output_shape if x.ndim == ndim + 2 else plan.output_shape[1:]
-    geometry.check_shape("grad_output", grad_output.shape, shape, f"conv{ndim}d of x {x.shape}, weight {weight.shape}")
+    layer = ndim, x.shape, weight.shape
+    geometry.check_shape("grad_output", grad_output.shape, _output_shape(x, plan), "conv{}d of x {}, weight {}", *layer)
     check_needs(needs)
     run = dispatch.implementation("conv_backward", x)
+    images = batched(x, ndim)
     grads = ConvGrads(
-        arrays.empty(x.shape, batched(x, ndim)) if "x" in needs else None,
+        arrays.empty(x.shape, images) if "x" in needs else None,
         arrays.empty(weight.shape, weight) if "weight" in needs else None,
         arrays.empty((plan.out_channels,), x) if "bias" in needs else None,
     )
     grad_x = None if grads.x is None else batched(grads.x, ndim)
-    run(batched(grad_output, ndim), batched(x, ndim), weight, plan, grad_x, grads.weight, grads.bias)
+    run(batched(grad_output, ndim), images, weight, plan, grad_x, grads.weight, grads.bias)
     return grads
+
+
+def _output_shape(x: Array, plan: geometry.ConvPlan) -> tuple[int, ...]:
+    """The shape of the result, batched or not as `x` is."""
+    images = (plan.batch,) if x.ndim > len(plan.output_size) + 1 else ()
+    return (*images, plan.out_channels, *plan.output_size)

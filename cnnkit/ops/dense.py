@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from cnnkit import arrays, dispatch, geometry
 from cnnkit.arrays import Array
-from cnnkit.ops._shared import check_activation, check_needs
+from cnnkit.ops._shared import EVERYTHING, check_activation, check_needs
 
 
 class DenseGrads(NamedTuple):
@@ -54,21 +54,19 @@ def dense(
     x, weight, bias = arrays.check(x=x, weight=weight, bias=bias)
     shape = geometry.dense(x.shape, weight.shape)
     if bias is not None:
-        geometry.check_shape("bias", bias.shape, weight.shape[:1], f"weight of shape {weight.shape}")
+        geometry.check_shape("bias", bias.shape, weight.shape[:1], "weight of shape {}", weight.shape)
     check_activation(activation)
     run = dispatch.implementation("dense", x)
     rows = _rows(x)
     y = arrays.result(out, shape, rows, (x, weight, bias))
     y_rows = _rows(y)
     run(rows, weight, bias, activation, y_rows)
-    if not y.flags.c_contiguous:  # only an `out` of the user's: y_rows may be a copy of it
+    if y_rows is not y and not y.flags.c_contiguous:  # only an `out` of the user's: y_rows may be a copy of it
         y[...] = y_rows.reshape(shape)
     return y
 
 
-def dense_backward(
-    grad_output: Array, x: Array, weight: Array, *, needs: tuple[str, ...] = ("x", "weight", "bias")
-) -> DenseGrads:
+def dense_backward(grad_output: Array, x: Array, weight: Array, *, needs: tuple[str, ...] = EVERYTHING) -> DenseGrads:
     """Gradients of :func:`dense` with respect to its input, weight and bias.
 
     ``grad_x = grad_output @ weight``, ``grad_weight = grad_output.T @ x`` and ``grad_bias = grad_output.sum(0)``, all
@@ -105,7 +103,7 @@ def dense_backward(
     """
     grad_output, x, weight = arrays.check(grad_output=grad_output, x=x, weight=weight)
     shape = geometry.dense(x.shape, weight.shape)
-    geometry.check_shape("grad_output", grad_output.shape, shape, f"dense of x {x.shape}, weight {weight.shape}")
+    geometry.check_shape("grad_output", grad_output.shape, shape, "dense of x {}, weight {}", x.shape, weight.shape)
     check_needs(needs)
     run = dispatch.implementation("dense_backward", x)
     rows = _rows(x)
@@ -121,4 +119,4 @@ def dense_backward(
 
 def _rows(array: Array) -> Array:
     """All leading axes as one."""
-    return array.reshape(geometry.volume(array.shape[:-1]), array.shape[-1])
+    return array if array.ndim == 2 else array.reshape(geometry.volume(array.shape[:-1]), array.shape[-1])

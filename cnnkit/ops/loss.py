@@ -111,7 +111,7 @@ def _check(logits: Any, labels: Any, label_smoothing: Any, reduction: Any) -> tu
         raise ValueError(
             f"labels have shape {labels.shape}, but the mean of no losses does not exist: use reduction='sum'"
         )
-    if labels.size and not (int(labels.min()) >= 0 and int(labels.max()) < logits.shape[1]):
+    if not arrays.within(labels, logits.shape[1]):
         reach = f"from {int(labels.min())} to {int(labels.max())}"
         raise ValueError(f"labels reach {reach}, but logits of shape {logits.shape} need 0 to {logits.shape[1] - 1}")
     return logits, labels
@@ -125,7 +125,7 @@ def _scale(grad_output: Any, logits: Array, labels: Array, reduction: str) -> Ar
     if not number:
         _, grad_output = arrays.check(logits=logits, grad_output=grad_output)
     needed = labels.shape if reduction == "none" else ()
-    geometry.check_shape("grad_output", np.shape(grad_output), needed, f"reduction={reduction!r}")
+    geometry.check_shape("grad_output", np.shape(grad_output), needed, "reduction={!r}", reduction)
     scale = arrays.empty(labels.shape, logits)
     scale[...] = grad_output
     return scale / labels.size if reduction == "mean" else scale

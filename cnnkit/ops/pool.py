@@ -250,7 +250,7 @@ def _max_pool_backward(ndim: int, grad_output: Array, indices: Array, input_shap
     plane = geometry.volume(input_shape[-ndim:])
     if indices.size and not plane:
         raise ValueError(f"input_shape is {input_shape}, but indices point into planes of at least 1 element")
-    if indices.size and not (int(indices.min()) >= 0 and int(indices.max()) < plane):
+    if not arrays.within(indices, plane):
         raise ValueError(
             f"indices reach from {int(indices.min())} to {int(indices.max())}, "
             f"but input_shape {input_shape} needs 0 to {plane - 1}"
@@ -263,8 +263,8 @@ def _max_pool_backward(ndim: int, grad_output: Array, indices: Array, input_shap
 
 def _input_shape(ndim: int, grad_output: Array, input_shape: Any) -> tuple[int, ...]:
     """`input_shape` as a tuple of ints that fits `grad_output` in batch and channels."""
-    given = "an array" if hasattr(input_shape, "dtype") else repr(input_shape)
-    if not isinstance(input_shape, tuple | list) or not all(hasattr(n, "__index__") for n in input_shape):
+    if not isinstance(input_shape, (tuple, list)) or not all(hasattr(n, "__index__") for n in input_shape):
+        given = "an array" if hasattr(input_shape, "dtype") else repr(input_shape)
         raise TypeError(f"input_shape is {given}, but a tuple of ints is needed")
     shape = tuple(geometry.integer(n, "input_shape", 0) for n in input_shape)
     geometry.split_shape(shape, ndim, f"pooling over {ndim} axes", "input_shape")
@@ -453,7 +453,9 @@ def _avg_pool_backward(
     input_shape = _input_shape(ndim, grad_output, input_shape)
     plan = geometry.pool("avg_pool", ndim, input_shape, kernel, stride, padding, 1, ceil_mode)
     shape = (*input_shape[:-ndim], *plan.output_size)
-    geometry.check_shape("grad_output", grad_output.shape, shape, f"avg_pool{ndim}d of an input of shape {input_shape}")
+    geometry.check_shape(
+        "grad_output", grad_output.shape, shape, "avg_pool{}d of an input of shape {}", ndim, input_shape
+    )
     divisors = geometry.pool_divisors(plan, count_include_pad, divisor_override)
     run = dispatch.implementation("avg_pool_backward", grad_output)
     grad_x = arrays.empty(input_shape, batched(grad_output, ndim))

@@ -23,7 +23,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from cnnkit.rooms.numba.emit import NUMBER, Emitter, UnitType, function, opaque, unit
-from cnnkit.rooms.numba.machine import REGISTERS, kernel
+from cnnkit.rooms.numba.machine import REGISTERS, VECTOR_BYTES, kernel
 
 
 class TileType(types.Type):
@@ -60,6 +60,8 @@ if REGISTERS >= 32:
 else:
     OUTER = [(4, 3), (3, 3), (6, 2), (2, 4), (12, 1), (4, 1), (1, 6)]
     INNER = [(3, 3), (4, 2), (9, 1)]
+if VECTOR_BYTES == 16:  # the largest spills: SSE needs a register for a product too, ARM's scheduler one to spare
+    OUTER = OUTER[1:]
 
 
 @lru_cache
