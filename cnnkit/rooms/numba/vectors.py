@@ -1,0 +1,390 @@
+"""A vector register as a Numba value: what Numba's own vectoriser does not do is written with these in plain kernels.
+
+A `Vector` has `lanes` numbers of one dtype, as many of them as a register holds; a comparison gives one of booleans.
+Operators work lane by lane, with numbers too. Addresses are in bytes. Nothing beyond `count` lanes is read or written.
+
+    v = load(address, count, fill)      every(address, step, count, fill)      store(address, v, count)
+"""
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic, models, overload, register_model
+
+from cnnkit.rooms.numba.machine import VECTOR_BYTES, kernel
+
+BOOLEAN = types.boolean
+
+
+class Vector(types.Type):
+    """`lanes` numbers of a Numba scalar type."""
+
+    def __init__(self, dtype: types.Type, lanes: int) -> None:
+        self.dtype, self.lanes = dtype, lanes
+        super().__init__(name=f"Vector({dtype}, {lanes})")
+
+
+@register_model(Vector)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, dmm: Any, fe_type: Vector) -> None:
+        super().__init__(dmm, fe_type, _llvm(fe_type))
+
+
+def _scalar(dtype: types.Type) -> ir.Type:
+    if isinstance(dtype, types.Float):
+        return ir.FloatType() if dtype.bitwidth == 32 else ir.DoubleType()
+    return ir.IntType(1 if dtype == BOOLEAN else dtype.bitwidth)
+
+
+def _llvm(kind: Vector) -> ir.VectorType:
+    return ir.VectorType(_scalar(kind.dtype), kind.lanes)
+
+
+def _full(like: types.Type) -> Vector:
+    """The vector of numbers of a type that fills a register; a vector's type itself."""
+    return like if isinstance(like, Vector) else Vector(like, 8 * VECTOR_BYTES // like.bitwidth)
+
+
+def _numbers(lanes: int, bits: int = 64) -> ir.Constant:
+    return ir.Constant(ir.VectorType(ir.IntType(bits), lanes), list(range(lanes)))
+
+
+def _spread(builder: Any, scalar: Any, lanes: int) -> Any:
+    """A vector with `scalar` in every lane; a vector itself."""
+    if isinstance(scalar.type, ir.VectorType):
+        return scalar
+    kind = ir.VectorType(scalar.type, lanes)
+    first = builder.insert_element(ir.Constant(kind, ir.Undefined), scalar, ir.Constant(ir.IntType(32), 0))
+    return _shuffled(builder, first, first, [0] * lanes)
+
+
+def _shuffled(builder: Any, a: Any, b: Any, order: list[int]) -> Any:
+    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), len(order)), order))
+
+
+def _suffix(kind: Vector) -> str:
+    return f"v{kind.lanes}{'f' if isinstance(kind.dtype, types.Float) else 'i'}{kind.dtype.bitwidth}"
+
+
+def _call(builder: Any, name: str, returns: Any, args: list[Any]) -> Any:
+    """Call an LLVM intrinsic."""
+    kind = ir.FunctionType(returns, [arg.type for arg in args])
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), args)
+
+
+def _first(builder: Any, count: Any, lanes: int) -> Any:
+    """A mask of the first `count` lanes."""
+    return builder.icmp_signed("<", _numbers(lanes), _spread(builder, count, lanes))
+
+
+def _alignment(kind: Vector) -> ir.Constant:
+    return ir.Constant(ir.IntType(32), kind.dtype.bitwidth // 8)
+
+
+# ---------------------------------------------------------------- memory
+
+
+@intrinsic
+def load(typingctx: Any, address: Any, count: Any, fill: Any) -> Any:
+    """The numbers at an address, as many as a register of the type of `fill` holds; `fill` behind the first `count`."""
+    kind = _full(fill)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = builder.inttoptr(args[0], _llvm(kind).as_pointer())
+        other = _spread(builder, args[2], kind.lanes)
+        mask = _first(builder, args[1], kind.lanes)
+        name = f"llvm.masked.load.{_suffix(kind)}.p0"
+        return _call(builder, name, _llvm(kind), [pointer, _alignment(kind), mask, other])
+
+    return kind(types.intp, types.intp, fill), codegen
+
+
+@intrinsic
+def load_all(typingctx: Any, address: Any, like: Any) -> Any:
+    """A whole register of numbers of the type of the scalar `like`, or of the type of the vector `like`."""
+    kind = _full(like)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        value = builder.load(builder.inttoptr(args[0], _llvm(kind).as_pointer()))
+        value.align = kind.dtype.bitwidth // 8
+        return value
+
+    return kind(types.intp, like), codegen
+
+
+@intrinsic
+def gather(typingctx: Any, address: Any, step: Any, count: Any, fill: Any) -> Any:
+    """As `load`, of numbers that lie `step` bytes apart."""
+    kind = _full(fill)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        lanes = kind.lanes
+        steps = builder.mul(_numbers(lanes), _spread(builder, args[1], lanes))
+        addresses = builder.add(_spread(builder, args[0], lanes), steps)
+        pointers = builder.inttoptr(addresses, ir.VectorType(ir.PointerType(), lanes))
+        mask, other = _first(builder, args[2], lanes), _spread(builder, args[3], lanes)
+        name = f"llvm.masked.gather.{_suffix(kind)}.v{lanes}p0"
+        return _call(builder, name, _llvm(kind), [pointers, _alignment(kind), mask, other])
+
+    return kind(types.intp, types.intp, types.intp, fill), codegen
+
+
+@intrinsic
+def store(typingctx: Any, address: Any, vector: Any, count: Any) -> Any:
+    """Write the first `count` lanes to an address."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = builder.inttoptr(args[0], _llvm(vector).as_pointer())
+        mask = _first(builder, args[2], vector.lanes)
+        name = f"llvm.masked.store.{_suffix(vector)}.p0"
+        _call(builder, name, ir.VoidType(), [args[1], pointer, _alignment(vector), mask])
+        return context.get_dummy_value()
+
+    return types.void(types.intp, vector, types.intp), codegen
+
+
+@intrinsic
+def store_all(typingctx: Any, address: Any, vector: Any) -> Any:
+    """Write all lanes to an address."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = builder.inttoptr(args[0], _llvm(vector).as_pointer())
+        builder.store(args[1], pointer).align = vector.dtype.bitwidth // 8
+        return context.get_dummy_value()
+
+    return types.void(types.intp, vector), codegen
+
+
+# ---------------------------------------------------------------- whole vectors
+
+
+@intrinsic
+def splat(typingctx: Any, like: Any, value: Any) -> Any:
+    """`value` in as many lanes as a register has of the type of `like` (a number)."""
+    kind = Vector(value, _full(like).lanes)
+    return kind(like, value), lambda context, builder, signature, args: _spread(builder, args[1], kind.lanes)
+
+
+@intrinsic
+def splat_as(typingctx: Any, like: Any, kind: Any, value: Any) -> Any:
+    """`value`, cast to the type of `kind`, in as many lanes as a register has of the type of `like`."""
+    result = Vector(kind, _full(like).lanes)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return _spread(builder, context.cast(builder, args[2], value, kind), result.lanes)
+
+    return result(like, kind, value), codegen
+
+
+@intrinsic
+def lanes(typingctx: Any, like: Any) -> Any:
+    """How many numbers of the type of `like` a register holds; of a vector, how many it has."""
+    count = _full(like).lanes
+    return types.intp(like), lambda context, builder, signature, args: context.get_constant(types.intp, count)
+
+
+@intrinsic
+def size(typingctx: Any, like: Any) -> Any:
+    """Bytes of a number of the type of `like`."""
+    return types.intp(like), lambda context, builder, signature, args: context.get_constant(
+        types.intp, _full(like).dtype.bitwidth // 8
+    )
+
+
+@intrinsic
+def numbered(typingctx: Any, vector: Any) -> Any:
+    """The lanes of integers with 0, 1, 2, ... added."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.add(args[0], _numbers(vector.lanes, vector.dtype.bitwidth))
+
+    return vector(vector), codegen
+
+
+@intrinsic
+def evens(typingctx: Any, a: Any, b: Any) -> Any:
+    """Every other lane of a and b, one behind the other, from the first on."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return _shuffled(builder, *args, list(range(0, 2 * a.lanes, 2)))
+
+    return a(a, a), codegen
+
+
+@intrinsic
+def select(typingctx: Any, mask: Any, a: Any, b: Any) -> Any:
+    """``a`` where the mask is set, else ``b``."""
+    return a(mask, a, a), lambda context, builder, signature, args: builder.select(*args)
+
+
+@intrinsic
+def wide(typingctx: Any, vector: Any) -> Any:
+    """Integers as 64-bit ones."""
+    kind = Vector(types.int64, vector.lanes)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return args[0] if vector.dtype.bitwidth == 64 else builder.sext(args[0], _llvm(kind))
+
+    return kind(vector), codegen
+
+
+@intrinsic
+def bits(typingctx: Any, vector: Any) -> Any:
+    """The bits of floats as signed integers."""
+    kind = Vector(types.Integer.from_bitwidth(vector.dtype.bitwidth), vector.lanes)
+    return kind(vector), lambda context, builder, signature, args: builder.bitcast(args[0], _llvm(kind))
+
+
+@intrinsic
+def from_bits(typingctx: Any, vector: Any) -> Any:
+    """Floats of these bits."""
+    kind = Vector(types.float32 if vector.dtype.bitwidth == 32 else types.float64, vector.lanes)
+    return kind(vector), lambda context, builder, signature, args: builder.bitcast(args[0], _llvm(kind))
+
+
+@intrinsic
+def any_lane(typingctx: Any, mask: Any) -> Any:
+    """Whether the mask is set anywhere."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        word = builder.bitcast(args[0], ir.IntType(mask.lanes))
+        return context.cast(builder, builder.icmp_unsigned("!=", word, word.type(0)), types.boolean, types.boolean)
+
+    return types.boolean(mask), codegen
+
+
+@intrinsic
+def alike(typingctx: Any, a: Any, b: Any) -> Any:
+    """Where lanes are equal, or one of them is NaN."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        if isinstance(a.dtype, types.Float):
+            return builder.fcmp_unordered("==", *args)
+        return builder.icmp_unsigned("==", *args)
+
+    return Vector(BOOLEAN, a.lanes)(a, a), codegen
+
+
+@intrinsic
+def minus_zero(typingctx: Any, vector: Any) -> Any:
+    """Where lanes are -0.0."""
+    kind = Vector(BOOLEAN, vector.lanes)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        if not isinstance(vector.dtype, types.Float):
+            return ir.Constant(_llvm(kind), [0] * vector.lanes)
+        width = vector.dtype.bitwidth
+        bits = ir.VectorType(ir.IntType(width), vector.lanes)
+        sign = ir.Constant(bits, [1 << (width - 1)] * vector.lanes)
+        return builder.icmp_unsigned("==", builder.bitcast(args[0], bits), sign)
+
+    return kind(vector), codegen
+
+
+# ---------------------------------------------------------------- operators, lane by lane
+
+
+def _operator(function: Any, emit: Callable[..., Any], compares: bool = False) -> None:
+    """Let `function` of two vectors, or of a vector and a number, do what ``emit(builder, dtype, a, b)`` emits."""
+
+    @intrinsic
+    def apply(typingctx: Any, a: Any, b: Any) -> Any:
+        kind = a if isinstance(a, Vector) else b
+        result = Vector(BOOLEAN, kind.lanes) if compares else kind
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            both = [
+                arg
+                if isinstance(typ, Vector)
+                else _spread(builder, context.cast(builder, arg, typ, kind.dtype), kind.lanes)
+                for arg, typ in zip(args, (a, b), strict=True)
+            ]
+            return emit(builder, kind.dtype, *both)
+
+        return result(a, b), codegen
+
+    @overload(function)
+    def choose(a, b):
+        return (lambda a, b: apply(a, b)) if isinstance(a, Vector) or isinstance(b, Vector) else None
+
+
+def _arithmetic(name: str) -> Callable[..., Any]:
+    def emit(builder: Any, dtype: Any, a: Any, b: Any) -> Any:
+        if isinstance(dtype, types.Float):
+            return getattr(builder, f"f{name}")(a, b, flags=("contract",))
+        return getattr(builder, name)(a, b)
+
+    return emit
+
+
+def _comparison(sign: str) -> Callable[..., Any]:
+    def emit(builder: Any, dtype: Any, a: Any, b: Any) -> Any:
+        if isinstance(dtype, types.Float):
+            return (builder.fcmp_unordered if sign == "!=" else builder.fcmp_ordered)(sign, a, b)
+        return (builder.icmp_signed if dtype.signed else builder.icmp_unsigned)(sign, a, b)
+
+    return emit
+
+
+for _function, _name in ((operator.add, "add"), (operator.sub, "sub"), (operator.mul, "mul")):
+    _operator(_function, _arithmetic(_name))
+_operator(operator.truediv, lambda builder, dtype, a, b: builder.fdiv(a, b))
+for _function, _sign in ((operator.gt, ">"), (operator.lt, "<"), (operator.eq, "=="), (operator.ne, "!=")):
+    _operator(_function, _comparison(_sign), compares=True)
+_operator(operator.or_, lambda builder, dtype, a, b: builder.or_(a, b))
+_operator(operator.and_, lambda builder, dtype, a, b: builder.and_(a, b))
+_operator(operator.xor, lambda builder, dtype, a, b: builder.xor(a, b))
+_operator(operator.lshift, lambda builder, dtype, a, b: builder.shl(a, b))
+_operator(operator.rshift, lambda builder, dtype, a, b: builder.ashr(a, b))
+
+
+@kernel
+def larger(a, b):
+    """The larger of each two lanes, NaN before all, of equal ones `a`."""
+    return select((b > a) | (b != b), b, a)
+
+
+@kernel
+def every(address, step, count, like):
+    """`count` numbers of the type of `like`, `step` elements apart, of a buffer with a register's slack behind it."""
+    if step == 1:
+        return load_all(address, like)
+    if step == 2:
+        return evens(load_all(address, like), load_all(address + lanes(like) * size(like), like))
+    return gather(address, step * size(like), count, like)
+
+
+# ---------------------------------------------------------------- all lanes of a vector
+
+
+def _folded(combine: Callable[..., Any]) -> Any:
+    @intrinsic
+    def fold(typingctx: Any, vector: Any) -> Any:
+        """All lanes combined, in a fixed order: halves, quarters, and so on."""
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            (value,), count = args, vector.lanes
+            while count > 1:
+                count //= 2
+                low, high = (_shuffled(builder, value, value, list(range(at, at + count))) for at in (0, count))
+                value = combine(builder, vector.dtype, low, high)
+            return builder.extract_element(value, ir.Constant(ir.IntType(32), 0))
+
+        return vector.dtype(vector), codegen
+
+    return fold
+
+
+def _larger(builder: Any, dtype: Any, a: Any, b: Any) -> Any:
+    better = _comparison(">")(builder, dtype, b, a)
+    if isinstance(dtype, types.Float):
+        better = builder.or_(better, builder.fcmp_unordered("uno", b, b))
+    return builder.select(better, b, a)
+
+
+total = _folded(lambda builder, dtype, a, b: builder.fadd(a, b))
+largest = _folded(_larger)
