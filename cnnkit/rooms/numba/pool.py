@@ -16,10 +16,11 @@ from cnnkit import arrays, geometry
 from cnnkit.arrays import Array
 from cnnkit.geometry import Ints, PoolPlan
 from cnnkit.rooms import threads
-from cnnkit.rooms.numba.machine import VECTOR_BYTES, kernel
+from cnnkit.rooms.numba.machine import L2, VECTOR_BYTES, kernel
 from cnnkit.rooms.numba.vectors import (
     alike,
     any_lane,
+    at,
     every,
     gather,
     lanes,
@@ -29,6 +30,9 @@ from cnnkit.rooms.numba.vectors import (
     load_all,
     minus_zero,
     numbered,
+    put,
+    rolled,
+    scatter,
     select,
     size,
     splat,
@@ -158,8 +162,8 @@ def _lines(plan: PoolPlan, dtype: np.dtype, divisors: tuple[Ints, ...] | None) -
 
 
 @kernel
-def _read(address, step, count, empty):
-    return load(address, count, empty) if step == size(empty) else gather(address, step, count, empty)
+def _read(near, address, step, count, empty):
+    return load(address, count, empty) if near else gather(address, step, count, empty)
 
 
 @kernel
@@ -177,76 +181,89 @@ def _planes(
     memory, memory_keys = np.full(length, empty), np.full(length, nowhere)
     line, keys, item, key = memory.ctypes.data, memory_keys.ctypes.data, size(empty), size(nowhere)
     address, steps = x
-    divisors = divide_w.ctypes.data
-    step_d, step_h = dilation[0] * steps[2], dilation[1] * steps[3]
-    position_d, position_h = dilation[0] * sizes[1] * sizes[2], dilation[1] * sizes[2]
-    outputs = first_w.size
-    at = start * first_d.size * first_h.size * outputs
+    steps = steps[2:]
+    outputs, n_rows, n_planes = first_w.size, first_h.size, first_d.size
+    firsts, counts, factors, row_factors = first_h.ctypes.data, count_h.ctypes.data, divide_h.ctypes.data, divide_w.ctypes.data
+    to = start * n_planes * n_rows * outputs
     odd = False
+    taps = kernel_size[2]
     for plane in range(start, stop):
         n, c = divmod(plane, channels)
-        source = address + n * steps[0] + c * steps[1]
-        for i in range(first_d.size):
-            d, nd = first_d[i], count_d[i]
-            for j0 in range(0, first_h.size, rows):
-                count = min(rows, first_h.size - j0)
-                for j in range(count):
-                    h, taps = first_h[j0 + j], (nd, step_d, count_h[j0 + j], step_h)
-                    row, to = source + d * steps[2] + h * steps[3], j * pitch + before
-                    if indices is None:
-                        odd |= _down(empty, summing, row, steps[4], taps, line + to * item, width)
-                    else:
-                        position = (d * sizes[1] + h) * sizes[2], position_d, position_h
-                        _down_keys(empty, nowhere, row, steps[4], taps, position, line + to * item, keys + to * key, width)
-                parts, n_out = (1, count * outputs) if flat else (count, outputs)
-                for j in range(parts):
-                    divisor, at_line = divide_d[i] * divide_h[j0 + j], line + j * pitch * item
-                    if indices is not None:
-                        _across_keys(empty, nowhere, at_line, keys + j * pitch * key, kernel_size[2], stride, dilation[2], n_out, out + at * item, indices + at * 8)
-                    elif by_taps:
-                        _across_taps(empty, summing, at_line, kernel_size[2], stride, n_out, out + at * item, divisor, divide_w)
-                    elif stride == 1:  # a stride that is known when compiling
-                        _across(empty, summing, at_line, kernel_size[2], 1, dilation[2], n_out, out + at * item, divisor, divisors)
-                    elif stride == 2:
-                        _across(empty, summing, at_line, kernel_size[2], 2, dilation[2], n_out, out + at * item, divisor, divisors)
-                    else:
-                        _across(empty, summing, at_line, kernel_size[2], stride, dilation[2], n_out, out + at * item, divisor, divisors)
-                    at += n_out
+        source = address + n * x[1][0] + c * x[1][1]
+        for i in range(n_planes):
+            deep, nd, factor = source + first_d[i] * steps[0], count_d[i], divide_d[i]
+            for j in range(0, n_rows, rows):
+                n_lines = min(rows, n_rows - j)
+                high = nd, n_lines, firsts + j * 8, counts + j * 8
+                filled = line + before * item
+                if indices is not None:
+                    position = first_d[i] * sizes[1] * sizes[2]
+                    _down_keys(empty, nowhere, deep, steps, high, dilation, position, sizes, filled, keys + before * key, pitch, width)
+                elif steps[2] == item:
+                    odd |= _down(1, empty, summing, deep, steps, high, dilation, filled, pitch, width)
+                else:
+                    odd |= _down(0, empty, summing, deep, steps, high, dilation, filled, pitch, width)
+                results = out + to * item
+                factors_h = factors + j * item
+                shape = (1, n_lines * outputs) if flat else (n_lines, outputs)
+                if indices is not None:
+                    _across_keys(empty, nowhere, line, keys, pitch, taps, stride, dilation[2], shape, results, indices + to * 8)
+                elif by_taps:
+                    _across_taps(empty, summing, line, pitch, taps, stride, shape, results, factor, factors_h, row_factors)
+                elif stride == 1:  # a stride that is known when compiling
+                    _across(1, empty, summing, line, pitch, taps, dilation[2], shape, results, factor, factors_h, row_factors)
+                elif stride == 2:
+                    _across(2, empty, summing, line, pitch, taps, dilation[2], shape, results, factor, factors_h, row_factors)
+                else:
+                    _across(stride, empty, summing, line, pitch, taps, dilation[2], shape, results, factor, factors_h, row_factors)
+                to += n_lines * outputs
     if odd:
         in_doubt[0] = True
 
 
 @kernel
-def _down(empty, summing, row, step, taps, line, width):
+def _down(near, empty, summing, source, steps, high, dilation, line, pitch, width):
     """line[p] = the rows at `row` + d * taps[1] + h * taps[3] combined. Whether ..."""
-    nd, step_d, nh, step_h = taps
+    nd, rows, firsts, counts = high
+    step_d, step_h = dilation[0] * steps[0], dilation[1] * steps[1]
     odd = minus_zero(splat(empty, empty))
-    for p in range(0, width, lanes(empty)):
-        best = splat(empty, empty)
-        for d in range(nd):
-            for h in range(nh):
-                best = _combined(summing, best, _read(row + d * step_d + h * step_h + p * step, step, width - p, empty))
-        store_all(line + p * size(empty), best)
-        if summing is None:
-            odd = odd | minus_zero(best)
+    for j in range(rows):
+        row, taps = source + at(firsts, j, rows) * steps[1], at(counts, j, rows)
+        to = line + j * pitch * size(empty)
+        for p in range(0, width, lanes(empty)):
+            best = splat(empty, empty)
+            for d in range(nd):
+                tap = row + d * step_d + p * steps[2]
+                for _ in range(taps):
+                    rolled()
+                    best = _combined(summing, best, _read(near, tap, steps[2], width - p, empty))
+                    tap += step_h
+            store_all(to + p * size(empty), best)
+            if summing is None:
+                odd = odd | minus_zero(best)
     return any_lane(odd)
 
 
 @kernel
-def _down_keys(empty, nowhere, row, step, taps, plane_steps, line, keys, width):
-    nd, step_d, nh, step_h = taps
-    position, position_d, position_h = plane_steps
-    for p in range(0, width, lanes(empty)):
-        best, found = splat(empty, empty), splat_as(empty, nowhere, position)
-        for d in range(nd):
-            for h in range(nh):
-                value = _read(row + d * step_d + h * step_h + p * step, step, width - p, empty)
-                better = (value > best) | (value != value)
-                best = select(better, value, best)
-                found = select(better, splat_as(empty, nowhere, position + d * position_d + h * position_h), found)
-        found = numbered(found + p)
-        store_all(line + p * size(empty), best)
-        store(keys + p * size(nowhere), select(best != best, found ^ -1, found), width - p)
+def _down_keys(empty, nowhere, source, steps, high, dilation, plane, sizes, line, keys, pitch, width):
+    nd, rows, firsts, counts = high
+    for j in range(rows):
+        h, taps = at(firsts, j, rows), at(counts, j, rows)
+        for p in range(0, width, lanes(empty)):
+            best, found = splat(empty, empty), splat_as(empty, nowhere, plane + h * sizes[2])
+            for d in range(nd):
+                for b in range(taps):
+                    rolled()
+                    down, back = h + b * dilation[1], d * dilation[0]
+                    tap = source + back * steps[0] + down * steps[1] + p * steps[2]
+                    value = _read(steps[2] == size(empty), tap, steps[2], width - p, empty)
+                    better = (value > best) | (value != value)
+                    best = select(better, value, best)
+                    position = plane + (back * sizes[1] + down) * sizes[2]
+                    found = select(better, splat_as(empty, nowhere, position), found)
+            found = numbered(found + p)
+            store_all(line + (j * pitch + p) * size(empty), best)
+            store(keys + (j * pitch + p) * size(nowhere), select(best != best, found ^ -1, found), width - p)
 
 
 @kernel
@@ -256,42 +273,54 @@ def _merged(best, found, value, key):
 
 
 @kernel
-def _across(empty, summing, line, taps, stride, dilation, outputs, out, divisor, divisors):
-    item = size(empty)
-    for o in range(0, outputs, lanes(empty)):
-        count = outputs - o
-        best = every(line + o * stride * item, stride, count, empty)
-        for t in range(1, taps):
-            best = _combined(summing, best, every(line + (o * stride + t * dilation) * item, stride, count, empty))
-        if summing is not None:
-            best = best / (load(divisors + o * item, count, empty) * divisor)
-        store(out + o * item, best, count)
+def _across(stride, empty, summing, line, pitch, taps, dilation, shape, out, factor, factors_h, factors_w):
+    rows, outputs = shape
+    item, step = size(empty), dilation * size(empty)
+    for j in range(rows):
+        divisor = factor * at(factors_h, j, empty)
+        row, to = line + j * pitch * item, out + j * outputs * item
+        for o in range(0, outputs, lanes(empty)):
+            tap, count = row + o * stride * item, outputs - o
+            best = every(tap, stride, count, empty)
+            for t in range(1, taps):
+                rolled()
+                tap += step
+                best = _combined(summing, best, every(tap, stride, count, empty))
+            if summing is not None:
+                best = best / (load(factors_w + o * item, count, empty) * divisor)
+            store(to + o * item, best, count)
 
 
 @kernel
-def _across_taps(empty, summing, line, taps, stride, outputs, out, divisor, divisors):
+def _across_taps(empty, summing, line, pitch, taps, stride, shape, out, factor, factors_h, factors_w):
+    rows, outputs = shape
     item = size(empty)
-    for o in range(outputs):
-        best = splat(empty, empty)
-        for t in range(0, taps, lanes(empty)):
-            best = _combined(summing, best, load(line + (o * stride + t) * item, taps - t, empty))
-        if summing is None:
-            store(out + o * item, splat(empty, largest(best)), 1)
-        else:
-            store(out + o * item, splat(empty, total(best) / (divisor * divisors[o])), 1)
+    for j in range(rows):
+        divisor = factor * at(factors_h, j, empty)
+        row, to = line + j * pitch * item, out + j * outputs * item
+        for o in range(outputs):
+            best = splat(empty, empty)
+            for t in range(0, taps, lanes(empty)):
+                best = _combined(summing, best, load(row + (o * stride + t) * item, taps - t, empty))
+            if summing is None:
+                store(to + o * item, splat(empty, largest(best)), 1)
+            else:
+                store(to + o * item, splat(empty, total(best) / (divisor * at(factors_w, o, empty))), 1)
 
 
 @kernel
-def _across_keys(empty, nowhere, line, keys, taps, stride, dilation, outputs, out, indices):
-    item, key = size(empty), size(nowhere)
-    for o in range(0, outputs, lanes(empty)):
-        count = outputs - o
-        best, found = every(line + o * stride * item, stride, count, empty), every(keys + o * stride * key, stride, count, splat(empty, nowhere))
-        for t in range(1, taps):
-            to = o * stride + t * dilation
-            best, found = _merged(best, found, every(line + to * item, stride, count, empty), every(keys + to * key, stride, count, splat(empty, nowhere)))
-        store(out + o * item, best, count)
-        store(indices + o * 8, wide(select(found < 0, found ^ -1, found)), count)
+def _across_keys(empty, nowhere, line, keys, pitch, taps, stride, dilation, shape, out, indices):
+    rows, outputs = shape
+    item, key, like = size(empty), size(nowhere), splat(empty, nowhere)
+    for j in range(rows):
+        for o in range(0, outputs, lanes(empty)):
+            first, count, to = j * pitch + o * stride, outputs - o, j * outputs + o
+            best, found = every(line + first * item, stride, count, empty), every(keys + first * key, stride, count, like)
+            for t in range(1, taps):
+                at = first + t * dilation
+                best, found = _merged(best, found, every(line + at * item, stride, count, empty), every(keys + at * key, stride, count, like))
+            store(out + to * item, best, count)
+            store(indices + to * 8, wide(select(found < 0, found ^ -1, found)), count)
 
 
 @kernel
@@ -301,7 +330,7 @@ def _pixels(start, stop, empty, nowhere, summing, kernel_size, dilation, x, chan
     address, steps = x
     item = size(empty)
     step_d, step_h, step_w = dilation[0] * steps[2], dilation[1] * steps[3], dilation[2] * steps[4]
-    at = start * first_w.size * channels
+    to = start * first_w.size * channels
     for row in range(start, stop):
         ni, j = divmod(row, first_h.size)
         n, i = divmod(ni, first_d.size)
@@ -317,7 +346,7 @@ def _pixels(start, stop, empty, nowhere, summing, kernel_size, dilation, x, chan
                     for b in range(count_h[j]):
                         tap = source + c * steps[1] + a * step_d + b * step_h
                         for e in range(count_w[k]):
-                            value = _read(tap + e * step_w, steps[1], channels - c, empty)
+                            value = _read(steps[1] == item, tap + e * step_w, steps[1], channels - c, empty)
                             if indices is None:
                                 best = _combined(summing, best, value)
                             else:
@@ -327,88 +356,180 @@ def _pixels(start, stop, empty, nowhere, summing, kernel_size, dilation, x, chan
                                 found = select(better, splat_as(empty, nowhere, there), found)
                 if summing is not None:
                     best = best / splat(empty, divisor)
-                store(out + (at + c) * item, best, channels - c)
+                store(out + (to + c) * item, best, channels - c)
                 if indices is not None:
-                    store(indices + (at + c) * 8, wide(found), channels - c)
-            at += channels
+                    store(indices + (to + c) * 8, wide(found), channels - c)
+            to += channels
 
 
-NARROW = 8
+# ---------------------------------------------------------------- backward
+
+
 def max_pool_backward(grad_output: Array, indices: Array, grad_x: Array) -> None:
-    planes, outputs = grad_x.shape[0] * grad_x.shape[1], geometry.volume(grad_output.shape[2:])
-    total = np.zeros((planes, geometry.volume(grad_x.shape[2:])), grad_x.dtype)
-    given = grad_output.reshape(planes, outputs), indices.reshape(planes, outputs)
-    threads.run(_max_planes_backward, planes, 2 * grad_output.size, *given, total)
-    grad_x[...] = total.reshape(grad_x.shape)
+    by_channels = _channels_closest(grad_x)
+    result = _dense(grad_x, by_channels)
+    grad_output, indices = _copied(grad_output, by_channels), _copied(indices, by_channels)
+    batch, channels, *sizes = grad_x.shape
+    pixels, outputs = geometry.volume(sizes), geometry.volume(grad_output.shape[2:])
+    parts = max(1, channels * pixels * grad_x.itemsize // L2) if by_channels else channels
+    block = -(-channels // parts) if not by_channels else min(channels, _round_up(channels // parts, VECTOR_BYTES // grad_x.itemsize))
+    items = batch * -(-channels // block)
+    places = _address(grad_output), _address(indices), _address(result)
+    work = grad_x.size / 8 + grad_output.size
+    threads.run(_scatter, items, work, grad_x.dtype.type(0), *places, channels, block, by_channels, pixels, outputs)
+    if result is not grad_x:
+        grad_x[...] = result
+
 
 def avg_pool_backward(grad_output: Array, plan: PoolPlan, divisors: tuple[Ints, ...], grad_x: Array) -> None:
-    spread = _avg_windows_backward if plan.output_size[-1] < NARROW else _avg_rows_backward
-    _run(spread, plan, arrays.lift(grad_output), arrays.lift(grad_x), *_factorsold(divisors, grad_x.dtype))
+    plan, grad_output = geometry.lift(plan), arrays.lift(grad_output)
+    by_channels = _channels_closest(grad_x)
+    result = _dense(grad_x, by_channels)
+    given = grad_x.dtype.type(0), (_address(grad_output), grad_output.strides), plan.channels, _address(result)
+    axes, work = _spreads(plan, grad_x.dtype, divisors), (grad_x.size + grad_output.size) / 4
+    if by_channels:
+        items = plan.batch * plan.input_size[0] * plan.input_size[1]
+        threads.run(_pixels_backward, items, work, *given, axes)
+    else:
+        taps, left, stride = plan.kernel_size[2], plan.kernel_size[2] - 1 - plan.before[2], plan.stride[2]
+        stride = stride if plan.output_size[2] > 1 else 1
+        threads.run(_planes_backward, plan.batch * plan.channels, work, *given, axes, taps, left, stride)
+    if result is not grad_x:
+        grad_x[...] = result
 
 
-def _run(kernel_, plan: PoolPlan, *args: Any) -> None:
-    plan = geometry.lift(plan)
-    work = plan.batch * plan.channels * geometry.volume(plan.output_size) * geometry.volume(plan.kernel_size)
-    window = plan.kernel_size, plan.stride, plan.dilation, plan.before
-    threads.run(kernel_, plan.batch * plan.channels, work, window, *args)
+def _copied(array: Array, by_channels: bool) -> Array:
+    """The array, without gaps in the order that a kernel reads."""
+    if by_channels:
+        return np.moveaxis(np.ascontiguousarray(np.moveaxis(array, 1, -1)), -1, 1)
+    return np.ascontiguousarray(array)
 
 
-def _factorsold(divisors: tuple[Ints, ...], dtype: np.dtype) -> list[Array]:
-    """The divisors' factors along three axes."""
-    return [np.array(factors, dtype) for factors in ((1,),) * (3 - len(divisors)) + divisors]
+def _round_up(n: int, step: int) -> int:
+    return -(-n // step) * step
+
+
+@lru_cache(64)
+def _spreads(plan: PoolPlan, dtype: np.dtype, divisors: tuple[Ints, ...]) -> tuple[tuple[Array, ...], ...]:
+    """Along each axis: the first of the windows that hold an element of x, how many do, and one over the divisors."""
+    factors = ((1,),) * (3 - len(divisors)) + divisors
+    axes = []
+    for axis in range(3):
+        at, stride = np.arange(plan.input_size[axis]) + plan.before[axis], plan.stride[axis]
+        first = np.maximum(0, (at - plan.kernel_size[axis]) // stride + 1)
+        count = np.minimum(plan.output_size[axis], at // stride + 1) - first
+        axes.append((first, np.maximum(count, 0), (1 / np.array(factors[axis], np.float64)).astype(dtype)))
+    return tuple(axes)
 
 
 @kernel
-def _reach(offset, stride, size, outputs):
-    """The outputs low <= o < high whose tap, at ``o * stride + offset``, lies on an axis of `size`."""
-    low = max(0, -(offset // stride))
-    high = min(outputs, (size - 1 - offset) // stride + 1)
-    return low, max(low, high)
+def _scatter(start, stop, zero, grad, indices, grad_x, channels, block, by_channels, pixels, outputs):
+    """Planes, or blocks of channels of images: filled with zeros, and what each output brings added while they are near."""
+    blocks, item, step = -(-channels // block), size(zero), channels if by_channels else 1
+    for part in range(start, stop):
+        n, c = divmod(part, blocks)
+        c *= block
+        width = min(block, channels - c)
+        to = grad_x + (n * channels * pixels + (c if by_channels else c * pixels)) * item
+        source = n * channels * outputs + (c if by_channels else c * outputs)
+        g, places = grad + source * item, indices + source * 8
+        if by_channels:
+            for p in range(pixels):
+                _fill(zero, to + p * step * item, width)
+            for o in range(outputs):
+                for lane in range(width):
+                    place = at(places, o * step + lane, step) * step + lane
+                    put(to, place, at(to, place, zero) + at(g, o * step + lane, zero))
+        else:
+            _fill(zero, to, pixels)
+            for o in range(outputs):
+                place = at(places, o, step)
+                put(to, place, at(to, place, zero) + at(g, o, zero))
+
 
 @kernel
-def _max_planes_backward(start, stop, grad_output, indices, total):
-    for item in range(start, stop):
-        for o in range(grad_output.shape[1]):
-            total[item, indices[item, o]] += grad_output[item, o]
+def _fill(value, address, count):
+    for p in range(0, count, lanes(value)):
+        store(address + p * size(value), splat(value, value), count - p)
+
 
 @kernel
-def _avg_rows_backward(start, stop, window, grad_output, grad_x, divide_d, divide_h, divide_w):
-    size, stride, _, before = window
-    _, channels, depth, height, width = grad_x.shape
-    share = np.empty(grad_output.shape[4], grad_x.dtype)
-    for item in range(start, stop):
-        n, c = divmod(item, channels)
-        grad_x[n, c] = 0
-        for i in range(grad_output.shape[2]):
-            for j in range(grad_output.shape[3]):
-                for k in range(share.size):
-                    share[k] = grad_output[n, c, i, j, k] / (divide_d[i] * divide_h[j] * divide_w[k])
-                first_d, first_h = i * stride[0] - before[0], j * stride[1] - before[1]
-                for d in range(max(0, first_d), min(depth, first_d + size[0])):
-                    for h in range(max(0, first_h), min(height, first_h + size[1])):
-                        row = grad_x[n, c, d, h]
-                        for kw in range(size[2]):
-                            offset = kw - before[2]
-                            low, high = _reach(offset, stride[2], width, share.size)
-                            for k in range(low, high):
-                                row[k * stride[2] + offset] += share[k]
+def _planes_backward(start, stop, zero, grad, channels, grad_x, axes, taps, left, stride):
+    """Planes of the gradient, row by row: the windows over a row down into a line, `stride` apart, then across."""
+    (first_d, count_d, part_d), (first_h, count_h, part_h), (first_w, _, part_w) = axes
+    address, steps = grad
+    item, depth, height, width, outputs = size(zero), first_d.size, first_h.size, first_w.size, part_w.size
+    memory = np.full(max(left + outputs * stride, width + taps) + 2 * lanes(zero), zero)
+    line = memory.ctypes.data
+    parts_h, parts_w = part_h.ctypes.data, part_w.ctypes.data
+    to = grad_x + start * depth * height * width * item
+    for plane in range(start, stop):
+        n, c = divmod(plane, channels)
+        source = address + n * steps[0] + c * steps[1]
+        for d in range(depth):
+            same_d = d > 0 and first_d[d] == first_d[d - 1] and count_d[d] == count_d[d - 1]
+            for h in range(height):
+                if h > 0 and first_h[h] == first_h[h - 1] and count_h[h] == count_h[h - 1]:
+                    _copy(zero, to - width * item, to, width)
+                elif same_d:
+                    _copy(zero, to - height * width * item, to, width)
+                else:
+                    i, j = first_d[d], first_h[h]
+                    rows = source + i * steps[2] + j * steps[3]
+                    for p in range(0, outputs, lanes(zero)):
+                        share = splat(zero, zero)
+                        for a in range(count_d[d]):
+                            tap = rows + a * steps[2] + p * steps[4]
+                            for b in range(count_h[h]):
+                                rolled()
+                                value = _read(steps[4] == item, tap, steps[4], outputs - p, zero)
+                                share = share + value * (part_d[i + a] * at(parts_h, j + b, zero))
+                                tap += steps[3]
+                        share = share * load(parts_w + p * item, outputs - p, zero)
+                        if stride == 1:
+                            store(line + (left + p) * item, share, outputs - p)
+                        else:
+                            scatter(line + (left + p * stride) * item, stride * item, share, outputs - p)
+                    for p in range(0, width, lanes(zero)):
+                        tap = line + p * item
+                        share = load_all(tap, zero)
+                        for _ in range(1, taps):
+                            rolled()
+                            tap += item
+                            share = share + load_all(tap, zero)
+                        store(to + p * item, share, width - p)
+                to += width * item
+
 
 @kernel
-def _avg_windows_backward(start, stop, window, grad_output, grad_x, divide_d, divide_h, divide_w):
-    """The same as `_avg_rows_backward`, a window at a time."""
-    size, stride, _, before = window
-    _, channels, depth, height, width = grad_x.shape
-    for item in range(start, stop):
-        n, c = divmod(item, channels)
-        grad_x[n, c] = 0
-        for i in range(grad_output.shape[2]):
-            d0 = i * stride[0] - before[0]
-            for j in range(grad_output.shape[3]):
-                h0 = j * stride[1] - before[1]
-                for k in range(grad_output.shape[4]):
-                    w0 = k * stride[2] - before[2]
-                    share = grad_output[n, c, i, j, k] / (divide_d[i] * divide_h[j] * divide_w[k])
-                    for d in range(max(0, d0), min(depth, d0 + size[0])):
-                        for h in range(max(0, h0), min(height, h0 + size[1])):
-                            for w in range(max(0, w0), min(width, w0 + size[2])):
-                                grad_x[n, c, d, h, w] += share
+def _copy(like, source, to, count):
+    for p in range(0, count, lanes(like)):
+        store(to + p * size(like), load(source + p * size(like), count - p, like), count - p)
+
+
+@kernel
+def _pixels_backward(start, stop, zero, grad, channels, grad_x, axes):
+    """Rows of pixels of the gradient, all channels of a pixel in vectors."""
+    (first_d, count_d, part_d), (first_h, count_h, part_h), (first_w, count_w, part_w) = axes
+    address, steps = grad
+    item, depth, height, width = size(zero), first_d.size, first_h.size, first_w.size
+    to = grad_x + start * width * channels * item
+    for row in range(start, stop):
+        nd, h = divmod(row, height)
+        n, d = divmod(nd, depth)
+        i, j = first_d[d], first_h[h]
+        source = address + n * steps[0] + i * steps[2] + j * steps[3]
+        for w in range(width):
+            k = first_w[w]
+            for c in range(0, channels, lanes(zero)):
+                share = splat(zero, zero)
+                for a in range(count_d[d]):
+                    for b in range(count_h[h]):
+                        tap = source + a * steps[2] + b * steps[3] + k * steps[4] + c * steps[1]
+                        for e in range(count_w[w]):
+                            rolled()
+                            value = _read(steps[1] == item, tap, steps[1], channels - c, zero)
+                            share = share + value * (part_d[i + a] * part_h[j + b] * part_w[k + e])
+                            tap += steps[4]
+                store(to + c * item, share, channels - c)
+            to += channels * item

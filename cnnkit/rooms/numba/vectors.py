@@ -81,6 +81,13 @@ def _first(builder: Any, count: Any, lanes: int) -> Any:
     return builder.icmp_signed("<", _numbers(lanes), _spread(builder, count, lanes))
 
 
+def _apart(builder: Any, address: Any, step: Any, lanes: int) -> Any:
+    """Pointers `step` bytes apart."""
+    steps = builder.mul(_numbers(lanes), _spread(builder, step, lanes))
+    addresses = builder.add(_spread(builder, address, lanes), steps)
+    return builder.inttoptr(addresses, ir.VectorType(ir.PointerType(), lanes))
+
+
 def _alignment(kind: Vector) -> ir.Constant:
     return ir.Constant(ir.IntType(32), kind.dtype.bitwidth // 8)
 
@@ -123,9 +130,7 @@ def gather(typingctx: Any, address: Any, step: Any, count: Any, fill: Any) -> An
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         lanes = kind.lanes
-        steps = builder.mul(_numbers(lanes), _spread(builder, args[1], lanes))
-        addresses = builder.add(_spread(builder, args[0], lanes), steps)
-        pointers = builder.inttoptr(addresses, ir.VectorType(ir.PointerType(), lanes))
+        pointers = _apart(builder, args[0], args[1], lanes)
         mask, other = _first(builder, args[2], lanes), _spread(builder, args[3], lanes)
         name = f"llvm.masked.gather.{_suffix(kind)}.v{lanes}p0"
         return _call(builder, name, _llvm(kind), [pointers, _alignment(kind), mask, other])
@@ -148,6 +153,20 @@ def store(typingctx: Any, address: Any, vector: Any, count: Any) -> Any:
 
 
 @intrinsic
+def scatter(typingctx: Any, address: Any, step: Any, vector: Any, count: Any) -> Any:
+    """As `store`, to numbers that lie `step` bytes apart."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        lanes = vector.lanes
+        pointers = _apart(builder, args[0], args[1], lanes)
+        name = f"llvm.masked.scatter.{_suffix(vector)}.v{lanes}p0"
+        _call(builder, name, ir.VoidType(), [args[2], pointers, _alignment(vector), _first(builder, args[3], lanes)])
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp, vector, types.intp), codegen
+
+
+@intrinsic
 def store_all(typingctx: Any, address: Any, vector: Any) -> Any:
     """Write all lanes to an address."""
 
@@ -157,6 +176,39 @@ def store_all(typingctx: Any, address: Any, vector: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.intp, vector), codegen
+
+
+@intrinsic
+def at(typingctx: Any, address: Any, index: Any, like: Any) -> Any:
+    """The number of the type of `like` that is `index` numbers behind an address."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.load(builder.gep(builder.inttoptr(args[0], _scalar(like).as_pointer()), [args[1]]))
+
+    return like(types.intp, types.intp, like), codegen
+
+
+@intrinsic
+def put(typingctx: Any, address: Any, index: Any, value: Any) -> Any:
+    """Write a number `index` numbers behind an address."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.store(args[2], builder.gep(builder.inttoptr(args[0], _scalar(value).as_pointer()), [args[1]]))
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp, value), codegen
+
+
+@intrinsic
+def rolled(typingctx: Any) -> Any:
+    """Keep the loop around this from being unrolled: it mostly runs two or three times."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        nothing = builder.asm(ir.FunctionType(ir.VoidType(), []), "", "", [], True)
+        nothing.attributes.add("convergent")
+        return context.get_dummy_value()
+
+    return types.void(), codegen
 
 
 # ---------------------------------------------------------------- whole vectors
@@ -345,7 +397,7 @@ _operator(operator.rshift, lambda builder, dtype, a, b: builder.ashr(a, b))
 @kernel
 def larger(a, b):
     """The larger of each two lanes, NaN before all, of equal ones `a`."""
-    return select((b > a) | (b != b), b, a)
+    return select(b != b, b, select(b > a, b, a))
 
 
 @kernel
