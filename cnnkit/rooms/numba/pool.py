@@ -18,11 +18,13 @@ from cnnkit.geometry import Ints, PoolPlan
 from cnnkit.rooms import threads
 from cnnkit.rooms.numba.machine import L2, VECTOR_BYTES, kernel
 from cnnkit.rooms.numba.vectors import (
+    address,
     alike,
     any_lane,
     at,
     every,
     gather,
+    keep,
     lanes,
     larger,
     largest,
@@ -39,7 +41,7 @@ from cnnkit.rooms.numba.vectors import (
     splat_as,
     store,
     store_all,
-    total,
+    sum_lanes,
     wide,
 )
 
@@ -94,10 +96,10 @@ def _pool(
     plan, x = geometry.lift(plan), arrays.lift(x)
     by_channels = _channels_closest(out)
     results = [_dense(each, by_channels) for each in (out, indices) if each is not None]
-    places = [_address(each) for each in results]
+    places = [address(each) for each in results]
     found = places[1] if indices is not None else None
     kind = np.int32 if geometry.volume(plan.input_size) < 1 << 31 else np.int64
-    source = _address(x), x.strides
+    source = address(x), x.strides
     summing = None if divisors is None else True
     given = empty, kind(np.iinfo(kind).max), summing, plan.kernel_size, plan.dilation, source, plan.channels, plan.input_size
     work = (x.size + out.size) / 4
@@ -111,10 +113,6 @@ def _pool(
     for result, wanted in zip(results, (out, indices), strict=False):
         if result is not wanted and wanted is not None:
             wanted[...] = result
-
-
-def _address(array: Array) -> int:
-    return array.__array_interface__["data"][0]
 
 
 def _channels_closest(array: Array) -> bool:
@@ -162,8 +160,8 @@ def _lines(plan: PoolPlan, dtype: np.dtype, divisors: tuple[Ints, ...] | None) -
 
 
 @kernel
-def _read(near, address, step, count, empty):
-    return load(address, count, empty) if near else gather(address, step, count, empty)
+def _read(near, source, step, count, empty):
+    return load(source, count, empty) if near else gather(source, step, count, empty)
 
 
 @kernel
@@ -180,7 +178,7 @@ def _planes(
     pitch, rows, length, width, stride, flat, by_taps = lines
     memory, memory_keys = np.full(length, empty), np.full(length, nowhere)
     line, keys, item, key = memory.ctypes.data, memory_keys.ctypes.data, size(empty), size(nowhere)
-    address, steps = x
+    base, steps = x
     steps = steps[2:]
     outputs, n_rows, n_planes = first_w.size, first_h.size, first_d.size
     firsts, counts, factors, row_factors = first_h.ctypes.data, count_h.ctypes.data, divide_h.ctypes.data, divide_w.ctypes.data
@@ -189,7 +187,7 @@ def _planes(
     taps = kernel_size[2]
     for plane in range(start, stop):
         n, c = divmod(plane, channels)
-        source = address + n * x[1][0] + c * x[1][1]
+        source = base + n * x[1][0] + c * x[1][1]
         for i in range(n_planes):
             deep, nd, factor = source + first_d[i] * steps[0], count_d[i], divide_d[i]
             for j in range(0, n_rows, rows):
@@ -219,6 +217,8 @@ def _planes(
                 to += n_lines * outputs
     if odd:
         in_doubt[0] = True
+    keep(memory)
+    keep(memory_keys)
 
 
 @kernel
@@ -305,7 +305,7 @@ def _across_taps(empty, summing, line, pitch, taps, stride, shape, out, factor, 
             if summing is None:
                 store(to + o * item, splat(empty, largest(best)), 1)
             else:
-                store(to + o * item, splat(empty, total(best) / (divisor * at(factors_w, o, empty))), 1)
+                store(to + o * item, splat(empty, sum_lanes(best) / (divisor * at(factors_w, o, empty))), 1)
 
 
 @kernel
@@ -327,7 +327,7 @@ def _across_keys(empty, nowhere, line, keys, pitch, taps, stride, dilation, shap
 def _pixels(start, stop, empty, nowhere, summing, kernel_size, dilation, x, channels, sizes, out, indices, axes):
     """Rows of pixels of outputs, all channels of a pixel in vectors."""
     (first_d, count_d, divide_d), (first_h, count_h, divide_h), (first_w, count_w, divide_w) = axes
-    address, steps = x
+    base, steps = x
     item = size(empty)
     step_d, step_h, step_w = dilation[0] * steps[2], dilation[1] * steps[3], dilation[2] * steps[4]
     to = start * first_w.size * channels
@@ -337,7 +337,7 @@ def _pixels(start, stop, empty, nowhere, summing, kernel_size, dilation, x, chan
         d, h = first_d[i], first_h[j]
         for k in range(first_w.size):
             w = first_w[k]
-            source = address + n * steps[0] + d * steps[2] + h * steps[3] + w * steps[4]
+            source = base + n * steps[0] + d * steps[2] + h * steps[3] + w * steps[4]
             position = (d * sizes[1] + h) * sizes[2] + w
             divisor = divide_d[i] * divide_h[j] * divide_w[k]
             for c in range(0, channels, lanes(empty)):
@@ -374,7 +374,7 @@ def max_pool_backward(grad_output: Array, indices: Array, grad_x: Array) -> None
     parts = max(1, channels * pixels * grad_x.itemsize // L2) if by_channels else channels
     block = -(-channels // parts) if not by_channels else min(channels, _round_up(channels // parts, VECTOR_BYTES // grad_x.itemsize))
     items = batch * -(-channels // block)
-    places = _address(grad_output), _address(indices), _address(result)
+    places = address(grad_output), address(indices), address(result)
     work = grad_x.size / 8 + grad_output.size
     threads.run(_scatter, items, work, grad_x.dtype.type(0), *places, channels, block, by_channels, pixels, outputs)
     if result is not grad_x:
@@ -385,7 +385,7 @@ def avg_pool_backward(grad_output: Array, plan: PoolPlan, divisors: tuple[Ints, 
     plan, grad_output = geometry.lift(plan), arrays.lift(grad_output)
     by_channels = _channels_closest(grad_x)
     result = _dense(grad_x, by_channels)
-    given = grad_x.dtype.type(0), (_address(grad_output), grad_output.strides), plan.channels, _address(result)
+    given = grad_x.dtype.type(0), (address(grad_output), grad_output.strides), plan.channels, address(result)
     axes, work = _spreads(plan, grad_x.dtype, divisors), (grad_x.size + grad_output.size) / 4
     if by_channels:
         items = plan.batch * plan.input_size[0] * plan.input_size[1]
@@ -439,25 +439,25 @@ def _scatter(start, stop, zero, grad, indices, grad_x, channels, block, by_chann
             for o in range(outputs):
                 for lane in range(width):
                     place = at(places, o * step + lane, step) * step + lane
-                    put(to, place, at(to, place, zero) + at(g, o * step + lane, zero))
+                    put(to, place, at(to, place, zero) + at(g, o * step + lane, zero), zero)
         else:
             _fill(zero, to, pixels)
             for o in range(outputs):
                 place = at(places, o, step)
-                put(to, place, at(to, place, zero) + at(g, o, zero))
+                put(to, place, at(to, place, zero) + at(g, o, zero), zero)
 
 
 @kernel
-def _fill(value, address, count):
+def _fill(value, to, count):
     for p in range(0, count, lanes(value)):
-        store(address + p * size(value), splat(value, value), count - p)
+        store(to + p * size(value), splat(value, value), count - p)
 
 
 @kernel
 def _planes_backward(start, stop, zero, grad, channels, grad_x, axes, taps, left, stride):
     """Planes of the gradient, row by row: the windows over a row down into a line, `stride` apart, then across."""
     (first_d, count_d, part_d), (first_h, count_h, part_h), (first_w, _, part_w) = axes
-    address, steps = grad
+    base, steps = grad
     item, depth, height, width, outputs = size(zero), first_d.size, first_h.size, first_w.size, part_w.size
     memory = np.full(max(left + outputs * stride, width + taps) + 2 * lanes(zero), zero)
     line = memory.ctypes.data
@@ -465,7 +465,7 @@ def _planes_backward(start, stop, zero, grad, channels, grad_x, axes, taps, left
     to = grad_x + start * depth * height * width * item
     for plane in range(start, stop):
         n, c = divmod(plane, channels)
-        source = address + n * steps[0] + c * steps[1]
+        source = base + n * steps[0] + c * steps[1]
         for d in range(depth):
             same_d = d > 0 and first_d[d] == first_d[d - 1] and count_d[d] == count_d[d - 1]
             for h in range(height):
@@ -499,6 +499,7 @@ def _planes_backward(start, stop, zero, grad, channels, grad_x, axes, taps, left
                             share = share + load_all(tap, zero)
                         store(to + p * item, share, width - p)
                 to += width * item
+    keep(memory)
 
 
 @kernel
@@ -511,14 +512,14 @@ def _copy(like, source, to, count):
 def _pixels_backward(start, stop, zero, grad, channels, grad_x, axes):
     """Rows of pixels of the gradient, all channels of a pixel in vectors."""
     (first_d, count_d, part_d), (first_h, count_h, part_h), (first_w, count_w, part_w) = axes
-    address, steps = grad
+    base, steps = grad
     item, depth, height, width = size(zero), first_d.size, first_h.size, first_w.size
     to = grad_x + start * width * channels * item
     for row in range(start, stop):
         nd, h = divmod(row, height)
         n, d = divmod(nd, depth)
         i, j = first_d[d], first_h[h]
-        source = address + n * steps[0] + i * steps[2] + j * steps[3]
+        source = base + n * steps[0] + i * steps[2] + j * steps[3]
         for w in range(width):
             k = first_w[w]
             for c in range(0, channels, lanes(zero)):

@@ -20,6 +20,11 @@ from cnnkit.rooms.numba.machine import VECTOR_BYTES, kernel
 BOOLEAN = types.boolean
 
 
+def address(array: Any) -> int:
+    """Where an array's first element lies."""
+    return array.__array_interface__["data"][0]
+
+
 class Vector(types.Type):
     """`lanes` numbers of a Numba scalar type."""
 
@@ -179,6 +184,12 @@ def store_all(typingctx: Any, address: Any, vector: Any) -> Any:
 
 
 @intrinsic
+def nothing(typingctx: Any, like: Any) -> Any:
+    """A zero of the type of `like`."""
+    return like(like), lambda context, builder, signature, args: context.get_constant_null(like)
+
+
+@intrinsic
 def at(typingctx: Any, address: Any, index: Any, like: Any) -> Any:
     """The number of the type of `like` that is `index` numbers behind an address."""
 
@@ -189,14 +200,21 @@ def at(typingctx: Any, address: Any, index: Any, like: Any) -> Any:
 
 
 @intrinsic
-def put(typingctx: Any, address: Any, index: Any, value: Any) -> Any:
-    """Write a number `index` numbers behind an address."""
+def put(typingctx: Any, to: Any, index: Any, value: Any, like: Any) -> Any:
+    """Write `value` as a number of the type of `like`, `index` numbers behind an address."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        builder.store(args[2], builder.gep(builder.inttoptr(args[0], _scalar(value).as_pointer()), [args[1]]))
+        pointer = builder.inttoptr(args[0], _scalar(like).as_pointer())
+        builder.store(context.cast(builder, args[2], value, like), builder.gep(pointer, [args[1]]))
         return context.get_dummy_value()
 
-    return types.void(types.intp, types.intp, value), codegen
+    return types.void(types.intp, types.intp, value, like), codegen
+
+
+@intrinsic
+def keep(typingctx: Any, array: Any) -> Any:
+    """The memory of an array is ours up to here: Numba gives it back after the last use of the array by its name."""
+    return types.void(array), lambda context, builder, signature, args: context.get_dummy_value()
 
 
 @intrinsic
@@ -269,8 +287,13 @@ def evens(typingctx: Any, a: Any, b: Any) -> Any:
 
 @intrinsic
 def select(typingctx: Any, mask: Any, a: Any, b: Any) -> Any:
-    """``a`` where the mask is set, else ``b``."""
-    return a(mask, a, a), lambda context, builder, signature, args: builder.select(*args)
+    """``a`` (a vector or a number) where the mask is set, else the vector ``b``."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        number = args[1] if isinstance(a, Vector) else context.cast(builder, args[1], a, b.dtype)
+        return builder.select(args[0], _spread(builder, number, b.lanes), args[2])
+
+    return b(mask, a, b), codegen
 
 
 @intrinsic
@@ -438,5 +461,5 @@ def _larger(builder: Any, dtype: Any, a: Any, b: Any) -> Any:
     return builder.select(better, b, a)
 
 
-total = _folded(lambda builder, dtype, a, b: builder.fadd(a, b))
+sum_lanes = _folded(lambda builder, dtype, a, b: builder.fadd(a, b))
 largest = _folded(_larger)
