@@ -16,7 +16,6 @@ from cnnkit.rooms.numba.vectors import (
     from_bits,
     keep,
     lanes,
-    larger,
     largest,
     load,
     load_all,
@@ -140,7 +139,7 @@ def exp(x):
     Within 2 units in the last place, subnormal results included; NaN stays.
     """
     single = size(x) == 4
-    least, rounder, origin = (-104.0, 1.5 * 2**23, 0x4B400000) if single else (-746.0, 1.5 * 2**52, 0x4338000000000000)
+    least, small, rounder, mantissa = (-104.0, -87.0, 1.5 * 2**23, 23) if single else (-746.0, -708.0, 1.5 * 2**52, 52)
     x = select(x < least, least, x)
     shifted = x * 1.4426950408889634 + rounder  # its last bits are n
     n = shifted - rounder
@@ -153,14 +152,10 @@ def exp(x):
         p = (((p * r + 1 / 3628800) * r + 1 / 362880) * r + 1 / 40320) * r + 1 / 5040
         p = p * r + 1 / 720
     p = (((((p * r + 1 / 120) * r + 1 / 24) * r + 1 / 6) * r + 0.5) * r + 1.0) * r + 1.0
-    n = bits(shifted) - origin
-    half = n >> 1  # 2 ** n itself may be too small
-    return p * _power_of_two(half) * _power_of_two(n - half)
-
-
-@kernel
-def _power_of_two(n):
-    return from_bits((n + 127) << 23) if size(n) == 4 else from_bits((n + 1023) << 52)
+    tiny = x < small  # 2 ** n is, or may be, too small a number: times 2 ** 100, and that taken back
+    power = bits(select(tiny, shifted + 100.0, shifted)) << mantissa
+    y = from_bits(bits(p) + power)
+    return select(tiny, y * 2.0**-100, y)
 
 
 @kernel
@@ -179,7 +174,8 @@ def exp_shifted(low, x, p, vectors):
     n, step, count, less = vectors
     top = splat(low, low)
     for v in range(n):
-        top = larger(top, load(x + v * step, count - v * less, low))
+        value = load(x + v * step, count - v * less, low)
+        top = select(value > top, value, top)  # a NaN comes through the sum
     if less:
         top = splat(low, largest(top))
     total = splat(low, nothing(low))

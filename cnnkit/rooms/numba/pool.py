@@ -21,9 +21,11 @@ from cnnkit.rooms.numba.vectors import (
     address,
     alike,
     any_lane,
+    apart,
     at,
     every,
     gather,
+    inlined,
     keep,
     lanes,
     larger,
@@ -154,14 +156,14 @@ def _lines(plan: PoolPlan, dtype: np.dtype, divisors: tuple[Ints, ...] | None) -
     pitch = outputs * stride if flat else needed
     rows = max(1, min(LINES // dtype.itemsize // pitch, plan.output_size[1]))
     width = min(plan.input_size[-1], needed - plan.before[-1])
-    across = taps * -(-outputs // vector) * (stride if stride < 3 else vector)
+    across = taps * -(-outputs // vector) * (stride if stride < 5 else vector)
     by_taps = dilation == 1 and outputs * (-(-taps // vector) + 4) < across
-    return Lines(pitch, rows, rows * pitch + span + 4 * vector, width, stride, flat, by_taps)
+    return Lines(pitch, rows, rows * pitch + span + 6 * vector, width, stride, flat, by_taps)
 
 
 @kernel
 def _read(near, source, step, count, empty):
-    return load(source, count, empty) if near else gather(source, step, count, empty)
+    return load(source, count, empty) if near else gather(apart(source, step, empty), count, empty)
 
 
 @kernel
@@ -185,9 +187,10 @@ def _planes(
     to = start * n_planes * n_rows * outputs
     odd = False
     taps = kernel_size[2]
-    for plane in range(start, stop):
-        n, c = divmod(plane, channels)
+    n, c = divmod(start, channels)
+    for _ in range(start, stop):
         source = base + n * x[1][0] + c * x[1][1]
+        n, c = (n, c + 1) if c + 1 < channels else (n + 1, 0)
         for i in range(n_planes):
             deep, nd, factor = source + first_d[i] * steps[0], count_d[i], divide_d[i]
             for j in range(0, n_rows, rows):
@@ -212,6 +215,8 @@ def _planes(
                     _across(1, empty, summing, line, pitch, taps, dilation[2], shape, results, factor, factors_h, row_factors)
                 elif stride == 2:
                     _across(2, empty, summing, line, pitch, taps, dilation[2], shape, results, factor, factors_h, row_factors)
+                elif stride == 3:
+                    _across(3, empty, summing, line, pitch, taps, dilation[2], shape, results, factor, factors_h, row_factors)
                 else:
                     _across(stride, empty, summing, line, pitch, taps, dilation[2], shape, results, factor, factors_h, row_factors)
                 to += n_lines * outputs
@@ -224,6 +229,7 @@ def _planes(
 @kernel
 def _down(near, empty, summing, source, steps, high, dilation, line, pitch, width):
     """line[p] = the rows at `row` + d * taps[1] + h * taps[3] combined. Whether ..."""
+    inlined()
     nd, rows, firsts, counts = high
     step_d, step_h = dilation[0] * steps[0], dilation[1] * steps[1]
     odd = minus_zero(splat(empty, empty))
@@ -274,6 +280,7 @@ def _merged(best, found, value, key):
 
 @kernel
 def _across(stride, empty, summing, line, pitch, taps, dilation, shape, out, factor, factors_h, factors_w):
+    inlined()
     rows, outputs = shape
     item, step = size(empty), dilation * size(empty)
     for j in range(rows):
@@ -293,6 +300,7 @@ def _across(stride, empty, summing, line, pitch, taps, dilation, shape, out, fac
 
 @kernel
 def _across_taps(empty, summing, line, pitch, taps, stride, shape, out, factor, factors_h, factors_w):
+    inlined()
     rows, outputs = shape
     item = size(empty)
     for j in range(rows):
@@ -371,7 +379,7 @@ def max_pool_backward(grad_output: Array, indices: Array, grad_x: Array) -> None
     grad_output, indices = _copied(grad_output, by_channels), _copied(indices, by_channels)
     batch, channels, *sizes = grad_x.shape
     pixels, outputs = geometry.volume(sizes), geometry.volume(grad_output.shape[2:])
-    parts = max(1, channels * pixels * grad_x.itemsize // L2) if by_channels else channels
+    parts = 1 if by_channels else channels
     block = -(-channels // parts) if not by_channels else min(channels, _round_up(channels // parts, VECTOR_BYTES // grad_x.itemsize))
     items = batch * -(-channels // block)
     places = address(grad_output), address(indices), address(result)
@@ -438,8 +446,10 @@ def _scatter(start, stop, zero, grad, indices, grad_x, channels, block, by_chann
                 _fill(zero, to + p * step * item, width)
             for o in range(outputs):
                 for lane in range(width):
-                    place = at(places, o * step + lane, step) * step + lane
-                    put(to, place, at(to, place, zero) + at(g, o * step + lane, zero), zero)
+                    place = at(places, lane, step) * step + lane
+                    put(to, place, at(to, place, zero) + at(g, lane, zero), zero)
+                places += step * 8
+                g += step * item
         else:
             _fill(zero, to, pixels)
             for o in range(outputs):
@@ -468,11 +478,13 @@ def _planes_backward(start, stop, zero, grad, channels, grad_x, axes, taps, left
         source = base + n * steps[0] + c * steps[1]
         for d in range(depth):
             same_d = d > 0 and first_d[d] == first_d[d - 1] and count_d[d] == count_d[d - 1]
-            for h in range(height):
-                if h > 0 and first_h[h] == first_h[h - 1] and count_h[h] == count_h[h - 1]:
-                    _copy(zero, to - width * item, to, width)
-                elif same_d:
-                    _copy(zero, to - height * width * item, to, width)
+            h = 0
+            while h < height:
+                alike_rows = 1
+                while h + alike_rows < height and first_h[h] == first_h[h + alike_rows] and count_h[h] == count_h[h + alike_rows]:
+                    alike_rows += 1
+                if same_d:
+                    _copy(zero, to - height * width * item, to, alike_rows * width)
                 else:
                     i, j = first_d[d], first_h[h]
                     rows = source + i * steps[2] + j * steps[3]
@@ -489,7 +501,7 @@ def _planes_backward(start, stop, zero, grad, channels, grad_x, axes, taps, left
                         if stride == 1:
                             store(line + (left + p) * item, share, outputs - p)
                         else:
-                            scatter(line + (left + p * stride) * item, stride * item, share, outputs - p)
+                            scatter(apart(line + (left + p * stride) * item, stride * item, zero), share, outputs - p)
                     for p in range(0, width, lanes(zero)):
                         tap = line + p * item
                         share = load_all(tap, zero)
@@ -497,8 +509,10 @@ def _planes_backward(start, stop, zero, grad, channels, grad_x, axes, taps, left
                             rolled()
                             tap += item
                             share = share + load_all(tap, zero)
-                        store(to + p * item, share, width - p)
-                to += width * item
+                        for row in range(alike_rows):
+                            store(to + (row * width + p) * item, share, width - p)
+                to += alike_rows * width * item
+                h += alike_rows
     keep(memory)
 
 

@@ -3,7 +3,7 @@
 A `Vector` has `lanes` numbers of one dtype, as many of them as a register holds; a comparison gives one of booleans.
 Operators work lane by lane, with numbers too. Addresses are in bytes. Nothing beyond `count` lanes is read or written.
 
-    v = load(address, count, fill)      every(address, step, count, fill)      store(address, v, count)
+    v = load(address, count, fill)      store(address, v, count)
 """
 
 import operator
@@ -83,14 +83,9 @@ def _call(builder: Any, name: str, returns: Any, args: list[Any]) -> Any:
 
 def _first(builder: Any, count: Any, lanes: int) -> Any:
     """A mask of the first `count` lanes."""
-    return builder.icmp_signed("<", _numbers(lanes), _spread(builder, count, lanes))
-
-
-def _apart(builder: Any, address: Any, step: Any, lanes: int) -> Any:
-    """Pointers `step` bytes apart."""
-    steps = builder.mul(_numbers(lanes), _spread(builder, step, lanes))
-    addresses = builder.add(_spread(builder, address, lanes), steps)
-    return builder.inttoptr(addresses, ir.VectorType(ir.PointerType(), lanes))
+    most = ir.Constant(count.type, lanes)
+    few = builder.select(builder.icmp_signed("<", count, most), count, most)
+    return builder.icmp_signed("<", _numbers(lanes, 32), _spread(builder, builder.trunc(few, ir.IntType(32)), lanes))
 
 
 def _alignment(kind: Vector) -> ir.Constant:
@@ -129,18 +124,18 @@ def load_all(typingctx: Any, address: Any, like: Any) -> Any:
 
 
 @intrinsic
-def gather(typingctx: Any, address: Any, step: Any, count: Any, fill: Any) -> Any:
-    """As `load`, of numbers that lie `step` bytes apart."""
+def gather(typingctx: Any, addresses: Any, count: Any, fill: Any) -> Any:
+    """The numbers at the addresses in a vector of 64-bit integers; `fill` behind the first `count`."""
     kind = _full(fill)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         lanes = kind.lanes
-        pointers = _apart(builder, args[0], args[1], lanes)
-        mask, other = _first(builder, args[2], lanes), _spread(builder, args[3], lanes)
+        pointers = builder.inttoptr(args[0], ir.VectorType(ir.PointerType(), lanes))
+        mask, other = _first(builder, args[1], lanes), _spread(builder, args[2], lanes)
         name = f"llvm.masked.gather.{_suffix(kind)}.v{lanes}p0"
         return _call(builder, name, _llvm(kind), [pointers, _alignment(kind), mask, other])
 
-    return kind(types.intp, types.intp, types.intp, fill), codegen
+    return kind(addresses, types.intp, fill), codegen
 
 
 @intrinsic
@@ -158,17 +153,17 @@ def store(typingctx: Any, address: Any, vector: Any, count: Any) -> Any:
 
 
 @intrinsic
-def scatter(typingctx: Any, address: Any, step: Any, vector: Any, count: Any) -> Any:
-    """As `store`, to numbers that lie `step` bytes apart."""
+def scatter(typingctx: Any, addresses: Any, vector: Any, count: Any) -> Any:
+    """Write the first `count` lanes to the addresses in a vector of 64-bit integers."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        lanes = vector.lanes
-        pointers = _apart(builder, args[0], args[1], lanes)
-        name = f"llvm.masked.scatter.{_suffix(vector)}.v{lanes}p0"
-        _call(builder, name, ir.VoidType(), [args[2], pointers, _alignment(vector), _first(builder, args[3], lanes)])
+        pointers = builder.inttoptr(args[0], ir.VectorType(ir.PointerType(), vector.lanes))
+        name = f"llvm.masked.scatter.{_suffix(vector)}.v{vector.lanes}p0"
+        mask = _first(builder, args[2], vector.lanes)
+        _call(builder, name, ir.VoidType(), [args[1], pointers, _alignment(vector), mask])
         return context.get_dummy_value()
 
-    return types.void(types.intp, types.intp, vector, types.intp), codegen
+    return types.void(addresses, vector, types.intp), codegen
 
 
 @intrinsic
@@ -215,6 +210,17 @@ def put(typingctx: Any, to: Any, index: Any, value: Any, like: Any) -> Any:
 def keep(typingctx: Any, array: Any) -> Any:
     """The memory of an array is ours up to here: Numba gives it back after the last use of the array by its name."""
     return types.void(array), lambda context, builder, signature, args: context.get_dummy_value()
+
+
+@intrinsic
+def inlined(typingctx: Any) -> Any:
+    """Let the kernel that this stands in be part of its callers: its many arguments would take longer than its work."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.function.attributes.add("alwaysinline")
+        return context.get_dummy_value()
+
+    return types.void(), codegen
 
 
 @intrinsic
@@ -283,6 +289,19 @@ def evens(typingctx: Any, a: Any, b: Any) -> Any:
         return _shuffled(builder, *args, list(range(0, 2 * a.lanes, 2)))
 
     return a(a, a), codegen
+
+
+@intrinsic
+def thirds(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
+    """Every third lane of a, b and c, one behind the other, from the first on."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        wanted, n = range(0, 3 * a.lanes, 3), a.lanes
+        most = _shuffled(builder, args[0], args[1], [lane if lane < 2 * n else 0 for lane in wanted])
+        rest = [i if lane < 2 * n else lane - n for i, lane in enumerate(wanted)]
+        return _shuffled(builder, most, args[2], rest)
+
+    return a(a, a, a), codegen
 
 
 @intrinsic
@@ -424,13 +443,29 @@ def larger(a, b):
 
 
 @kernel
-def every(address, step, count, like):
-    """`count` numbers of the type of `like`, `step` elements apart, of a buffer with a register's slack behind it."""
+def every(place, step, count, like):
+    """`count` numbers of the type of `like`, `step` elements apart, of a buffer with 4 vectors' slack behind it."""
+    width = lanes(like) * size(like)
     if step == 1:
-        return load_all(address, like)
+        return load_all(place, like)
     if step == 2:
-        return evens(load_all(address, like), load_all(address + lanes(like) * size(like), like))
-    return gather(address, step * size(like), count, like)
+        return _every_other(place, like)
+    if step == 3:
+        return thirds(load_all(place, like), load_all(place + width, like), load_all(place + 2 * width, like))
+    if step == 4:
+        return evens(_every_other(place, like), _every_other(place + 2 * width, like))
+    return gather(apart(place, step * size(like), like), count, like)
+
+
+@kernel
+def _every_other(place, like):
+    return evens(load_all(place, like), load_all(place + lanes(like) * size(like), like))
+
+
+@kernel
+def apart(place, step, like):
+    """The addresses of numbers `step` bytes apart, for each lane of a vector of the type of `like`."""
+    return numbered(splat(like, place - place)) * step + place
 
 
 # ---------------------------------------------------------------- all lanes of a vector
