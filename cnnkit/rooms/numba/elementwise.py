@@ -87,6 +87,8 @@ class Lines(NamedTuple):
 
 def lines(array: Array, axis: int) -> Lines:
     order = _memory_order(array)
+    if math.prod(array.shape[each] for each in order[order.index(axis) + 1 :]) * array.itemsize < VECTOR_BYTES // 2:
+        order.append(order.pop(order.index(axis)))  # lines that lie apart, but too few together for lanes
     place = order.index(axis)
     sizes = [array.shape[each] for each in order]
     outer, inner = math.prod(sizes[:place]), math.prod(sizes[place + 1 :])
@@ -160,7 +162,7 @@ def exp(x):
 
 @kernel
 def place(low, piece, classes, inner):
-    """Of a piece: elements before it; vectors in it, bytes between them, lanes in the first, how many less in the next."""
+    """Elements before a piece; vectors in it, bytes between them, lanes in the first, how many less in the next."""
     if inner == 1:
         return piece * classes, (-(-classes // lanes(low)), lanes(low) * size(low), classes, lanes(low))
     outer, block = divmod(piece, -(-inner // lanes(low)))

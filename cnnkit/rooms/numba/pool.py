@@ -1,12 +1,14 @@
-"""Pooling, one pass over memory.
+"""Pooling, one pass over memory, in vectors.
 
-Where rows lie in memory, a thread owns whole planes, and every window is taken in two steps, in vectors: first *down*,
-the rows under a row of windows into one padded line, then *across*, the taps along that line. Where channels lie closest
-together, lanes are channels and a window is taken tap by tap.
+Where rows lie in memory, a thread owns whole planes, and a row of windows is taken in two steps: first *down*, the rows
+under it combined into one padded line, then *across*, the taps along that line. Where channels lie closest together,
+lanes are channels and a window is taken tap by tap.
 
-Arrays are passed as addresses and steps in bytes, so that there is one compiled form for each dtype.
+Kernels get addresses and steps in bytes, so that each has one compiled form for each dtype. `summing` is True for means
+and None for maxima, `indices` an address or None: what is None at compile time is not compiled.
 """
 
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -16,7 +18,7 @@ from cnnkit import arrays, geometry
 from cnnkit.arrays import Array
 from cnnkit.geometry import Ints, PoolPlan
 from cnnkit.rooms import threads
-from cnnkit.rooms.numba.machine import L2, VECTOR_BYTES, kernel
+from cnnkit.rooms.numba.machine import VECTOR_BYTES, kernel
 from cnnkit.rooms.numba.vectors import (
     address,
     alike,
@@ -48,72 +50,73 @@ from cnnkit.rooms.numba.vectors import (
 )
 
 LINES = 8 << 10  # bytes of lines that are filled before they are read: far enough behind, and still in the L1 cache
+LONG = 16  # taps: windows with more of them are read as they lie in memory
 
 
 def max_pool(x: Array, plan: PoolPlan, out: Array, indices: Array | None) -> None:
     lowest = x.dtype.type(-np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min)
-    if indices is None:
-        in_doubt = np.zeros(1, np.bool_)
-        _pool(x, plan, out, None, None, lowest, in_doubt)
-        if not in_doubt[0]:
-            return
-        indices = np.empty(out.shape, np.int64)
-    _pool(x, plan, out, indices, None, lowest, np.zeros(1, np.bool_))
+    in_doubt = np.zeros(1, np.bool_)
+    _pool(x, plan, None, lowest, in_doubt, out, indices)
+    if in_doubt[0] and indices is None:  # which of 0.0 and -0.0 comes first is known where places are
+        _pool(x, plan, None, lowest, in_doubt, out, np.empty(out.shape, np.int64))
 
 
 def avg_pool(x: Array, plan: PoolPlan, divisors: tuple[Ints, ...], out: Array) -> None:
-    _pool(x, plan, out, None, divisors, x.dtype.type(0), np.zeros(1, np.bool_))
-
-
-class Axis(NamedTuple):
-    """The windows along one axis: where each begins on it, how many of its taps lie on it, and its divisor's factor."""
-
-    first: Array
-    count: Array
-    divisor: Array
+    _pool(x, plan, divisors, x.dtype.type(0), np.zeros(1, np.bool_), out, None)
 
 
 class Lines(NamedTuple):
-    """How rows of windows are taken: `rows` lines of `pitch` elements at a time, all in `length` elements, of which
-    `width` are read from x; `flat` if the outputs of many lines follow each other, `by_taps` if lanes are taps."""
+    """How rows of windows are taken: `rows` lines of `pitch` elements at a time, in a buffer of `length` elements.
+
+    A line has `before` elements of padding and `width` of x; its windows begin `stride` apart. The outputs of all lines
+    follow each other if it is `flat`; lanes are taps rather than outputs if `by_taps`.
+    """
 
     pitch: int
     rows: int
     length: int
+    before: int
     width: int
     stride: int
     flat: bool
     by_taps: bool
 
 
+class Way(NamedTuple):
+    """What a kernel needs to know of a plan; `axes` has for every axis and window its first tap on x, how many of its
+    taps are there, and its divisor's factor."""
+
+    channels: int
+    sizes: Ints
+    window: tuple[Ints, Ints]
+    axes: tuple[tuple[Array, Array, Array], ...]
+    lines: Lines
+    nowhere: Any
+    items: tuple[int, int]
+
+
 def _pool(
     x: Array,
     plan: PoolPlan,
-    out: Array,
-    indices: Array | None,
     divisors: tuple[Ints, ...] | None,
     empty: Any,
     in_doubt: Array,
+    out: Array,
+    indices: Array | None,
 ) -> None:
-    plan, x = geometry.lift(plan), arrays.lift(x)
-    by_channels = _channels_closest(out)
-    results = [_dense(each, by_channels) for each in (out, indices) if each is not None]
-    places = [address(each) for each in results]
-    found = places[1] if indices is not None else None
-    kind = np.int32 if geometry.volume(plan.input_size) < 1 << 31 else np.int64
-    source = address(x), x.strides
+    way, x, by_channels = _way(plan, x.dtype, divisors), arrays.lift(x), _channels_closest(out)
+    to, found = _dense(out, by_channels), None if indices is None else _dense(indices, by_channels)
+    source = address(x), x.strides, way.channels, way.sizes
+    results = address(to), None if found is None else address(found)
     summing = None if divisors is None else True
-    given = empty, kind(np.iinfo(kind).max), summing, plan.kernel_size, plan.dilation, source, plan.channels, plan.input_size
+    given = empty, way.nowhere, summing, source, way.window, way.axes, *results
     work = (x.size + out.size) / 4
     if by_channels:
-        items = plan.batch * plan.output_size[0] * plan.output_size[1]
-        threads.run(_pixels, items, work, *given, places[0], found, _axes(plan, x.dtype, divisors, 1))
+        threads.run(_pixels, way.items[1], work, *given)
     else:
-        lines = _lines(plan, x.dtype, divisors)
-        args = _axes(plan, x.dtype, divisors, lines.rows if lines.flat else 1), tuple(lines), plan.before[2], in_doubt
-        threads.run(_planes, plan.batch * plan.channels, work, *given, places[0], found, *args)
-    for result, wanted in zip(results, (out, indices), strict=False):
-        if result is not wanted and wanted is not None:
+        threads.run(_planes, way.items[0], work, *given, tuple(way.lines), in_doubt)
+    for result, wanted in ((to, out), (found, indices)):
+        if result is not wanted:
             wanted[...] = result
 
 
@@ -129,40 +132,56 @@ def _dense(array: Array, by_channels: bool) -> Array:
     return array if array.flags.c_contiguous else np.empty(array.shape, array.dtype)
 
 
-@lru_cache(64)
-def _axes(plan: PoolPlan, dtype: np.dtype, divisors: tuple[Ints, ...] | None, rows: int) -> tuple[tuple[Array, ...], ...]:
-    """The windows along each axis, those of a row `rows` times."""
-    factors = ((1,),) * (3 - len(divisors)) + divisors if divisors is not None else ((1,),) * 3
-    axes = []
-    for axis in range(3):
-        first = np.arange(plan.output_size[axis]) * plan.stride[axis] - plan.before[axis]
-        skipped = np.maximum(0, -(first // plan.dilation[axis]))
-        first += skipped * plan.dilation[axis]
-        count = np.minimum(plan.kernel_size[axis] - skipped, (plan.input_size[axis] - 1 - first) // plan.dilation[axis] + 1)
-        axes.append(Axis(first, count, np.array(factors[axis] * (rows if axis == 2 else 1), dtype)))
-    return tuple(map(tuple, axes))
+@lru_cache(128)
+def _way(plan: PoolPlan, dtype: np.dtype, divisors: tuple[Ints, ...] | None) -> Way:
+    plan = geometry.lift(plan)
+    factors = _factors(divisors or ((1,) * n for n in plan.output_size))
+    lines = _lines(plan, dtype, factors)
+    parts = [np.array(each, dtype) for each in factors]
+    parts[2] = np.tile(parts[2], lines.rows) if lines.flat else parts[2]
+    axes = tuple((*_windows(plan, axis), parts[axis]) for axis in range(3))
+    kind = np.int32 if geometry.volume(plan.input_size) < 1 << 31 else np.int64
+    items = plan.batch * plan.channels, plan.batch * plan.output_size[0] * plan.output_size[1]
+    window = plan.kernel_size, plan.dilation
+    return Way(plan.channels, plan.input_size, window, axes, lines, kind(np.iinfo(kind).max), items)
 
 
-@lru_cache(1024)
-def _lines(plan: PoolPlan, dtype: np.dtype, divisors: tuple[Ints, ...] | None) -> Lines:
-    outputs, taps, stride, dilation = (
-        each[-1] for each in (plan.output_size, plan.kernel_size, plan.stride, plan.dilation)
+def _factors(divisors: Iterable[Ints]) -> tuple[Ints, ...]:
+    """The divisors' factors along three axes."""
+    factors = tuple(divisors)
+    return ((1,),) * (3 - len(factors)) + factors
+
+
+def _windows(plan: PoolPlan, axis: int) -> tuple[Array, Array]:
+    """Where the first tap on x of each window along an axis lies, and how many taps lie on x."""
+    dilation = plan.dilation[axis]
+    first = np.arange(plan.output_size[axis]) * plan.stride[axis] - plan.before[axis]
+    skipped = np.maximum(0, -(first // dilation))
+    first += skipped * dilation
+    return first, np.minimum(plan.kernel_size[axis] - skipped, (plan.input_size[axis] - 1 - first) // dilation + 1)
+
+
+def _lines(plan: PoolPlan, dtype: np.dtype, factors: tuple[Ints, ...]) -> Lines:
+    outputs, taps, dilation, before = (
+        each[2] for each in (plan.output_size, plan.kernel_size, plan.dilation, plan.before)
     )
-    vector = VECTOR_BYTES // dtype.itemsize
+    lanes_ = VECTOR_BYTES // dtype.itemsize
     span = dilation * (taps - 1) + 1
-    stride = stride if outputs > 1 else span
+    stride = plan.stride[2] if outputs > 1 else span
     needed = (outputs - 1) * stride + span
-    flat = span <= stride and all(len(set(factors)) == 1 for factors in (divisors or ())[:-1])
+    flat = span <= stride and all(len(set(each)) < 2 for each in factors[:2])
     pitch = outputs * stride if flat else needed
     rows = max(1, min(LINES // dtype.itemsize // pitch, plan.output_size[1]))
-    width = min(plan.input_size[-1], needed - plan.before[-1])
-    across = taps * -(-outputs // vector) * (stride if stride < 5 else vector)
-    by_taps = dilation == 1 and outputs * (-(-taps // vector) + 4) < across
-    return Lines(pitch, rows, rows * pitch + span + 6 * vector, width, stride, flat, by_taps)
+    length = rows * pitch + span + 6 * lanes_  # of which `every` reads some behind the last window
+    width = min(plan.input_size[2], needed - before)
+    vectors = taps * -(-outputs // lanes_) * (stride if stride < 5 else lanes_)
+    by_taps = dilation == 1 and outputs * (-(-taps // lanes_) + 4) < vectors
+    return Lines(pitch, rows, length, before, width, stride, flat, by_taps)
 
 
 @kernel
 def _read(near, source, step, count, empty):
+    """`count` numbers, `step` bytes apart unless they are neighbours."""
     return load(source, count, empty) if near else gather(apart(source, step, empty), count, empty)
 
 
@@ -172,289 +191,258 @@ def _combined(summing, a, b):
 
 
 @kernel
-def _planes(
-    start, stop, empty, nowhere, summing, kernel_size, dilation, x, channels, sizes, out, indices, axes, lines, before, in_doubt
-):
-    """Planes of outputs: rows under a block of windows down into lines, then across."""
-    (first_d, count_d, divide_d), (first_h, count_h, divide_h), (first_w, count_w, divide_w) = axes
-    pitch, rows, length, width, stride, flat, by_taps = lines
+def _planes(start, stop, empty, nowhere, summing, source, window, axes, out, indices, lines, in_doubt):
+    """Planes of outputs: x is read once, what follows from a block of its rows is written while these are near."""
+    base, strides, channels, sizes = source
+    (_, _, taps), dilation = window
+    (first_d, count_d, factor_d), (first_h, count_h, factor_h), (first_w, _, factor_w) = axes
+    pitch, rows, length, before, width, stride, flat, by_taps = lines
     memory, memory_keys = np.full(length, empty), np.full(length, nowhere)
-    line, keys, item, key = memory.ctypes.data, memory_keys.ctypes.data, size(empty), size(nowhere)
-    base, steps = x
-    steps = steps[2:]
-    outputs, n_rows, n_planes = first_w.size, first_h.size, first_d.size
-    firsts, counts, factors, row_factors = first_h.ctypes.data, count_h.ctypes.data, divide_h.ctypes.data, divide_w.ctypes.data
-    to = start * n_planes * n_rows * outputs
-    odd = False
-    taps = kernel_size[2]
+    line, keys, item, steps = memory.ctypes.data, memory_keys.ctypes.data, size(empty), strides[2:]
+    to_line, to_keys = line + before * item, keys + before * size(nowhere)
+    outputs, high = first_w.size, first_h.size
+    doubt, done = False, start * first_d.size * high * outputs
     n, c = divmod(start, channels)
     for _ in range(start, stop):
-        source = base + n * x[1][0] + c * x[1][1]
+        plane = base + n * strides[0] + c * strides[1]
         n, c = (n, c + 1) if c + 1 < channels else (n + 1, 0)
-        for i in range(n_planes):
-            deep, nd, factor = source + first_d[i] * steps[0], count_d[i], divide_d[i]
-            for j in range(0, n_rows, rows):
-                n_lines = min(rows, n_rows - j)
-                high = nd, n_lines, firsts + j * 8, counts + j * 8
-                filled = line + before * item
+        for i in range(first_d.size):
+            deep = plane + first_d[i] * steps[0]
+            for j in range(0, high, rows):
+                n_lines = min(rows, high - j)
+                block = count_d[i], n_lines, first_h.ctypes.data + j * 8, count_h.ctypes.data + j * 8
                 if indices is not None:
                     position = first_d[i] * sizes[1] * sizes[2]
-                    _down_keys(empty, nowhere, deep, steps, high, dilation, position, sizes, filled, keys + before * key, pitch, width)
+                    _down_keys(
+                        empty, nowhere, deep, steps, block, dilation, position, sizes, to_line, to_keys, pitch, width
+                    )
                 elif steps[2] == item:
-                    odd |= _down(1, empty, summing, deep, steps, high, dilation, filled, pitch, width)
+                    doubt |= _down(True, empty, summing, deep, steps, block, dilation, to_line, pitch, width)
                 else:
-                    odd |= _down(0, empty, summing, deep, steps, high, dilation, filled, pitch, width)
-                results = out + to * item
-                factors_h = factors + j * item
-                shape = (1, n_lines * outputs) if flat else (n_lines, outputs)
+                    doubt |= _down(False, empty, summing, deep, steps, block, dilation, to_line, pitch, width)
+                shape = (1, n_lines * outputs, pitch) if flat else (n_lines, outputs, pitch)
+                to = out + done * item
+                factors = factor_d[i], factor_h.ctypes.data + j * item, factor_w.ctypes.data
                 if indices is not None:
-                    _across_keys(empty, nowhere, line, keys, pitch, taps, stride, dilation[2], shape, results, indices + to * 8)
+                    _across_keys(empty, nowhere, line, keys, taps, stride, dilation[2], shape, to, indices + done * 8)
                 elif by_taps:
-                    _across_taps(empty, summing, line, pitch, taps, stride, shape, results, factor, factors_h, row_factors)
+                    _across_taps(empty, summing, line, taps, stride, shape, factors, to)
                 elif stride == 1:  # a stride that is known when compiling
-                    _across(1, empty, summing, line, pitch, taps, dilation[2], shape, results, factor, factors_h, row_factors)
+                    _across(1, empty, summing, line, taps, dilation[2], shape, factors, to)
                 elif stride == 2:
-                    _across(2, empty, summing, line, pitch, taps, dilation[2], shape, results, factor, factors_h, row_factors)
+                    _across(2, empty, summing, line, taps, dilation[2], shape, factors, to)
                 elif stride == 3:
-                    _across(3, empty, summing, line, pitch, taps, dilation[2], shape, results, factor, factors_h, row_factors)
+                    _across(3, empty, summing, line, taps, dilation[2], shape, factors, to)
                 else:
-                    _across(stride, empty, summing, line, pitch, taps, dilation[2], shape, results, factor, factors_h, row_factors)
-                to += n_lines * outputs
-    if odd:
+                    _across(stride, empty, summing, line, taps, dilation[2], shape, factors, to)
+                done += n_lines * outputs
+    if doubt:
         in_doubt[0] = True
     keep(memory)
     keep(memory_keys)
 
 
 @kernel
-def _down(near, empty, summing, source, steps, high, dilation, line, pitch, width):
-    """line[p] = the rows at `row` + d * taps[1] + h * taps[3] combined. Whether ..."""
+def _down(near, empty, summing, source, steps, block, dilation, line, pitch, width):
+    """Fill the lines of a block with the rows under its windows, combined.
+
+    Whether a maximum is -0.0 there: across, it may be equal to a 0.0 that lies before it in the window.
+    """
     inlined()
-    nd, rows, firsts, counts = high
+    n_deep, rows, firsts, counts = block
     step_d, step_h = dilation[0] * steps[0], dilation[1] * steps[1]
-    odd = minus_zero(splat(empty, empty))
+    doubt = minus_zero(splat(empty, empty))
     for j in range(rows):
-        row, taps = source + at(firsts, j, rows) * steps[1], at(counts, j, rows)
-        to = line + j * pitch * size(empty)
+        row, n_high, to = source + at(firsts, j, rows) * steps[1], at(counts, j, rows), line + j * pitch * size(empty)
         for p in range(0, width, lanes(empty)):
             best = splat(empty, empty)
-            for d in range(nd):
+            for d in range(n_deep):
                 tap = row + d * step_d + p * steps[2]
-                for _ in range(taps):
+                for _ in range(n_high):
                     rolled()
                     best = _combined(summing, best, _read(near, tap, steps[2], width - p, empty))
                     tap += step_h
             store_all(to + p * size(empty), best)
             if summing is None:
-                odd = odd | minus_zero(best)
-    return any_lane(odd)
+                doubt = doubt | minus_zero(best)
+    return any_lane(doubt)
 
 
 @kernel
-def _down_keys(empty, nowhere, source, steps, high, dilation, plane, sizes, line, keys, pitch, width):
-    nd, rows, firsts, counts = high
+def _down_keys(empty, nowhere, source, steps, block, dilation, plane, sizes, line, keys, pitch, width):
+    """The same, and where in the plane each maximum was found: its key, all bits turned (so negative) if it is NaN."""
+    n_deep, rows, firsts, counts = block
     for j in range(rows):
-        h, taps = at(firsts, j, rows), at(counts, j, rows)
+        h, n_high = at(firsts, j, rows), at(counts, j, rows)
         for p in range(0, width, lanes(empty)):
-            best, found = splat(empty, empty), splat_as(empty, nowhere, plane + h * sizes[2])
-            for d in range(nd):
-                for b in range(taps):
+            best, key = splat(empty, empty), splat_as(empty, nowhere, plane + h * sizes[2])
+            for a in range(n_deep):
+                for b in range(n_high):
                     rolled()
-                    down, back = h + b * dilation[1], d * dilation[0]
-                    tap = source + back * steps[0] + down * steps[1] + p * steps[2]
+                    d, down = a * dilation[0], h + b * dilation[1]
+                    tap = source + d * steps[0] + down * steps[1] + p * steps[2]
                     value = _read(steps[2] == size(empty), tap, steps[2], width - p, empty)
-                    better = (value > best) | (value != value)
-                    best = select(better, value, best)
-                    position = plane + (back * sizes[1] + down) * sizes[2]
-                    found = select(better, splat_as(empty, nowhere, position), found)
-            found = numbered(found + p)
-            store_all(line + (j * pitch + p) * size(empty), best)
-            store(keys + (j * pitch + p) * size(nowhere), select(best != best, found ^ -1, found), width - p)
+                    row = splat_as(empty, nowhere, plane + (d * sizes[1] + down) * sizes[2])
+                    best, key = _taken(best, key, value, row)
+            key, at_line = numbered(key + p), j * pitch + p
+            store_all(line + at_line * size(empty), best)
+            store(keys + at_line * size(nowhere), select(best != best, key ^ -1, key), width - p)
 
 
 @kernel
-def _merged(best, found, value, key):
-    better = (value > best) | (alike(value, best) & (key < found))
-    return select(better, value, best), select(better, key, found)
+def _taken(best, key, value, place):
+    """The better of what was found before and what comes after it: of equal ones the first, of NaN the last."""
+    better = (value > best) | (value != value)
+    return select(better, value, best), select(better, place, key)
 
 
 @kernel
-def _across(stride, empty, summing, line, pitch, taps, dilation, shape, out, factor, factors_h, factors_w):
+def _merged(best, key, other, other_key):
+    """The better of two, wherever they lie: of equal ones, and of NaN, that of the smaller key."""
+    better = (other > best) | (alike(other, best) & (other_key < key))
+    return select(better, other, best), select(better, other_key, key)
+
+
+@kernel
+def _across(stride, empty, summing, line, taps, dilation, shape, factors, out):
+    """Rows of outputs from lines, lanes being outputs."""
     inlined()
-    rows, outputs = shape
+    rows, outputs, pitch = shape
+    factor_d, factor_h, factor_w = factors
     item, step = size(empty), dilation * size(empty)
     for j in range(rows):
-        divisor = factor * at(factors_h, j, empty)
-        row, to = line + j * pitch * item, out + j * outputs * item
+        divisor, row = factor_d * at(factor_h, j, empty), line + j * pitch * item
         for o in range(0, outputs, lanes(empty)):
             tap, count = row + o * stride * item, outputs - o
             best = every(tap, stride, count, empty)
-            for t in range(1, taps):
+            for _ in range(1, taps):
                 rolled()
                 tap += step
                 best = _combined(summing, best, every(tap, stride, count, empty))
             if summing is not None:
-                best = best / (load(factors_w + o * item, count, empty) * divisor)
-            store(to + o * item, best, count)
+                best = best / (load(factor_w + o * item, count, empty) * divisor)
+            store(out + (j * outputs + o) * item, best, count)
 
 
 @kernel
-def _across_taps(empty, summing, line, pitch, taps, stride, shape, out, factor, factors_h, factors_w):
+def _across_taps(empty, summing, line, taps, stride, shape, factors, out):
+    """Rows of outputs from lines, lanes being taps: for few and long windows, as in global pooling."""
     inlined()
-    rows, outputs = shape
-    item = size(empty)
+    rows, outputs, pitch = shape
+    factor_d, factor_h, factor_w = factors
     for j in range(rows):
-        divisor = factor * at(factors_h, j, empty)
-        row, to = line + j * pitch * item, out + j * outputs * item
+        divisor = factor_d * at(factor_h, j, empty)
         for o in range(outputs):
-            best = splat(empty, empty)
+            best, window = splat(empty, empty), line + (j * pitch + o * stride) * size(empty)
             for t in range(0, taps, lanes(empty)):
-                best = _combined(summing, best, load(row + (o * stride + t) * item, taps - t, empty))
+                best = _combined(summing, best, load(window + t * size(empty), taps - t, empty))
             if summing is None:
-                store(to + o * item, splat(empty, largest(best)), 1)
+                put(out, j * outputs + o, largest(best), empty)
             else:
-                store(to + o * item, splat(empty, sum_lanes(best) / (divisor * at(factors_w, o, empty))), 1)
+                put(out, j * outputs + o, sum_lanes(best) / (divisor * at(factor_w, o, empty)), empty)
 
 
 @kernel
-def _across_keys(empty, nowhere, line, keys, pitch, taps, stride, dilation, shape, out, indices):
-    rows, outputs = shape
-    item, key, like = size(empty), size(nowhere), splat(empty, nowhere)
+def _across_keys(empty, nowhere, line, keys, taps, stride, dilation, shape, out, indices):
+    """Rows of maxima from lines, and where they were found from their keys."""
+    rows, outputs, pitch = shape
+    item, key_item, like = size(empty), size(nowhere), splat(empty, nowhere)
     for j in range(rows):
         for o in range(0, outputs, lanes(empty)):
             first, count, to = j * pitch + o * stride, outputs - o, j * outputs + o
-            best, found = every(line + first * item, stride, count, empty), every(keys + first * key, stride, count, like)
+            best = every(line + first * item, stride, count, empty)
+            key = every(keys + first * key_item, stride, count, like)
             for t in range(1, taps):
-                at = first + t * dilation
-                best, found = _merged(best, found, every(line + at * item, stride, count, empty), every(keys + at * key, stride, count, like))
+                rolled()
+                tap = first + t * dilation
+                other = every(line + tap * item, stride, count, empty)
+                best, key = _merged(best, key, other, every(keys + tap * key_item, stride, count, like))
             store(out + to * item, best, count)
-            store(indices + to * 8, wide(select(found < 0, found ^ -1, found)), count)
+            store(indices + to * 8, wide(select(key < 0, key ^ -1, key)), count)
 
 
 @kernel
-def _pixels(start, stop, empty, nowhere, summing, kernel_size, dilation, x, channels, sizes, out, indices, axes):
-    """Rows of pixels of outputs, all channels of a pixel in vectors."""
-    (first_d, count_d, divide_d), (first_h, count_h, divide_h), (first_w, count_w, divide_w) = axes
-    base, steps = x
-    item = size(empty)
-    step_d, step_h, step_w = dilation[0] * steps[2], dilation[1] * steps[3], dilation[2] * steps[4]
-    to = start * first_w.size * channels
+def _pixels(start, stop, empty, nowhere, summing, source, window, axes, out, indices):
+    """Rows of pixels of outputs, all channels of a pixel, which lie together: every tap of a window is read once."""
+    base, steps, channels, sizes = source
+    _, dilation = window
+    (first_d, count_d, factor_d), (first_h, count_h, factor_h), (first_w, count_w, factor_w) = axes
+    jumps = dilation[0] * steps[2], dilation[1] * steps[3], dilation[2] * steps[4]
+    places = dilation[0] * sizes[1] * sizes[2], dilation[1] * sizes[2], dilation[2]
+    done = start * first_w.size * channels
     for row in range(start, stop):
-        ni, j = divmod(row, first_h.size)
-        n, i = divmod(ni, first_d.size)
+        image, j = divmod(row, first_h.size)
+        n, i = divmod(image, first_d.size)
         d, h = first_d[i], first_h[j]
         for k in range(first_w.size):
-            w = first_w[k]
-            source = base + n * steps[0] + d * steps[2] + h * steps[3] + w * steps[4]
-            position = (d * sizes[1] + h) * sizes[2] + w
-            divisor = divide_d[i] * divide_h[j] * divide_w[k]
-            for c in range(0, channels, lanes(empty)):
-                best, found = splat(empty, empty), splat_as(empty, nowhere, position)
-                for a in range(count_d[i]):
-                    for b in range(count_h[j]):
-                        tap = source + c * steps[1] + a * step_d + b * step_h
-                        for e in range(count_w[k]):
-                            value = _read(steps[1] == item, tap + e * step_w, steps[1], channels - c, empty)
-                            if indices is None:
-                                best = _combined(summing, best, value)
-                            else:
-                                better = (value > best) | (value != value)
-                                best = select(better, value, best)
-                                there = position + (a * dilation[0] * sizes[1] + b * dilation[1]) * sizes[2] + e * dilation[2]
-                                found = select(better, splat_as(empty, nowhere, there), found)
-                if summing is not None:
-                    best = best / splat(empty, divisor)
-                store(out + (to + c) * item, best, channels - c)
-                if indices is not None:
-                    store(indices + (to + c) * 8, wide(found), channels - c)
-            to += channels
-
-
-# ---------------------------------------------------------------- backward
-
-
-def max_pool_backward(grad_output: Array, indices: Array, grad_x: Array) -> None:
-    by_channels = _channels_closest(grad_x)
-    result = _dense(grad_x, by_channels)
-    grad_output, indices = _copied(grad_output, by_channels), _copied(indices, by_channels)
-    batch, channels, *sizes = grad_x.shape
-    pixels, outputs = geometry.volume(sizes), geometry.volume(grad_output.shape[2:])
-    parts = 1 if by_channels else channels
-    block = -(-channels // parts) if not by_channels else min(channels, _round_up(channels // parts, VECTOR_BYTES // grad_x.itemsize))
-    items = batch * -(-channels // block)
-    places = address(grad_output), address(indices), address(result)
-    work = grad_x.size / 8 + grad_output.size
-    threads.run(_scatter, items, work, grad_x.dtype.type(0), *places, channels, block, by_channels, pixels, outputs)
-    if result is not grad_x:
-        grad_x[...] = result
-
-
-def avg_pool_backward(grad_output: Array, plan: PoolPlan, divisors: tuple[Ints, ...], grad_x: Array) -> None:
-    plan, grad_output = geometry.lift(plan), arrays.lift(grad_output)
-    by_channels = _channels_closest(grad_x)
-    result = _dense(grad_x, by_channels)
-    given = grad_x.dtype.type(0), (address(grad_output), grad_output.strides), plan.channels, address(result)
-    axes, work = _spreads(plan, grad_x.dtype, divisors), (grad_x.size + grad_output.size) / 4
-    if by_channels:
-        items = plan.batch * plan.input_size[0] * plan.input_size[1]
-        threads.run(_pixels_backward, items, work, *given, axes)
-    else:
-        taps, left, stride = plan.kernel_size[2], plan.kernel_size[2] - 1 - plan.before[2], plan.stride[2]
-        stride = stride if plan.output_size[2] > 1 else 1
-        threads.run(_planes_backward, plan.batch * plan.channels, work, *given, axes, taps, left, stride)
-    if result is not grad_x:
-        grad_x[...] = result
-
-
-def _copied(array: Array, by_channels: bool) -> Array:
-    """The array, without gaps in the order that a kernel reads."""
-    if by_channels:
-        return np.moveaxis(np.ascontiguousarray(np.moveaxis(array, 1, -1)), -1, 1)
-    return np.ascontiguousarray(array)
-
-
-def _round_up(n: int, step: int) -> int:
-    return -(-n // step) * step
-
-
-@lru_cache(64)
-def _spreads(plan: PoolPlan, dtype: np.dtype, divisors: tuple[Ints, ...]) -> tuple[tuple[Array, ...], ...]:
-    """Along each axis: the first of the windows that hold an element of x, how many do, and one over the divisors."""
-    factors = ((1,),) * (3 - len(divisors)) + divisors
-    axes = []
-    for axis in range(3):
-        at, stride = np.arange(plan.input_size[axis]) + plan.before[axis], plan.stride[axis]
-        first = np.maximum(0, (at - plan.kernel_size[axis]) // stride + 1)
-        count = np.minimum(plan.output_size[axis], at // stride + 1) - first
-        axes.append((first, np.maximum(count, 0), (1 / np.array(factors[axis], np.float64)).astype(dtype)))
-    return tuple(axes)
+            w, counts = first_w[k], (count_d[i], count_h[j], count_w[k])
+            pixel = base + n * steps[0] + d * steps[2] + h * steps[3] + w * steps[4], steps[1]
+            to = out + done * size(empty)
+            if indices is not None:
+                place = (d * sizes[1] + h) * sizes[2] + w
+                _pixel_keys(empty, nowhere, pixel, channels, counts, jumps, place, places, to, indices + done * 8)
+            else:
+                divisor = factor_d[i] * factor_h[j] * factor_w[k]
+                if counts[0] * counts[1] * counts[2] > LONG:
+                    _pixel_by_taps(empty, summing, pixel, channels, counts, jumps, divisor, to)
+                else:
+                    _pixel(empty, summing, pixel, channels, counts, jumps, divisor, to)
+            done += channels
 
 
 @kernel
-def _scatter(start, stop, zero, grad, indices, grad_x, channels, block, by_channels, pixels, outputs):
-    """Planes, or blocks of channels of images: filled with zeros, and what each output brings added while they are near."""
-    blocks, item, step = -(-channels // block), size(zero), channels if by_channels else 1
-    for part in range(start, stop):
-        n, c = divmod(part, blocks)
-        c *= block
-        width = min(block, channels - c)
-        to = grad_x + (n * channels * pixels + (c if by_channels else c * pixels)) * item
-        source = n * channels * outputs + (c if by_channels else c * outputs)
-        g, places = grad + source * item, indices + source * 8
-        if by_channels:
-            for p in range(pixels):
-                _fill(zero, to + p * step * item, width)
-            for o in range(outputs):
-                for lane in range(width):
-                    place = at(places, lane, step) * step + lane
-                    put(to, place, at(to, place, zero) + at(g, lane, zero), zero)
-                places += step * 8
-                g += step * item
-        else:
-            _fill(zero, to, pixels)
-            for o in range(outputs):
-                place = at(places, o, step)
-                put(to, place, at(to, place, zero) + at(g, o, zero), zero)
+def _pixel(empty, summing, pixel, channels, counts, jumps, divisor, out):
+    """The channels of one output, a vector of them at a time."""
+    source, step = pixel
+    for c in range(0, channels, lanes(empty)):
+        best = splat(empty, empty)
+        for a in range(counts[0]):
+            for b in range(counts[1]):
+                tap = source + c * step + a * jumps[0] + b * jumps[1]
+                for _ in range(counts[2]):
+                    rolled()
+                    best = _combined(summing, best, _read(step == size(empty), tap, step, channels - c, empty))
+                    tap += jumps[2]
+        if summing is not None:
+            best = best / splat(empty, divisor)
+        store(out + c * size(empty), best, channels - c)
+
+
+@kernel
+def _pixel_by_taps(empty, summing, pixel, channels, counts, jumps, divisor, out):
+    """The same, all channels of a tap at a time: x is read in the order of memory."""
+    source, step = pixel
+    _fill(empty, out, channels)
+    for a in range(counts[0]):
+        for b in range(counts[1]):
+            for e in range(counts[2]):
+                tap = source + a * jumps[0] + b * jumps[1] + e * jumps[2]
+                for c in range(0, channels, lanes(empty)):
+                    to, count = out + c * size(empty), channels - c
+                    value = _read(step == size(empty), tap + c * step, step, count, empty)
+                    store(to, _combined(summing, load(to, count, empty), value), count)
+    if summing is not None:
+        for c in range(0, channels, lanes(empty)):
+            to, count = out + c * size(empty), channels - c
+            store(to, load(to, count, empty) / splat(empty, divisor), count)
+
+
+@kernel
+def _pixel_keys(empty, nowhere, pixel, channels, counts, jumps, place, places, out, indices):
+    """The maxima of one output and where they were found, a vector of channels at a time."""
+    source, step = pixel
+    for c in range(0, channels, lanes(empty)):
+        best, key = splat(empty, empty), splat_as(empty, nowhere, place)
+        for a in range(counts[0]):
+            for b in range(counts[1]):
+                for e in range(counts[2]):
+                    rolled()
+                    tap = source + c * step + a * jumps[0] + b * jumps[1] + e * jumps[2]
+                    value = _read(step == size(empty), tap, step, channels - c, empty)
+                    there = place + a * places[0] + b * places[1] + e * places[2]
+                    best, key = _taken(best, key, value, splat_as(empty, nowhere, there))
+        store(out + c * size(empty), best, channels - c)
+        store(indices + c * 8, wide(key), channels - c)
 
 
 @kernel
@@ -463,11 +451,101 @@ def _fill(value, to, count):
         store(to + p * size(value), splat(value, value), count - p)
 
 
+# ---------------------------------------------------------------- backward
+
+
+def max_pool_backward(grad_output: Array, indices: Array, grad_x: Array) -> None:
+    by_channels, zero = _channels_closest(grad_x), grad_x.dtype.type(0)
+    result = _dense(grad_x, by_channels)
+    sources = _gapless(grad_output, by_channels), _gapless(indices, by_channels)
+    places = [address(each) for each in (*sources, result)]
+    batch, channels = grad_x.shape[:2]
+    shape = channels, geometry.volume(grad_x.shape[2:]), geometry.volume(grad_output.shape[2:])
+    work = grad_x.size / 8 + grad_output.size
+    if by_channels:
+        parts = min(channels, -(-threads.get_num_threads() // max(1, batch)))
+        threads.run(_scatter_pixels, batch * parts, work, zero, *places, *shape, parts, keep=sources)
+    else:
+        threads.run(_scatter_planes, batch * channels, work, zero, *places, *shape[1:], keep=sources)
+    if result is not grad_x:
+        grad_x[...] = result
+
+
+def avg_pool_backward(grad_output: Array, plan: PoolPlan, divisors: tuple[Ints, ...], grad_x: Array) -> None:
+    by_channels, zero = _channels_closest(grad_x), grad_x.dtype.type(0)
+    result, grad_output = _dense(grad_x, by_channels), arrays.lift(grad_output)
+    lines, axes, items = _way_back(plan, grad_x.dtype, divisors)
+    given = zero, (address(grad_output), grad_output.strides, plan.channels), axes, address(result)
+    work = (grad_x.size + grad_output.size) / 4
+    if by_channels:
+        threads.run(_pixels_backward, items[1], work, *given)
+    else:
+        threads.run(_planes_backward, items[0], work, *given, lines)
+    if result is not grad_x:
+        grad_x[...] = result
+
+
+def _gapless(array: Array, by_channels: bool) -> Array:
+    """The array without gaps, in the order that a kernel reads."""
+    if by_channels:
+        return np.ascontiguousarray(np.moveaxis(array, 1, -1))
+    return np.ascontiguousarray(array)
+
+
+@lru_cache(128)
+def _way_back(plan: PoolPlan, dtype: np.dtype, divisors: tuple[Ints, ...]) -> tuple[Ints, tuple, tuple[int, int]]:
+    """Of a line: its taps, padding and stride. Along each axis: the first of the windows that hold an element of x, how
+    many do, and one over the divisors' factors. Planes, and rows of pixels."""
+    plan, factors = geometry.lift(plan), _factors(divisors)
+    axes = []
+    for axis in range(3):
+        at, stride = np.arange(plan.input_size[axis]) + plan.before[axis], plan.stride[axis]
+        first = np.maximum(0, (at - plan.kernel_size[axis]) // stride + 1)
+        count = np.minimum(plan.output_size[axis], at // stride + 1) - first
+        axes.append((first, np.maximum(0, count), (1 / np.array(factors[axis], np.float64)).astype(dtype)))
+    taps = plan.kernel_size[2]
+    lines = taps, taps - 1 - plan.before[2], plan.stride[2] if plan.output_size[2] > 1 else 1
+    items = plan.batch * plan.channels, plan.batch * plan.input_size[0] * plan.input_size[1]
+    return lines, tuple(axes), items
+
+
 @kernel
-def _planes_backward(start, stop, zero, grad, channels, grad_x, axes, taps, left, stride):
+def _scatter_planes(start, stop, zero, grad, indices, grad_x, pixels, outputs):
+    """Planes of the gradient: filled with zeros, and what each output brings added while they are near."""
+    grad, indices = grad + start * outputs * size(zero), indices + start * outputs * 8
+    to = grad_x + start * pixels * size(zero)
+    for _ in range(start, stop):
+        _fill(zero, to, pixels)
+        for o in range(outputs):
+            place = at(indices, o, outputs)
+            put(to, place, at(to, place, zero) + at(grad, o, zero), zero)
+        grad, indices, to = grad + outputs * size(zero), indices + outputs * 8, to + pixels * size(zero)
+
+
+@kernel
+def _scatter_pixels(start, stop, zero, grad, indices, grad_x, channels, pixels, outputs, parts):
+    """The same, where channels lie together: images, in so many parts of their channels."""
+    item = size(zero)
+    for piece in range(start, stop):
+        n, part = divmod(piece, parts)
+        c = part * channels // parts
+        width = (part + 1) * channels // parts - c
+        to = grad_x + (n * pixels * channels + c) * item
+        for p in range(pixels):
+            _fill(zero, to + p * channels * item, width)
+        for o in range(n * outputs * channels + c, (n + 1) * outputs * channels + c, channels):
+            places, values = indices + o * 8, grad + o * item
+            for lane in range(width):
+                place = at(places, lane, channels) * channels + lane
+                put(to, place, at(to, place, zero) + at(values, lane, zero), zero)
+
+
+@kernel
+def _planes_backward(start, stop, zero, grad, axes, grad_x, lines):
     """Planes of the gradient, row by row: the windows over a row down into a line, `stride` apart, then across."""
+    taps, left, stride = lines
     (first_d, count_d, part_d), (first_h, count_h, part_h), (first_w, _, part_w) = axes
-    base, steps = grad
+    base, steps, channels = grad
     item, depth, height, width, outputs = size(zero), first_d.size, first_h.size, first_w.size, part_w.size
     memory = np.full(max(left + outputs * stride, width + taps) + 2 * lanes(zero), zero)
     line = memory.ctypes.data
@@ -481,7 +559,11 @@ def _planes_backward(start, stop, zero, grad, channels, grad_x, axes, taps, left
             h = 0
             while h < height:
                 alike_rows = 1
-                while h + alike_rows < height and first_h[h] == first_h[h + alike_rows] and count_h[h] == count_h[h + alike_rows]:
+                while (
+                    h + alike_rows < height
+                    and first_h[h] == first_h[h + alike_rows]
+                    and count_h[h] == count_h[h + alike_rows]
+                ):
                     alike_rows += 1
                 if same_d:
                     _copy(zero, to - height * width * item, to, alike_rows * width)
@@ -523,10 +605,10 @@ def _copy(like, source, to, count):
 
 
 @kernel
-def _pixels_backward(start, stop, zero, grad, channels, grad_x, axes):
+def _pixels_backward(start, stop, zero, grad, axes, grad_x):
     """Rows of pixels of the gradient, all channels of a pixel in vectors."""
     (first_d, count_d, part_d), (first_h, count_h, part_h), (first_w, count_w, part_w) = axes
-    base, steps = grad
+    base, steps, channels = grad
     item, depth, height, width = size(zero), first_d.size, first_h.size, first_w.size
     to = grad_x + start * width * channels * item
     for row in range(start, stop):
