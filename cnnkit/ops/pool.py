@@ -250,7 +250,7 @@ def _max_pool_backward(ndim: int, grad_output: Array, indices: Array, input_shap
     plane = geometry.volume(input_shape[-ndim:])
     if indices.size and not plane:
         raise ValueError(f"input_shape is {input_shape}, but indices point into planes of at least 1 element")
-    if indices.size and not (int(indices.min()) >= 0 and int(indices.max()) < plane):
+    if indices.size and not int(indices.view(np.uint64).max()) < plane:  # what is negative is large then: one pass
         raise ValueError(
             f"indices reach from {int(indices.min())} to {int(indices.max())}, "
             f"but input_shape {input_shape} needs 0 to {plane - 1}"

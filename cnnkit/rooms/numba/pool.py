@@ -104,7 +104,7 @@ def _pool(
     out: Array,
     indices: Array | None,
 ) -> None:
-    way, x, by_channels = _way(plan, x.dtype, divisors), arrays.lift(x), _channels_closest(out)
+    way, by_channels, x = _way(plan, x.dtype, divisors), _by_channels(out, x), arrays.lift(x)
     to, found = _dense(out, by_channels), None if indices is None else _dense(indices, by_channels)
     source = address(x), x.strides, way.channels, way.sizes
     results = address(to), None if found is None else address(found)
@@ -120,14 +120,21 @@ def _pool(
             wanted[...] = result
 
 
-def _channels_closest(array: Array) -> bool:
-    return not array.flags.c_contiguous and arrays.channels_last(array)
+def _by_channels(result: Array, like: Array) -> bool:
+    """Whether channels lie closest together in the result and in what it is made of, or can only lie so."""
+    if result.flags.c_contiguous and not arrays.channels_last(like):
+        return False
+    return _channels_behind(result).flags.c_contiguous
+
+
+def _channels_behind(array: Array) -> Array:
+    return array.transpose(0, *range(2, array.ndim), 1)
 
 
 def _dense(array: Array, by_channels: bool) -> Array:
     """The array itself if it lies without gaps in the order that a kernel fills, else a new one."""
     if by_channels:
-        last = np.moveaxis(array, 1, -1)
+        last = _channels_behind(array)
         return array if last.flags.c_contiguous else np.moveaxis(np.empty(last.shape, array.dtype), -1, 1)
     return array if array.flags.c_contiguous else np.empty(array.shape, array.dtype)
 
@@ -455,7 +462,7 @@ def _fill(value, to, count):
 
 
 def max_pool_backward(grad_output: Array, indices: Array, grad_x: Array) -> None:
-    by_channels, zero = _channels_closest(grad_x), grad_x.dtype.type(0)
+    by_channels, zero = _by_channels(grad_x, grad_output), grad_x.dtype.type(0)
     result = _dense(grad_x, by_channels)
     sources = _gapless(grad_output, by_channels), _gapless(indices, by_channels)
     places = [address(each) for each in (*sources, result)]
@@ -472,7 +479,7 @@ def max_pool_backward(grad_output: Array, indices: Array, grad_x: Array) -> None
 
 
 def avg_pool_backward(grad_output: Array, plan: PoolPlan, divisors: tuple[Ints, ...], grad_x: Array) -> None:
-    by_channels, zero = _channels_closest(grad_x), grad_x.dtype.type(0)
+    by_channels, zero = _by_channels(grad_x, grad_output), grad_x.dtype.type(0)
     result, grad_output = _dense(grad_x, by_channels), arrays.lift(grad_output)
     lines, axes, items = _way_back(plan, grad_x.dtype, divisors)
     given = zero, (address(grad_output), grad_output.strides, plan.channels), axes, address(result)
@@ -488,7 +495,7 @@ def avg_pool_backward(grad_output: Array, plan: PoolPlan, divisors: tuple[Ints, 
 def _gapless(array: Array, by_channels: bool) -> Array:
     """The array without gaps, in the order that a kernel reads."""
     if by_channels:
-        return np.ascontiguousarray(np.moveaxis(array, 1, -1))
+        return np.ascontiguousarray(_channels_behind(array))
     return np.ascontiguousarray(array)
 
 
