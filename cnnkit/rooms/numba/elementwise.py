@@ -68,7 +68,7 @@ def _in_memory_order(out: Array, *given: Array) -> list[Array]:
 
 
 class Lines(NamedTuple):
-    """The lines along one axis of an array without gaps: `count` of them, of `classes` elements each, `inner` apart.
+    """The lines along one axis of an array without gaps: of `classes` elements each, `inner` apart.
 
     Where the axis lies closest together, a line is a piece of work, in vectors along it. Where it does not, a piece is
     as many neighbouring lines as a vector has lanes.
@@ -78,7 +78,6 @@ class Lines(NamedTuple):
     classes: int
     inner: int
     pieces: int
-    count: int
 
     def arrange(self, array: Array) -> Array:
         """The array's elements as they lie in memory."""
@@ -93,7 +92,7 @@ def lines(array: Array, axis: int) -> Lines:
     sizes = [array.shape[each] for each in order]
     outer, inner = math.prod(sizes[:place]), math.prod(sizes[place + 1 :])
     blocks = -(-inner * array.itemsize // VECTOR_BYTES) if inner > 1 else 1
-    return Lines(order, sizes[place], inner, outer * blocks, outer * inner)
+    return Lines(order, sizes[place], inner, outer * blocks)
 
 
 def _along(run: Callable[..., Any], axis: int, out: Array, *given: Array) -> None:

@@ -116,7 +116,7 @@ def _pool(
     else:
         threads.run(_planes, way.items[0], work, *given, tuple(way.lines), in_doubt)
     for result, wanted in ((to, out), (found, indices)):
-        if result is not wanted:
+        if wanted is not None and result is not wanted:
             wanted[...] = result
 
 

@@ -13,10 +13,12 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic, models, overload, register_model
+from numba.extending import intrinsic as _intrinsic
+from numba.extending import models, overload, register_model
 
 from cnnkit.rooms.numba.machine import VECTOR_BYTES, kernel
 
+intrinsic: Any = _intrinsic  # its results are Numba's to type
 BOOLEAN = types.boolean
 
 
@@ -28,7 +30,7 @@ def address(array: Any) -> int:
 class Vector(types.Type):
     """`lanes` numbers of a Numba scalar type."""
 
-    def __init__(self, dtype: types.Type, lanes: int) -> None:
+    def __init__(self, dtype: Any, lanes: int) -> None:
         self.dtype, self.lanes = dtype, lanes
         super().__init__(name=f"Vector({dtype}, {lanes})")
 
@@ -39,7 +41,7 @@ class _VectorModel(models.PrimitiveModel):
         super().__init__(dmm, fe_type, _llvm(fe_type))
 
 
-def _scalar(dtype: types.Type) -> ir.Type:
+def _scalar(dtype: Any) -> ir.Type:
     if isinstance(dtype, types.Float):
         return ir.FloatType() if dtype.bitwidth == 32 else ir.DoubleType()
     return ir.IntType(1 if dtype == BOOLEAN else dtype.bitwidth)
@@ -49,7 +51,7 @@ def _llvm(kind: Vector) -> ir.VectorType:
     return ir.VectorType(_scalar(kind.dtype), kind.lanes)
 
 
-def _full(like: types.Type) -> Vector:
+def _full(like: Any) -> Vector:
     """The vector of numbers of a type that fills a register; a vector's type itself."""
     return like if isinstance(like, Vector) else Vector(like, 8 * VECTOR_BYTES // like.bitwidth)
 
