@@ -209,7 +209,7 @@ def test_lines_of_any_length_along_any_axis(name, dtype, backend):
             x = np.random.default_rng(length).choice(SPECIAL[:4], shape, p=[0.01, 0.02, 0.27, 0.7]).astype(dtype)
             with np.errstate(invalid="ignore", divide="ignore"):
                 expected = getattr(naive, name)(x, axis)
-            got = getattr(cnnkit, name)(x, axis=axis)
+                got = getattr(cnnkit, name)(x, axis=axis)
             np.testing.assert_array_equal(np.isnan(got), np.isnan(expected))
             np.testing.assert_allclose(got, expected, rtol=1e-4)
 
