@@ -387,6 +387,19 @@ def test_a_room_fills_results_of_any_strides(case, dtype):
     assert_same(gx, naive.max_pool_backward(np.ones(y.shape), places, x.shape).astype(dtype))
 
 
+@over({n: MAX_POOL[n] for n in ("3x3 stride 2", "3d mixed", "dilation 2", "70 wide")})
+def test_planes_too_large_for_small_integers(case, dtype, monkeypatch):
+    """Places in planes of 2**31 elements are 64-bit integers on the way too; here they are so in small planes."""
+    pool = pytest.importorskip("cnnkit.rooms.numba.pool")
+    pool._way.cache_clear()
+    monkeypatch.setattr(pool.geometry, "volume", lambda size: 1 << 31)
+    plan = geometry.pool("max_pool", case.count, case.x, case.kernel, case.stride, case.padding, case.dilation, False)
+    assert pool._way(plan, dtype, None).nowhere.dtype == np.int64
+    with cnnkit.use_backend("numba"):
+        check_max(case, np.random.default_rng(1).choice(ODD, case.x).astype(dtype))
+    pool._way.cache_clear()
+
+
 def test_results_do_not_depend_on_threads(threads):
     x = normal((3, 35, 60, 61), "float32", 1)
     for arranged in (x, laid_out(x, "channels last")):
