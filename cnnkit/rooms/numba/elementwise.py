@@ -99,7 +99,7 @@ def _along(run: Callable[..., Any], axis: int, out: Array, *given: Array) -> Non
     layout = lines(out, axis)
     result, *sources = (layout.arrange(array) for array in (out, *given))
     low, places = out.dtype.type(-np.inf), [address(array) for array in (*sources, result)]
-    threads.run(run, layout.pieces, 2 * out.size, low, layout.classes, layout.inner, *places, keep=sources)
+    threads.run(run, layout.pieces, out.size / 2, low, layout.classes, layout.inner, *places, keep=sources)
     if not np.may_share_memory(result, out):
         out.transpose(layout.order)[...] = result
 

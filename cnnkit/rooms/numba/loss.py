@@ -38,7 +38,7 @@ def _run(run: Any, layout: Lines, logits: Array, labels: Array, label_smoothing:
     places = [address(array) for array in (*sources, *results)]
     low, smoothing = logits.dtype.type(-np.inf), logits.dtype.type(label_smoothing)
     args = low, layout.classes, layout.inner, smoothing, *places
-    threads.run(run, layout.pieces, 2 * logits.size, *args, keep=(sources, results))
+    threads.run(run, layout.pieces, logits.size / 2, *args, keep=(sources, results))
 
 
 @kernel
