@@ -160,6 +160,70 @@ def test_softmax_gradient_is_the_numerical_one(name, backend):
         assert abs((high - low) / (2 * step) - gx[place]) < 1e-8
 
 
+# --- the exponential in vectors ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.dtype("float32"), np.dtype("float64")], ids=str)
+def test_exp_is_within_two_units_in_the_last_place(dtype):
+    numba = pytest.importorskip("numba")
+    elementwise = pytest.importorskip("cnnkit.rooms.numba.elementwise")
+    vectors = pytest.importorskip("cnnkit.rooms.numba.vectors")
+    load, store, lanes, exp = vectors.load, vectors.store, vectors.lanes, elementwise.exp
+
+    @numba.njit
+    def exps(x, y, zero):
+        for at in range(0, x.size, lanes(zero)):
+            e = exp(load(x.ctypes.data + at * x.itemsize, x.size - at, zero))
+            store(y.ctypes.data + at * x.itemsize, e, x.size - at)
+
+    deepest = -104.5 if dtype == np.float32 else -746.0
+    rng = np.random.default_rng(1)
+    parts = rng.uniform(deepest, 0, 200_000), -np.exp(rng.uniform(-40, 0, 50_000)), np.linspace(deepest, 0, 50_001)
+    x = np.concatenate([*parts, [0.0, -0.0]]).astype(dtype)
+    y = np.empty_like(x)
+    exps(x, y, dtype.type(0))
+    true = np.exp(x.astype(np.longdouble))
+    unit = np.spacing(np.maximum(true.astype(dtype), 0)).astype(np.longdouble)
+    assert (np.abs(y - true) <= 2 * unit).all()
+    special = np.array([-np.inf, np.nan, 2 * deepest, -1e30, 0.0], dtype)
+    y = np.empty_like(special)
+    exps(special, y, dtype.type(0))
+    np.testing.assert_array_equal(y, np.array([0, np.nan, 0, 0, 1], dtype))
+
+
+def test_softmax_has_subnormal_weights(dtype, backend):
+    x = np.array([0, -95 if dtype == np.float32 else -730, -200 if dtype == np.float32 else -800], dtype)
+    p = cnnkit.softmax(x)
+    np.testing.assert_allclose(p[1], np.exp(np.float64(x[1])), rtol=1e-2)
+    np.testing.assert_array_equal(p[[0, 2]], [1, 0])
+
+
+@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+def test_lines_of_any_length_along_any_axis(name, dtype, backend):
+    """Around multiples of a vector's lanes; what is infinite or not a number stays in its line."""
+    for length in range(1, 41):
+        for shape, axis in (((3, length), 1), ((length, 3), 0), ((2, 3, length), 1), ((2, length, 17), 1)):
+            x = normal(shape, dtype, length)
+            check_softmax(x, axis)
+            check_softmax_backward(normal(shape, dtype, 2), x, axis)
+            x = np.random.default_rng(length).choice(SPECIAL[:4], shape, p=[0.01, 0.02, 0.27, 0.7]).astype(dtype)
+            with np.errstate(invalid="ignore", divide="ignore"):
+                expected = getattr(naive, name)(x, axis)
+                got = getattr(cnnkit, name)(x, axis=axis)
+            np.testing.assert_array_equal(np.isnan(got), np.isnan(expected))
+            np.testing.assert_allclose(got, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("axis", range(4))
+def test_softmax_in_any_memory_order(axis, dtype, backend):
+    x, grad = normal((3, 5, 4, 18), dtype, 1), normal((3, 5, 4, 18), dtype, 2)
+    for order in ((0, 2, 3, 1), (3, 2, 1, 0), (1, 0, 3, 2)):
+        y, g = (np.ascontiguousarray(a.transpose(order)).transpose(np.argsort(order)) for a in (x, grad))
+        check_softmax(y, axis)
+        check_softmax_backward(grad, y, axis)
+        check_softmax_backward(g[:, ::-1], y[:, ::-1], axis)
+
+
 # --- PyTorch -------------------------------------------------------------------------------------
 
 

@@ -78,6 +78,24 @@ def test_any_loss(shape, smoothing, reduction, scale, dtype, backend):
     check_backward(logits, labels, smoothing, reduction)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("order", [(0, 2, 3, 1), (3, 2, 1, 0), (2, 0, 3, 1)])
+def test_logits_in_any_memory_order(order, smoothing, dtype, backend):
+    logits, labels = data((3, 5, 4, 18), dtype)
+    logits = np.ascontiguousarray(logits.transpose(order)).transpose(np.argsort(order))
+    for turned in (logits, logits[:, :, ::-1]):
+        check_forward(turned, labels, smoothing, "none")
+        check_backward(turned, np.asfortranarray(labels), smoothing, "none")
+
+
+@pytest.mark.parametrize("classes", range(1, 40))
+def test_any_number_of_classes(classes, dtype, backend):
+    for shape in ((3, classes), (2, classes, 5), (2, classes, 17)):
+        logits, labels = data(shape, dtype)
+        check_forward(logits, labels, 0.1, "none")
+        check_backward(logits, labels, 0.1, "none")
+
+
 @pytest.mark.parametrize("kind", ["int8", "uint8", "int16", "int32", "uint32", "int64", "uint64"])
 def test_labels_may_be_any_integers(kind, dtype, backend):
     logits, labels = data((9, 5), dtype)

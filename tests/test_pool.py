@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import cnnkit
+from cnnkit import geometry
 
 RULES = [(True, None), (False, None), (True, 7), (False, 3)]  # count_include_pad, divisor_override
 INTEGERS = ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"]
@@ -274,6 +275,144 @@ def test_no_image_gives_an_empty_gradient(dtype, backend):
     empty = np.ones((0, 3, 4, 4), dtype)
     assert_same(cnnkit.max_pool2d_backward(grad, indices, (0, 3, 4, 4)), empty)
     assert_same(cnnkit.avg_pool2d_backward(grad, (0, 3, 4, 4), 2), empty)
+
+
+# --- vectors: every width, every memory order ----------------------------------------------------
+
+WINDOWS = [(1, 1, 0), (2, 1, 1), (2, 2, 0), (3, 1, 1), (3, 2, 1), (3, 3, 0), (4, 4, 0), (5, 5, 2), (2, 3, 0), (7, 2, 3)]
+ODD = np.array([np.nan, np.inf, -np.inf, -0.0, 0.0, 1.0, 2.0])
+
+
+@pytest.mark.parametrize(("kernel", "stride", "pad"), WINDOWS)
+def test_rows_of_any_width(kernel, stride, pad, dtype, backend):
+    """Around multiples of a vector's lanes, with all that is not a number at the borders of windows."""
+    for width in range(max(1, kernel - 2 * pad), 41):
+        for shape, window in (((2, 3, 5, width), (min(3, kernel), kernel)), ((1, 2, width), kernel)):
+            ndim = len(shape) - 2
+            pads = pad if ndim == 1 else (min(pad, min(3, kernel) // 2), pad)
+            case = Pool(shape, window, stride, pads, count=ndim)
+            rng = np.random.default_rng(width)
+            check_max(case, rng.choice(ODD, shape).astype(dtype))
+            check_max_backward(case, normal(shape, dtype, 1))
+            check_avg(case, dtype, (False, None))
+            check_avg_backward(case, dtype, (False, None))
+
+
+@pytest.mark.parametrize(("kernel", "stride", "pad"), WINDOWS)
+def test_means_of_what_is_not_a_number(kernel, stride, pad, dtype, backend):
+    """A NaN or an infinity reaches its windows and, backward, what its window holds, and nothing else."""
+    for width in range(max(1, kernel - 2 * pad), 36):
+        case = Pool((1, 2, width), kernel, stride, pad, count=1)
+        x = np.random.default_rng(width).choice([np.nan, np.inf, -np.inf, 1.0], case.x, p=[0.05, 0.1, 0.05, 0.8])
+        with np.errstate(invalid="ignore"):
+            y = true_avg(case, x, (True, None))
+            np.testing.assert_array_equal(kinds(avg_pool(case, x.astype(dtype))), kinds(y))
+            grad = np.random.default_rng(width).choice(
+                [np.nan, np.inf, -np.inf, 1.0], y.shape, p=[0.05, 0.1, 0.05, 0.8]
+            )
+            expected = true_avg_backward(case, grad, (True, None))
+            np.testing.assert_array_equal(kinds(avg_pool_backward(case, grad.astype(dtype))), kinds(expected))
+
+
+def kinds(x):
+    """NaN, the infinities, and 0 for every other number."""
+    return np.where(np.isfinite(x), 0, x)
+
+
+def test_of_zeros_the_first_is_the_maximum(dtype, backend):
+    """Bit by bit, whichever row and column 0.0 and -0.0 stand in."""
+    x = np.random.default_rng(1).choice([0.0, -0.0, -1.0], (2, 3, 12, 37)).astype(dtype)
+    for case in (Pool(x.shape, 3, 2, 1), Pool(x.shape, 2), Pool(x.shape, (4, 1), 1, (2, 0))):
+        check_max(case, x)
+
+
+LAYOUTS = {
+    "channels last": lambda x: np.ascontiguousarray(np.moveaxis(x, 1, -1)),
+    "Fortran": np.asfortranarray,
+    "width backward": lambda x: x[..., ::-1].copy()[..., ::-1],
+    "height backward": lambda x: x[:, :, ::-1].copy()[:, :, ::-1],
+    "every other column": lambda x: np.repeat(x, 2, axis=-1)[..., ::2],
+    "every other channel": lambda x: np.repeat(x, 2, axis=1)[:, ::2],
+    "one plane for all": lambda x: x,
+}
+
+
+def laid_out(x, layout):
+    """The same numbers, in another order in memory."""
+    y = LAYOUTS[layout](x)
+    if layout == "channels last":
+        y = np.moveaxis(y, -1, 1)
+    if layout == "one plane for all":
+        y = np.broadcast_to(x[:1, :1], x.shape)
+    assert y.shape == x.shape
+    return y
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("channels", [1, 3, 16, 35])
+def test_pooling_in_any_memory_order(channels, layout, dtype, backend):
+    x = np.random.default_rng(1).choice(ODD, (2, channels, 9, 21)).astype(dtype)
+    for case in (Pool(x.shape, 3, 2, 1), Pool(x.shape, (9, 21)), Pool(x.shape, (2, 3), 1, 1, (3, 1))):
+        arranged = laid_out(x, layout)
+        check_max(case, arranged)
+        finite = laid_out(normal(x.shape, dtype, 2), layout)
+        y, indices = max_pool(case, finite)
+        grad = laid_out(normal(y.shape, dtype, 3), layout)
+        gx = cnnkit.max_pool2d_backward(grad, indices, x.shape)
+        np.testing.assert_allclose(gx, naive.max_pool_backward(grad, indices, x.shape), rtol=1e-5, atol=1e-5)
+        if case.dilation == 1:
+            magnitude = true_avg(case, np.abs(finite), (False, None))
+            expected = true_avg(case, finite, (False, None))
+            assert_close(avg_pool(case, finite, (False, None)), expected, magnitude, case.terms, dtype)
+            gx, size = (true_avg_backward(case, g, (False, None)) for g in (grad, np.abs(grad)))
+            assert_close(avg_pool_backward(case, grad, (False, None)), gx, size, case.terms, dtype)
+
+
+@over({n: MAX_POOL[n] for n in ("3x3 stride 2", "ceil, padded", "3d mixed", "dilation 2")})
+def test_a_room_fills_results_of_any_strides(case, dtype):
+    """The contract says nothing of how results lie in memory."""
+    room = pytest.importorskip("cnnkit.rooms.numba")
+    x = np.random.default_rng(1).choice(ODD, case.x).astype(dtype)
+    ndim = case.count
+    plan = geometry.pool(
+        "max_pool", ndim, x.shape, case.kernel, case.stride, case.padding, case.dilation, case.ceil_mode
+    )
+    y, indices = (np.zeros((*plan.output_shape[::-1], 2), kind).T[0] for kind in (dtype, np.int64))
+    room.max_pool(x, plan, y, indices)
+    expected, places = true_max(case, x)
+    assert_same(y, expected)
+    assert_same(indices, places)
+    gx = np.zeros((*x.shape[::-1], 2), dtype).T[0]
+    room.max_pool_backward(np.ones(y.shape, dtype), indices, gx)
+    assert_same(gx, naive.max_pool_backward(np.ones(y.shape), places, x.shape).astype(dtype))
+
+
+@over({n: MAX_POOL[n] for n in ("3x3 stride 2", "3d mixed", "dilation 2", "70 wide")})
+def test_planes_too_large_for_small_integers(case, dtype, monkeypatch):
+    """Places in planes of 2**31 elements are 64-bit integers on the way too; here they are so in small planes."""
+    pool = pytest.importorskip("cnnkit.rooms.numba.pool")
+    pool._way.cache_clear()
+    monkeypatch.setattr(pool.geometry, "volume", lambda size: 1 << 31)
+    plan = geometry.pool("max_pool", case.count, case.x, case.kernel, case.stride, case.padding, case.dilation, False)
+    assert pool._way(plan, dtype, None).nowhere.dtype == np.int64
+    with cnnkit.use_backend("numba"):
+        check_max(case, np.random.default_rng(1).choice(ODD, case.x).astype(dtype))
+    pool._way.cache_clear()
+
+
+def test_results_do_not_depend_on_threads(threads):
+    x = normal((3, 35, 60, 61), "float32", 1)
+    for arranged in (x, laid_out(x, "channels last")):
+        results = []
+        for count in (1, 2, 5):
+            threads(count)
+            y, indices = cnnkit.max_pool2d(arranged, 3, 2, 1, return_indices=True)
+            mean = cnnkit.avg_pool2d(arranged, 3, 2, 1)
+            back = cnnkit.max_pool2d_backward(y, indices, x.shape)
+            results.append((y, indices, mean, back, cnnkit.avg_pool2d_backward(mean, x.shape, 3, 2, 1)))
+        for other in results[1:]:
+            for one, same in zip(results[0], other, strict=True):
+                assert_same(one, same)
 
 
 # --- PyTorch, at the sizes of real layers --------------------------------------------------------

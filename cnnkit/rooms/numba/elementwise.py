@@ -2,13 +2,32 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from cnnkit.arrays import Array
 from cnnkit.rooms import threads
-from cnnkit.rooms.numba.machine import kernel, summing_kernel
+from cnnkit.rooms.numba.machine import VECTOR_BYTES, kernel, summing_kernel
+from cnnkit.rooms.numba.vectors import (
+    address,
+    at,
+    bits,
+    from_bits,
+    keep,
+    lanes,
+    largest,
+    load,
+    load_all,
+    nothing,
+    put,
+    select,
+    size,
+    splat,
+    store,
+    store_all,
+    sum_lanes,
+)
 
 
 def relu(x: Array, out: Array) -> None:
@@ -26,7 +45,7 @@ def softmax(x: Array, axis: int, out: Array) -> None:
 
 
 def softmax_backward(grad_output: Array, x: Array, axis: int, out: Array) -> None:
-    _along(_softmax_backward, axis, out, grad_output, x)
+    _along(_softmax_backward, axis, out, x, grad_output)
 
 
 def log_softmax(x: Array, axis: int, out: Array) -> None:
@@ -34,26 +53,55 @@ def log_softmax(x: Array, axis: int, out: Array) -> None:
 
 
 def log_softmax_backward(grad_output: Array, x: Array, axis: int, out: Array) -> None:
-    _along(_log_softmax_backward, axis, out, grad_output, x)
+    _along(_log_softmax_backward, axis, out, x, grad_output)
+
+
+def _memory_order(array: Array) -> list[int]:
+    """The axes, outermost in memory first."""
+    return sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis]))
 
 
 def _in_memory_order(out: Array, *given: Array) -> list[Array]:
     """All arrays as flat ones, in the order in which `out`, which has no gaps, lies in memory."""
-    order = sorted(range(out.ndim), key=lambda axis: -out.strides[axis])
+    order = _memory_order(out)
     return [array.transpose(order).reshape(-1) for array in given]
 
 
-def as_rows(array: Array, axis: int) -> Array:
-    """The array as (others, size of axis), a copy where it must be."""
-    moved = np.moveaxis(array, axis, -1)
-    return np.ascontiguousarray(moved).reshape(math.prod(moved.shape[:-1]), moved.shape[-1])
+class Lines(NamedTuple):
+    """The lines along one axis of an array without gaps: of `classes` elements each, `inner` apart.
+
+    Where the axis lies closest together, a line is a piece of work, in vectors along it. Where it does not, a piece is
+    as many neighbouring lines as a vector has lanes.
+    """
+
+    order: list[int]
+    classes: int
+    inner: int
+    pieces: int
+
+    def arrange(self, array: Array) -> Array:
+        """The array's elements as they lie in memory."""
+        return np.ascontiguousarray(array.transpose(self.order))
+
+
+def lines(array: Array, axis: int) -> Lines:
+    order = _memory_order(array)
+    if math.prod(array.shape[each] for each in order[order.index(axis) + 1 :]) * array.itemsize < VECTOR_BYTES // 2:
+        order.append(order.pop(order.index(axis)))  # lines that lie apart, but too few together for lanes
+    place = order.index(axis)
+    sizes = [array.shape[each] for each in order]
+    outer, inner = math.prod(sizes[:place]), math.prod(sizes[place + 1 :])
+    blocks = -(-inner * array.itemsize // VECTOR_BYTES) if inner > 1 else 1
+    return Lines(order, sizes[place], inner, outer * blocks)
 
 
 def _along(run: Callable[..., Any], axis: int, out: Array, *given: Array) -> None:
-    result = np.empty((out.size // max(1, out.shape[axis]), out.shape[axis]), out.dtype)
-    threads.run(run, len(result), 6 * out.size, *(as_rows(array, axis) for array in given), result)
-    moved = np.moveaxis(out, axis, -1)
-    moved[...] = result.reshape(moved.shape)
+    layout = lines(out, axis)
+    result, *sources = (layout.arrange(array) for array in (out, *given))
+    low, places = out.dtype.type(-np.inf), [address(array) for array in (*sources, result)]
+    threads.run(run, layout.pieces, out.size / 2, low, layout.classes, layout.inner, *places, keep=sources)
+    if not np.may_share_memory(result, out):
+        out.transpose(layout.order)[...] = result
 
 
 @kernel
@@ -82,55 +130,142 @@ def row_sum(row):
     return total
 
 
-@summing_kernel
-def _dot(a, b):
-    total = a.dtype.type(0)
-    for k in range(a.size):
-        total += a[k] * b[k]
-    return total
+# ---------------------------------------------------------------- softmax
 
 
 @kernel
-def exp_shifted(x, p):
-    """Fill p with ``exp(x - max(x))``; the maximum and the sum of p."""
-    largest = x[0]
-    for k in range(x.size):
-        largest = x[k] if x[k] > largest else largest
-    for k in range(x.size):
-        p[k] = math.exp(x[k] - largest)
-    return largest, row_sum(p)
+def exp(x):
+    """``e ** x`` for x <= 0, in vectors: 2 ** n * e ** r with |r| <= ln(2) / 2, and Taylor's polynomial for e ** r.
+
+    Within 2 units in the last place, subnormal results included; NaN stays.
+    """
+    single = size(x) == 4
+    least, small, rounder, mantissa = (-104.0, -87.0, 1.5 * 2**23, 23) if single else (-746.0, -708.0, 1.5 * 2**52, 52)
+    x = select(x < least, least, x)
+    shifted = x * 1.4426950408889634 + rounder  # its last bits are n
+    n = shifted - rounder
+    if single:
+        r = x - n * 0.693359375 - n * -2.12194440e-4  # the first part of ln(2) is short: its product is exact
+        p = r * (1 / 5040) + 1 / 720
+    else:
+        r = x - n * 6.93147180369123816490e-01 - n * 1.90821492927058770002e-10
+        p = (r * (1 / 6227020800) + 1 / 479001600) * r + 1 / 39916800
+        p = (((p * r + 1 / 3628800) * r + 1 / 362880) * r + 1 / 40320) * r + 1 / 5040
+        p = p * r + 1 / 720
+    p = (((((p * r + 1 / 120) * r + 1 / 24) * r + 1 / 6) * r + 0.5) * r + 1.0) * r + 1.0
+    tiny = x < small  # 2 ** n is, or may be, too small a number: times 2 ** 100, and that taken back
+    power = bits(select(tiny, shifted + 100.0, shifted)) << mantissa
+    y = from_bits(bits(p) + power)
+    return select(tiny, y * 2.0**-100, y)
 
 
 @kernel
-def _softmax(start, stop, x, out):
-    for i in range(start, stop):
-        _, total = exp_shifted(x[i], out[i])
-        for k in range(x.shape[1]):
-            out[i, k] /= total
+def place(low, piece, classes, inner):
+    """Elements before a piece; vectors in it, bytes between them, lanes in the first, how many less in the next."""
+    if inner == 1:
+        return piece * classes, (-(-classes // lanes(low)), lanes(low) * size(low), classes, lanes(low))
+    outer, block = divmod(piece, -(-inner // lanes(low)))
+    first = block * lanes(low)
+    return outer * classes * inner + first, (classes, inner * size(low), inner - first, 0)
 
 
 @kernel
-def _softmax_backward(start, stop, grad, x, out):
-    _softmax(start, stop, x, out)
-    for i in range(start, stop):
-        mean = _dot(grad[i], out[i])
-        for k in range(x.shape[1]):
-            out[i, k] *= grad[i, k] - mean
+def exp_shifted(low, x, p, vectors):
+    """The largest of each line, and the sum of ``exp(x - largest)``, which go to p unless that is None."""
+    n, step, count, less = vectors
+    top = splat(low, low)
+    for v in range(n):
+        value = load(x + v * step, count - v * less, low)
+        top = select(value > top, value, top)  # a NaN comes through the sum
+    if less:
+        top = splat(low, largest(top))
+    total = splat(low, nothing(low))
+    for v in range(n):
+        e = exp(load(x + v * step, count - v * less, low) - top)
+        if p is not None:
+            store(p + v * step, e, count - v * less)
+        total = total + e
+    return top, sum_of_lines(low, total, less)
 
 
 @kernel
-def _log_softmax(start, stop, x, out):
-    for i in range(start, stop):
-        largest, total = exp_shifted(x[i], out[i])
-        log_total = math.log(total)
-        for k in range(x.shape[1]):
-            out[i, k] = (x[i, k] - largest) - log_total
+def sum_of_lines(low, lanes_, less):
+    """The sum of each line, in all lanes that are its."""
+    return splat(low, sum_lanes(lanes_)) if less else lanes_
 
 
 @kernel
-def _log_softmax_backward(start, stop, grad, x, out):
-    _softmax(start, stop, x, out)
-    for i in range(start, stop):
-        total = row_sum(grad[i])
-        for k in range(x.shape[1]):
-            out[i, k] = grad[i, k] - out[i, k] * total
+def _scale(low, p, factor, vectors):
+    n, step, count, less = vectors
+    for v in range(n):
+        store(p + v * step, load(p + v * step, count - v * less, low) * factor, count - v * less)
+
+
+@kernel
+def log_of_lines(low, x, less, spare):
+    """The logarithm of each lane: of one if all are the same. `spare` is room for a vector."""
+    store_all(spare, x)
+    for lane in range(1 if less else lanes(low)):
+        put(spare, lane, math.log(at(spare, lane, low)), low)
+    return splat(low, at(spare, 0, low)) if less else load_all(spare, low)
+
+
+@kernel
+def _softmax(start, stop, low, classes, inner, x, out):
+    for piece in range(start, stop):
+        first, vectors = place(low, piece, classes, inner)
+        p = out + first * size(low)
+        _, total = exp_shifted(low, x + first * size(low), p, vectors)
+        _scale(low, p, 1.0 / total, vectors)
+
+
+@kernel
+def _softmax_backward(start, stop, low, classes, inner, x, grad, out):
+    for piece in range(start, stop):
+        first, vectors = place(low, piece, classes, inner)
+        n, step, count, less = vectors
+        g, p = grad + first * size(low), out + first * size(low)
+        _, total = exp_shifted(low, x + first * size(low), p, vectors)
+        zero = nothing(low)
+        mean, share = splat(low, zero), 1.0 / total
+        for v in range(n):
+            lane_count = count - v * less
+            mean = mean + load(p + v * step, lane_count, zero) * load(g + v * step, lane_count, zero)
+        mean = sum_of_lines(low, mean, less) * share
+        for v in range(n):
+            slope = load(g + v * step, count - v * less, low) - mean
+            store(p + v * step, load(p + v * step, count - v * less, low) * share * slope, count - v * less)
+
+
+@kernel
+def _log_softmax(start, stop, low, classes, inner, x, out):
+    memory = np.full(lanes(low), low)
+    spare = memory.ctypes.data
+    for piece in range(start, stop):
+        first, vectors = place(low, piece, classes, inner)
+        n, step, count, less = vectors
+        source, to = x + first * size(low), out + first * size(low)
+        top, total = exp_shifted(low, source, None, vectors)
+        log_total = log_of_lines(low, total, less, spare)
+        for v in range(n):
+            value = load(source + v * step, count - v * less, low)
+            store(to + v * step, (value - top) - log_total, count - v * less)
+    keep(memory)
+
+
+@kernel
+def _log_softmax_backward(start, stop, low, classes, inner, x, grad, out):
+    for piece in range(start, stop):
+        first, vectors = place(low, piece, classes, inner)
+        n, step, count, less = vectors
+        g, p = grad + first * size(low), out + first * size(low)
+        _, total = exp_shifted(low, x + first * size(low), p, vectors)
+        zero = nothing(low)
+        grads = splat(low, zero)
+        for v in range(n):
+            grads = grads + load(g + v * step, count - v * less, zero)
+        share = sum_of_lines(low, grads, less) / total
+        for v in range(n):
+            lane_count = count - v * less
+            slope = load(g + v * step, lane_count, low) - load(p + v * step, lane_count, low) * share
+            store(p + v * step, slope, lane_count)

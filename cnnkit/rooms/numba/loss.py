@@ -1,51 +1,102 @@
-"""Losses: one pass over each example's row of logits."""
+"""Losses: one pass over each example's line of logits."""
 
 import math
+from typing import Any
 
 import numpy as np
 
 from cnnkit.arrays import Array
 from cnnkit.rooms import threads
-from cnnkit.rooms.numba.elementwise import as_rows, exp_shifted
+from cnnkit.rooms.numba.elementwise import Lines, exp_shifted, lines, place, sum_of_lines
 from cnnkit.rooms.numba.machine import kernel
+from cnnkit.rooms.numba.vectors import address, at, keep, lanes, load, nothing, put, size, splat, store, store_all
 
 
 def cross_entropy(logits: Array, labels: Array, label_smoothing: float, out: Array) -> None:
+    layout = lines(logits, 1)
     losses = np.empty(labels.size, out.dtype)
-    args = as_rows(logits, 1), labels.reshape(-1), out.dtype.type(label_smoothing), losses
-    threads.run(_cross_entropy, labels.size, 6 * logits.size, *args)
-    out[...] = losses.reshape(out.shape)
+    _run(_cross_entropy, layout, logits, labels, label_smoothing, losses)
+    _by_example(layout, out)[...] = losses.reshape(_by_example(layout, out).shape)
 
 
 def cross_entropy_backward(scale: Array, logits: Array, labels: Array, label_smoothing: float, out: Array) -> None:
-    grads = np.empty((labels.size, logits.shape[1]), out.dtype)
-    args = scale.reshape(-1), as_rows(logits, 1), labels.reshape(-1), out.dtype.type(label_smoothing), grads
-    threads.run(_cross_entropy_backward, labels.size, 6 * logits.size, *args)
-    moved = np.moveaxis(out, 1, -1)
-    moved[...] = grads.reshape(moved.shape)
+    layout = lines(logits, 1)
+    grads = layout.arrange(out)
+    scales = np.ascontiguousarray(_by_example(layout, scale))
+    _run(_cross_entropy_backward, layout, logits, labels, label_smoothing, grads, scales)
+    if not np.may_share_memory(grads, out):
+        out.transpose(layout.order)[...] = grads
+
+
+def _by_example(layout: Lines, array: Array) -> Array:
+    """An array of one number an example, its axes in the order of the logits' in memory."""
+    return array.transpose([axis - (axis > 1) for axis in layout.order if axis != 1])
+
+
+def _run(run: Any, layout: Lines, logits: Array, labels: Array, label_smoothing: float, *results: Array) -> None:
+    sources = layout.arrange(logits), np.ascontiguousarray(_by_example(layout, labels), np.int64)
+    places = [address(array) for array in (*sources, *results)]
+    low, smoothing = logits.dtype.type(-np.inf), logits.dtype.type(label_smoothing)
+    args = low, layout.classes, layout.inner, smoothing, *places
+    threads.run(run, layout.pieces, logits.size / 2, *args, keep=(sources, results))
 
 
 @kernel
-def _cross_entropy(start, stop, logits, labels, label_smoothing, losses):
-    p = np.empty(logits.shape[1], logits.dtype)
-    for i in range(start, stop):
-        largest, total = exp_shifted(logits[i], p)
-        log_total = math.log(total)
-        loss = log_total - (logits[i, labels[i]] - largest)
-        if label_smoothing > 0:
-            shifted = np.float64(0)
-            for k in range(logits.shape[1]):
-                shifted += logits[i, k] - largest
-            even = log_total - shifted / logits.shape[1]
-            loss = (1 - label_smoothing) * loss + label_smoothing * even
-        losses[i] = loss
+def _examples(low, first, classes, inner):
+    """The first example of a piece of work, and how many it has."""
+    if inner == 1:
+        return first // classes, 1
+    outer, lane = divmod(first, classes * inner)
+    return outer * inner + lane, min(lanes(low), inner - lane)
 
 
 @kernel
-def _cross_entropy_backward(start, stop, scale, logits, labels, label_smoothing, grads):
-    even = label_smoothing / logits.shape[1]
-    for i in range(start, stop):
-        _, total = exp_shifted(logits[i], grads[i])
-        for k in range(logits.shape[1]):
-            wanted = even + (1 - label_smoothing if k == labels[i] else 0)
-            grads[i, k] = scale[i] * (grads[i, k] / total - wanted)
+def _cross_entropy(start, stop, low, classes, inner, smoothing, logits, labels, losses):
+    memory = np.full(3 * lanes(low), low)
+    tops = memory.ctypes.data
+    totals, evens = tops + lanes(low) * size(low), tops + 2 * lanes(low) * size(low)
+    for piece in range(start, stop):
+        first, vectors = place(low, piece, classes, inner)
+        example, examples = _examples(low, first, classes, inner)
+        x = logits + first * size(low)
+        top, total = exp_shifted(low, x, None, vectors)
+        store_all(tops, top)
+        store_all(totals, total)
+        if smoothing > 0:
+            store_all(evens, _mean_shifted(low, x, vectors, top, at(tops, 0, low), classes))
+        for lane in range(examples):
+            log_total, label = math.log(at(totals, lane, low)), at(labels, example + lane, example)
+            loss = log_total - (at(x, label * inner + lane, low) - at(tops, lane, low))
+            if smoothing > 0:
+                loss = (1 - smoothing) * loss + smoothing * (log_total - at(evens, lane, low))
+            put(losses, example + lane, loss, low)
+    keep(memory)
+
+
+@kernel
+def _mean_shifted(low, x, vectors, top, fill, classes):
+    """The mean of ``x - top`` over each line: divided first, for the sum of large numbers is none."""
+    n, step, count, less = vectors
+    mean = splat(low, nothing(low))
+    for v in range(n):
+        mean = mean + (load(x + v * step, count - v * less, fill) - top) * (1 / classes)
+    return sum_of_lines(low, mean, less)
+
+
+@kernel
+def _cross_entropy_backward(start, stop, low, classes, inner, smoothing, logits, labels, grads, scales):
+    for piece in range(start, stop):
+        first, vectors = place(low, piece, classes, inner)
+        n, step, count, less = vectors
+        example, examples = _examples(low, first, classes, inner)
+        p = grads + first * size(low)
+        _, total = exp_shifted(low, logits + first * size(low), p, vectors)
+        scale = load(scales + example * size(low), examples, low)
+        if less:
+            scale = splat(low, at(scales, example, low))
+        share, even = scale / total, scale * (smoothing / classes)
+        for v in range(n):
+            store(p + v * step, load(p + v * step, count - v * less, low) * share - even, count - v * less)
+        for lane in range(examples):
+            label = at(labels, example + lane, example) * inner + lane
+            put(p, label, at(p, label, low) - at(scales, example + lane, low) * (1 - smoothing), low)
