@@ -10,10 +10,17 @@ from cnnkit.rooms import threads
 from cnnkit.rooms.numba.conv import sum_channels
 from cnnkit.rooms.numba.convolve import convolve
 from cnnkit.rooms.numba.correlate import LONG, correlate
+from cnnkit.rooms.numba.machine import L2
+
+MANY = 96  # examples for which bringing weights together pays
 
 
 def dense(x: Array, weight: Array, bias: Array | None, activation: str | None, out: Array) -> None:
-    """``out[n, o] = <x[n], weight[o]>``: both rows are contiguous, nothing is copied."""
+    """``out[n, o] = <x[n], weight[o]>``: rows of both as they stand; of many long examples, a 1x1 convolution."""
+    if len(x) >= MANY and x.nbytes > L2:
+        bias = None if bias is None else np.ascontiguousarray(bias)
+        _multiply(weight, x.T, bias, activation == "relu", out.T)
+        return
     x, weight = np.ascontiguousarray(x), np.ascontiguousarray(weight)
     y = out if out.flags.c_contiguous else np.empty(out.shape, out.dtype)
     y[...] = 0 if bias is None else bias
@@ -33,19 +40,19 @@ def dense_backward(
     grad_bias: Array | None,
 ) -> None:
     if grad_x is not None:
-        _multiply(grad_output, weight, grad_x)
+        _multiply(grad_output, weight, None, False, grad_x)
     if grad_weight is not None:
-        _multiply(grad_output.T, x, grad_weight)
+        _multiply(grad_output.T, x, None, False, grad_weight)
     if grad_bias is not None:
         threads.run(sum_channels, grad_bias.size, grad_output.size, grad_output.T[None, :, None, None], grad_bias)
 
 
-def _multiply(a: Array, b: Array, out: Array) -> None:
-    """``out = a @ b`` as a 1x1 convolution: the rows of b are channels, its columns pixels, a the weights."""
+def _multiply(a: Array, b: Array, bias: Array | None, relu: bool, out: Array) -> None:
+    """``out = a @ b + bias`` as a 1x1 convolution: the rows of b are channels, its columns pixels, a the weights."""
     if not (a.size and b.size):
         out[...] = 0
         return
-    convolve(b[None], a, None, _matrix_plan(*b.shape, len(a)), False, out[None])
+    convolve(b[None], a, bias, _matrix_plan(*b.shape, len(a)), relu, out[None])
 
 
 @lru_cache(1024)

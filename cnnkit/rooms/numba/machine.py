@@ -47,7 +47,7 @@ def kernel(function: Callable[..., Any], fastmath: frozenset[str] = frozenset({"
 
     Of fast maths only the fused multiply-add: NaN, infinities and rounding are as written.
     """
-    compiled: Any = numba.njit(nogil=True, error_model="numpy", fastmath=set(fastmath))(function)
+    compiled: Any = numba.njit(nogil=True, no_cfunc_wrapper=True, error_model="numpy", fastmath=set(fastmath))(function)
     with suppress(RuntimeError):  # Numba finds no folder that it can write to: compile anew in each process
         compiled._cache = _Cache(function)
     return compiled
