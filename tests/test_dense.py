@@ -24,6 +24,7 @@ SHAPES = {  # x (..., in), out features
     "around 48": ((49, 47), 50),
     "long": ((2, 1000), 3),
     "wide": ((2, 3), 301),
+    "many and long": ((101, 1301), 19),  # summed another way
 }
 CASES = pytest.mark.parametrize(("shape", "outs"), SHAPES.values(), ids=SHAPES.keys())
 

@@ -15,7 +15,7 @@ from cnnkit.rooms import threads
 from cnnkit.rooms.numba import lines
 from cnnkit.rooms.numba.emit import itemsize, lanes
 from cnnkit.rooms.numba.lines import Lines, lay_out, parts
-from cnnkit.rooms.numba.machine import FMAS, L2, MULTIPLY_ADDS, VECTOR_BYTES, keep, kernel
+from cnnkit.rooms.numba.machine import FMAS, L2, MULTIPLY_ADDS, VECTOR_BYTES, keep, kernel, part
 from cnnkit.rooms.numba.moves import copy, pack, transpose
 from cnnkit.rooms.numba.tile import Tile, outer, tiles
 
@@ -266,13 +266,13 @@ def _convolve(
     keep(offsets, memory, sums, own)
 
 
-@kernel
+@part
 def aligned(address):
     """The first address from one on that begins a cache line."""
     return (address + 63) // 64 * 64
 
 
-@kernel
+@part
 def _rows_joined(out):
     """The results' planes as one row each if they lie so."""
     if out.w == 1 and (out.height == 1 or out.h == out.width) and (out.depth == 1 or out.d == out.height * out.width):
@@ -281,7 +281,7 @@ def _rows_joined(out):
     return out
 
 
-@kernel
+@part
 def _window(out, p):
     """Where the p-th result of a line is, as image, depth, row and column."""
     row, w = divmod(p, out.width) if p >= out.width else (0, p)
@@ -290,7 +290,7 @@ def _window(out, p):
     return n, d, h, w
 
 
-@kernel
+@part
 def _store(unit, sums, columns, line, p, count, o, channels, out):
     """Bring the sums of `count` windows from p on to `channels` channels of out from o on, row by row."""
     bytes_ = itemsize(unit)

@@ -19,7 +19,7 @@ import numpy as np
 from cnnkit.arrays import Array
 from cnnkit.geometry import ConvPlan, Ints, volume
 from cnnkit.rooms.numba.emit import itemsize
-from cnnkit.rooms.numba.machine import kernel
+from cnnkit.rooms.numba.machine import part
 from cnnkit.rooms.numba.moves import fill, transpose
 
 
@@ -67,7 +67,7 @@ def numbers(array: Array) -> Ints:
     return (array.ctypes.data, *strides[:2], *ZEROS[:more], *strides[2:], shape[0], *ONES[:more], *shape[2:])
 
 
-@kernel
+@part
 def block(unit, numbers):
     """The `numbers` of an array as a `Block`."""
     bytes_ = itemsize(unit)
@@ -144,7 +144,7 @@ def _axis(plan: ConvPlan, axis: int, apart: bool) -> tuple[int, list[tuple[int, 
     return plan.output_size[axis] + max(shift for _, shift in taps), taps
 
 
-@kernel
+@part
 def lay_out(unit, to, pitch, length, x, first, channels, image, position, size, stride, table, phases):
     """Lay out `channels` channels of x from `first` on: each phase's `length` numbers from a position of an image on.
 

@@ -53,6 +53,12 @@ def kernel(function: Callable[..., Any], fastmath: frozenset[str] = frozenset({"
     return compiled
 
 
+def part(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile as a part of the kernels that call it: Python cannot, which saves compiling how it would."""
+    flags = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    return numba.njit(nogil=True, error_model="numpy", fastmath={"contract"}, **flags)(function)
+
+
 def summing_kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     """A kernel that may add up in any order, and so in vectors; for sums and nothing else."""
     return kernel(function, frozenset({"contract", "reassoc", "nsz"}))
@@ -67,7 +73,7 @@ def _sources() -> str:
     return digest.hexdigest()
 
 
-@kernel
+@part
 def keep(*memory):
     """Arrays of which a kernel uses addresses only live until here; Numba would free them at their last use by name."""
 
