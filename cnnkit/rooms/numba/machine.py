@@ -42,12 +42,18 @@ class _Cache(FunctionCache):
             super().save_overload(sig, data)
 
 
+def _jit(**flags: Any) -> Any:
+    """Numba's decorator, with flags of which its types do not know all."""
+    jit: Any = numba.njit
+    return jit(nogil=True, error_model="numpy", **flags)
+
+
 def kernel(function: Callable[..., Any], fastmath: frozenset[str] = frozenset({"contract"})) -> Callable[..., Any]:
     """Compile on first use, without the GIL, kept on disk where there is a writable place for it.
 
     Of fast maths only the fused multiply-add: NaN, infinities and rounding are as written.
     """
-    compiled: Any = numba.njit(nogil=True, no_cfunc_wrapper=True, error_model="numpy", fastmath=set(fastmath))(function)
+    compiled: Any = _jit(no_cfunc_wrapper=True, fastmath=set(fastmath))(function)
     with suppress(RuntimeError):  # Numba finds no folder that it can write to: compile anew in each process
         compiled._cache = _Cache(function)
     return compiled
@@ -55,8 +61,7 @@ def kernel(function: Callable[..., Any], fastmath: frozenset[str] = frozenset({"
 
 def part(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile as a part of the kernels that call it: Python cannot, which saves compiling how it would."""
-    flags = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-    return numba.njit(nogil=True, error_model="numpy", fastmath={"contract"}, **flags)(function)
+    return _jit(no_cpython_wrapper=True, no_cfunc_wrapper=True, fastmath={"contract"})(function)
 
 
 def summing_kernel(function: Callable[..., Any]) -> Callable[..., Any]:
