@@ -13,7 +13,7 @@ from cnnkit import arrays, geometry
 from cnnkit.arrays import Array
 from cnnkit.geometry import ConvPlan, volume
 from cnnkit.rooms import threads
-from cnnkit.rooms.numba import lines
+from cnnkit.rooms.numba import lines, winograd
 from cnnkit.rooms.numba.elementwise import row_sum
 from cnnkit.rooms.numba.lines import Lines, lay_out
 from cnnkit.rooms.numba.machine import FMAS, L2, keep, kernel
@@ -89,6 +89,9 @@ class Sizes(NamedTuple):
 def forward(x: Array, weight: Array, bias: Array | None, plan: ConvPlan, relu: bool, out: Array) -> None:
     """Convolve x (N, C, D, H, W) with weight (groups, C_out / groups, C_in / groups, D, H, W)."""
     if not out.size:
+        return
+    if winograd.chosen(x, plan):
+        winograd.forward(x, weight, bias, plan, relu, out)
         return
     work = _plan_work(plan, x.dtype, x[0, 0].flags.c_contiguous)
     lines_, tile = work.lines, work.tile

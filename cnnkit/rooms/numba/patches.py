@@ -1,0 +1,298 @@
+"""The steps of a Winograd convolution F(4x4, 3x3), emitted as LLVM vector code; `winograd.py` says how they meet.
+
+Lanes are channels everywhere, so no shape of an image wastes any. With the points 0, ±A, ±B and infinity, sizes that
+keep the rounding errors small, and whose powers are exact in float32, a patch d of 6x6 inputs, a filter g of 3x3 and a
+patch y of 4x4 outputs are tied by three small matrices (Lavin and Gray 2016, arXiv:1509.09308):
+
+    y = T' [(F g F') * (S d S')] T        S 6x6, F 6x3, T' 4x6, * element by element
+
+Each step does both sides of one product: `spectrum` S d S', `filters` F g F', `outputs` T' m T; `product` sums over the
+channels between them, for one of the 36 elements.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from cnnkit.rooms.numba.tile import TileType, _call_apart, _Emitter
+
+A, B = 5 / 8, 3 / 2
+AA, BB = A * A, B * B
+
+
+# ---------------------------------------------------------------- one side of each transform
+
+
+class _Arithmetic:
+    """Sums of vectors times constants."""
+
+    def __init__(self, emit: _Emitter) -> None:
+        self.emit, self.builder = emit, emit.builder
+
+    def number(self, value: float) -> ir.Constant:
+        return ir.Constant(self.emit.vector, [float(np.float32(value))] * self.emit.lanes)
+
+    def plus(self, a: Any, factor: float, b: Any) -> Any:
+        """a + factor * b."""
+        if factor in (1, -1):
+            return self.builder.fadd(a, b) if factor == 1 else self.builder.fsub(a, b)
+        return self.builder.call(self.emit.fma, [self.number(factor), b, a])
+
+    def times(self, factor: float, a: Any) -> Any:
+        return self.builder.fmul(self.number(factor), a)
+
+    def to_spectrum(self, d: list[Any]) -> list[Any]:
+        """S d: the patch's polynomial with every root but one divided out."""
+        both = AA + BB
+        first = self.plus(self.plus(d[4], -both, d[2]), AA * BB, d[0])
+        last = self.plus(self.plus(d[5], -both, d[3]), AA * BB, d[1])
+        points = []
+        for point, other in ((A, BB), (B, AA)):
+            even, odd = self.plus(d[4], -other, d[2]), self.plus(d[3], -other, d[1])
+            points += [self.plus(even, point, odd), self.plus(even, -point, odd)]
+        return [first, *points, last]
+
+    def to_filters(self, g: list[Any]) -> list[Any]:
+        """F g: the filter's polynomial at every point, over the product of the distances to the others."""
+        points = []
+        for point, other in ((A, B), (B, A)):
+            scale = 1 / (2 * point**2 * (point**2 - other**2))
+            even = self.times(scale, self.plus(g[0], point**2, g[2]))
+            points += [self.plus(even, scale * point, g[1]), self.plus(even, -scale * point, g[1])]
+        return [self.times(1 / (AA * BB), g[0]), *points, g[2]]
+
+    def to_outputs(self, m: list[Any]) -> list[Any]:
+        """T' m: sums over the points, weighted by their powers."""
+        (p, q), (r, s) = ((self.plus(m[k], 1, m[k + 1]), self.plus(m[k], -1, m[k + 1])) for k in (1, 3))
+        return [
+            self.plus(m[0], 1, self.plus(p, 1, r)),
+            self.plus(self.times(A, q), B, s),
+            self.plus(self.times(AA, p), BB, r),
+            self.plus(self.plus(m[5], A**3, q), B**3, s),
+        ]
+
+
+def _both_sides(transform: Callable[[list[Any]], list[Any]], square: list[list[Any]]) -> list[list[Any]]:
+    """`transform` along the columns and then along the rows."""
+    columns = [transform(list(column)) for column in zip(*square, strict=True)]
+    return [transform(list(row)) for row in zip(*columns, strict=True)]
+
+
+def _transposed(emit: _Emitter, vectors: list[Any]) -> list[Any]:
+    """As many vectors as there are lanes: lane j of vector i goes to lane i of vector j."""
+    vectors, lanes = list(vectors), emit.lanes
+    distance = lanes // 2
+    while distance:
+        low = [j if not j & distance else j - distance + lanes for j in range(lanes)]
+        high = [j + distance if not j & distance else j + lanes for j in range(lanes)]
+        for i in range(lanes):
+            if not i & distance:
+                pair = vectors[i], vectors[i + distance]
+                vectors[i], vectors[i + distance] = (emit.shuffle(*pair, order) for order in (low, high))
+        distance //= 2
+    return vectors
+
+
+def _rows_of_lanes(emit: _Emitter, source: Any, step: Any, count: Any) -> list[Any]:
+    """Where each lane's data begin: ``source + lane * step``; lanes from `count` on repeat the last one."""
+    builder, last = emit.builder, emit.builder.sub(count, emit.number(1))
+    lanes = [emit.number(lane) for lane in range(emit.lanes)]
+    lanes = [builder.select(builder.icmp_signed("<", lane, count), lane, last) for lane in lanes]
+    return [builder.gep(source, [builder.mul(lane, step)]) for lane in lanes]
+
+
+def _step(name: str, emit_body: Any, signature: tuple[Any, ...]) -> Any:
+    """The codegen of an intrinsic on a tile whose other arguments are integers."""
+
+    def typed(typingctx: Any, tile: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            _call_apart(name, builder, tile, emit_body, args[1:])
+            return context.get_dummy_value()
+
+        return types.void(tile, *signature), codegen
+
+    return typed
+
+
+# ---------------------------------------------------------------- the steps
+
+
+@intrinsic
+def turn(typingctx: Any, tile: Any, to: Any, source: Any, step: Any, channels: Any, count: Any) -> Any:
+    """``to[p * lanes + c] = source[c * step + p]`` for p < count: the channels of a pixel come to lie side by side.
+
+    Addresses, but for `step` (elements), `channels` (how many there are; what lies in the lanes behind them is of no
+    meaning) and `count`. Up to `lanes` - 1 pixels more are written.
+    """
+    return _step("turn", _emit_turn, (types.intp,) * 5)(typingctx, tile)
+
+
+def _emit_turn(emit: _Emitter, tile: TileType, to: Any, source: Any, step: Any, channels: Any, count: Any) -> None:
+    builder = emit.builder
+    to = emit.pointer(to)
+    rows = _rows_of_lanes(emit, emit.pointer(source), step, channels)
+
+    def block(t: Any, acc: list[Any]) -> list[Any]:
+        p = builder.mul(t, emit.number(emit.lanes))
+        mask = emit.lanes_below(builder.sub(count, p))
+        pixels = _transposed(emit, [emit.load_masked(emit.at(row, p), mask) for row in rows])
+        there = emit.at(to, builder.mul(p, emit.number(emit.lanes)))
+        for i, pixel in enumerate(pixels):
+            emit.store_vector(pixel, emit.at(there, i * emit.lanes))
+        return []
+
+    blocks = builder.udiv(builder.add(count, emit.number(emit.lanes - 1)), emit.number(emit.lanes))
+    emit.accumulate(blocks, [], block)
+
+
+@intrinsic
+def spectrum(typingctx: Any, tile: Any, to: Any, plane: Any, source: Any, row: Any) -> Any:
+    """S d S' of the patch ``d[i][j] = source[i * row + j * lanes ...]``: element e at ``to[e * plane ...]``."""
+    return _step("spectrum", _emit_spectrum, (types.intp,) * 4)(typingctx, tile)
+
+
+def _emit_spectrum(emit: _Emitter, tile: TileType, to: Any, plane: Any, source: Any, row: Any) -> None:
+    builder, source = emit.builder, emit.pointer(source)
+    rows = [emit.at(source, builder.mul(row, emit.number(i))) for i in range(6)]
+    patch = [[emit.load_vector(emit.at(one, j * emit.lanes)) for j in range(6)] for one in rows]
+    _store_planes(emit, _both_sides(_Arithmetic(emit).to_spectrum, patch), to, plane)
+
+
+def _store_planes(emit: _Emitter, square: list[list[Any]], to: Any, plane: Any) -> None:
+    to = emit.pointer(to)
+    for e, vector in enumerate(vector for row in square for vector in row):
+        emit.store_vector(vector, emit.at(to, emit.builder.mul(plane, emit.number(e))))
+
+
+@intrinsic
+def filters(typingctx: Any, tile: Any, to: Any, plane: Any, source: Any, step: Any, channels: Any, flipped: Any) -> Any:
+    """F g F' of filters whose 9 taps lie together, one every `step` elements: element e at ``to[e * plane ...]``.
+
+    `flipped` says that the taps lie in reverse order.
+    """
+    return _step("filters", _emit_filters, (*(types.intp,) * 5, types.boolean))(typingctx, tile)
+
+
+def _emit_filters(
+    emit: _Emitter, tile: TileType, to: Any, plane: Any, source: Any, step: Any, channels: Any, flipped: Any
+) -> None:
+    builder = emit.builder
+    rows = _rows_of_lanes(emit, emit.pointer(source), step, channels)
+    taps: list[Any] = []
+    for first in range(0, 9, emit.lanes):
+        mask = ir.Constant(emit.bits, [int(first + lane < 9) for lane in range(emit.lanes)])
+        taps += _transposed(emit, [emit.load_masked(emit.at(row, first), mask) for row in rows])
+    backwards = builder.trunc(flipped, ir.IntType(1))
+    taps = [builder.select(backwards, taps[8 - t], taps[t]) for t in range(9)]
+    square = [taps[3 * i : 3 * i + 3] for i in range(3)]
+    _store_planes(emit, _both_sides(_Arithmetic(emit).to_filters, square), to, plane)
+
+
+@intrinsic
+def product(typingctx: Any, tile: Any, out: Any, step: Any, begin: Any, a: Any, a_step: Any, b: Any, terms: Any) -> Any:
+    """``out[i * step + v * lanes ...] += sum over t of a[i * a_step + t] * b[(t * vectors + v) * lanes ...]``.
+
+    Where `begin` is true, what stood in `out` does not count.
+    """
+    signature = (types.intp, types.intp, types.boolean, *(types.intp,) * 4)
+    return _step("product", _emit_product, signature)(typingctx, tile)
+
+
+def _emit_product(
+    emit: _Emitter, tile: TileType, out: Any, step: Any, begin: Any, a: Any, a_step: Any, b: Any, terms: Any
+) -> None:
+    builder = emit.builder
+    out, a, b = (emit.pointer(address) for address in (out, a, b))
+    rows = [emit.at(a, builder.mul(a_step, emit.number(i))) for i in range(tile.rows)]
+
+    def add_term(t: Any, acc: list[Any]) -> list[Any]:
+        source = emit.at(b, builder.mul(t, emit.number(tile.vectors * tile.lanes)))
+        vs = [emit.load_vector(emit.at(source, v * tile.lanes)) for v in range(tile.vectors)]
+        new = []
+        for i, row in enumerate(rows):
+            factor = emit.broadcast(emit.at(row, t))
+            new += [builder.call(emit.fma, [factor, v, acc[i * tile.vectors + n]]) for n, v in enumerate(vs)]
+        return new
+
+    to = [
+        emit.at(emit.at(out, builder.mul(step, emit.number(i))), v * tile.lanes)
+        for i in range(tile.rows)
+        for v in range(tile.vectors)
+    ]
+    anew = builder.trunc(begin, ir.IntType(1))
+    starts = [builder.select(anew, emit.zero(), emit.load_vector(one)) for one in to]
+    for total, one in zip(emit.accumulate(terms, starts, add_term), to, strict=True):
+        emit.store_vector(total, one)
+
+
+@intrinsic
+def outputs(
+    typingctx: Any,
+    tile: Any,
+    to: Any,
+    channel: Any,
+    row: Any,
+    source: Any,
+    plane: Any,
+    bias: Any,
+    relu: Any,
+    doubt: Any,
+) -> Any:
+    """T' m T of the elements ``m[e] = source[e * plane ...]``, plus bias: 4 rows of 4 pixels for every lane's channel.
+
+    They go to ``to[lane * channel + i * row + j]``. Bit ``lane`` of the number at `doubt` says that not all of them are
+    finite (before the ReLU).
+    """
+    signature = (*(types.intp,) * 6, types.boolean, types.intp)
+    return _step("outputs", _emit_outputs, signature)(typingctx, tile)
+
+
+def _emit_outputs(
+    emit: _Emitter, tile: TileType, to: Any, channel: Any, row: Any, source: Any, plane: Any, bias: Any, relu: Any,
+    doubt: Any,
+) -> None:  # fmt: skip
+    builder, to, source = emit.builder, emit.pointer(to), emit.pointer(source)
+    m = [emit.load_vector(emit.at(source, builder.mul(plane, emit.number(e)))) for e in range(36)]
+    square = _both_sides(_Arithmetic(emit).to_outputs, [m[6 * i : 6 * i + 6] for i in range(6)])
+    biases, nothing = emit.load_vector(emit.pointer(bias)), emit.zero()
+    pixels = [builder.fadd(pixel, biases) for line in square for pixel in line]
+    for pixel in pixels:  # 0 * y is 0, or NaN where y is not finite
+        nothing = builder.call(emit.fma, [pixel, emit.zero(), nothing])
+    bits = builder.bitcast(builder.fcmp_unordered("uno", nothing, nothing), ir.IntType(emit.lanes))
+    builder.store(builder.zext(bits, emit.index), emit.pointer(doubt, emit.index))
+    pixels = [emit.relu(pixel, relu) for pixel in pixels]
+    for first in range(0, 16, emit.lanes):
+        for lane, vector in enumerate(_transposed(emit, pixels[first : first + emit.lanes])):
+            there = emit.at(to, builder.mul(channel, emit.number(lane)))
+            for part in range(0, emit.lanes, 4):
+                four = emit.shuffle(vector, vector, range(part, part + 4))
+                line = emit.at(there, builder.mul(row, emit.number((first + part) // 4)))
+                builder.store(four, builder.bitcast(line, four.type.as_pointer())).align = emit.align
+
+
+# ---------------------------------------------------------------- single numbers, by their address
+
+
+@intrinsic
+def peek(typingctx: Any, address: Any) -> Any:
+    """The float32 at an address."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.load(builder.inttoptr(args[0], ir.FloatType().as_pointer()))
+
+    return types.float32(types.intp), codegen
+
+
+@intrinsic
+def poke(typingctx: Any, address: Any, value: Any) -> Any:
+    """Write a float32 to an address."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.store(args[1], builder.inttoptr(args[0], ir.FloatType().as_pointer()))
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.float32), codegen

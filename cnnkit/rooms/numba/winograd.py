@@ -1,0 +1,345 @@
+"""Winograd convolution F(4x4, 3x3): a quarter of the products of a direct convolution; `patches.py` has the algebra.
+
+Images are cut into tiles of 4x4 outputs. A tile's patch of 6x6 inputs becomes a *spectrum* of 36 elements, and so does
+every filter; each element then is a matrix product by itself, (tiles x channels) @ (channels x output channels), and a
+last transform turns sums of spectra into outputs. The taps along the depth count as more channels.
+
+A work item is a *band* of neighbouring tiles (of one row of tiles, of several, of several images) for a block of output
+channels. A thread keeps a band's spectra and the block's sums near, and the part of the filters that it is at; only
+inputs, outputs and weights come from memory and go there.
+"""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from cnnkit import settings
+from cnnkit.arrays import Array
+from cnnkit.geometry import ConvPlan, Ints, volume
+from cnnkit.rooms import threads
+from cnnkit.rooms.numba.lines import address
+from cnnkit.rooms.numba.machine import REGISTERS, keep, kernel
+from cnnkit.rooms.numba.patches import filters, outputs, peek, poke, product, spectrum, turn
+from cnnkit.rooms.numba.tile import Tile, columns, lanes, rows
+
+ELEMENTS = 36  # of a spectrum
+SEGMENT = 7  # tiles whose patches are gathered together: 30 pixels a row, two vectors
+PAD = 16  # numbers between planes, lest all of them lie in the same few places of the cache
+WORK = 64  # a nanosecond and core, about: multiply-adds
+
+FLOAT = np.dtype(np.float32)
+PRODUCTS = [Tile(*size, FLOAT) for size in ([(6, 4), (4, 4), (8, 2)] if REGISTERS >= 32 else [(4, 2)])]
+
+
+class Sizes(NamedTuple):
+    """How a convolution is cut: see `_solve`."""
+
+    tile: Tile
+    tiles: Ints  # of an image: (depth, down, across)
+    band: int  # tiles
+    chunk: int  # channels whose filters are transformed together
+    blocks: int  # of output channels of a group
+    ready: bool  # whether the filters are transformed before all else
+
+
+class Job(NamedTuple):
+    """What the kernels read: addresses, strides in bytes, sizes."""
+
+    x: int
+    x_strides: Ints
+    size: Ints
+    before: Ints
+    out: int
+    out_strides: Ints
+    out_size: Ints
+    weight: int
+    weight_strides: Ints  # of group, output channel, channel, depth; the 9 taps lie together
+    flipped: bool
+    bias: int
+    bias_step: int  # numbers of a group
+    relu: bool
+    images: int
+    groups: int
+    channels: int  # of a group, in
+    per_group: int  # output channels of a group
+    taps: int  # along the depth
+    tiles: Ints
+    band: int
+    chunk: int
+    blocks: int
+    spectra: int  # of all filters, if they are ready
+
+
+def chosen(x: Array, plan: ConvPlan) -> bool:
+    """Whether a convolution is to be done this way: it can be, fits the workspace, and pays or was asked for."""
+    algorithm, workspace = settings.current()
+    able = (
+        x.dtype == FLOAT
+        and plan.kernel_size[1:] == (3, 3)
+        and plan.stride == (1, 1, 1)
+        and plan.dilation == (1, 1, 1)
+        and plan.in_channels > 0
+    )
+    if not able or algorithm == "direct":
+        return False
+    return algorithm == "winograd"
+
+
+def forward(x: Array, weight: Array, bias: Array | None, plan: ConvPlan, relu: bool, out: Array) -> None:
+    """Convolve x (N, C, D, H, W) with weight (groups, C_out / groups, C_in / groups, depth, 3, 3)."""
+    groups, per_group, channels, taps = weight.shape[:4]
+    sizes = _solve(plan)
+    near = sizes.blocks * sizes.tile.columns
+    biases = np.zeros((groups, near), FLOAT)
+    if bias is not None:
+        biases[:, :per_group] = bias.reshape(groups, per_group)
+    if weight.strides[4:] not in ((12, 4), (-12, -4)):
+        weight = np.ascontiguousarray(weight)
+    flipped = weight.strides[5] < 0
+    job = Job(
+        address(x), x.strides, x.shape[2:], plan.before, address(out), out.strides, out.shape[2:],
+        address(weight) - 32 * flipped, weight.strides[:4], flipped, address(biases), near, relu,
+        x.shape[0], groups, channels, per_group, taps, sizes.tiles, sizes.band, sizes.chunk, sizes.blocks, 0,
+    )  # fmt: skip
+    held: list[Array] = [x, weight, biases, out]
+    chunks = taps * -(-channels // sizes.chunk)
+    if sizes.ready:
+        ready = np.empty(groups * sizes.blocks * chunks * _chunk_size(sizes.tile, sizes.chunk) + PAD, FLOAT)
+        held.append(ready)
+        job = job._replace(spectra=-(-address(ready) // 64) * 64)
+        threads.run(_make_ready, groups * sizes.blocks * chunks, weight.size * 10 / WORK, sizes.tile, job)
+    total = plan.batch * volume(sizes.tiles)
+    work = total * ELEMENTS * channels * taps * near * groups / WORK
+    threads.run(_convolve, -(-total // sizes.band) * groups * sizes.blocks, work, sizes.tile, job, keep=held)
+
+
+def _chunk_size(tile: Tile, chunk: int) -> int:
+    return ELEMENTS * (chunk * tile.columns + PAD)
+
+
+@lru_cache(1024)
+def _solve(plan: ConvPlan) -> Sizes:
+    d, h, w = plan.output_size
+    tiles = (d, -(-h // 4), -(-w // 4))
+    total = plan.batch * volume(tiles)
+    channels, per_group = plan.in_channels // plan.groups, plan.out_channels // plan.groups
+    chunk = 64
+    tile = PRODUCTS[0]
+    band = 48
+    blocks = -(-per_group // tile.columns)
+    band = min(band, -(-total // tile.rows) * tile.rows)
+    return Sizes(tile, tiles, band, chunk, blocks, total > band)
+
+
+# ---------------------------------------------------------------- kernels
+
+
+@kernel
+def _make_ready(start, stop, tile, job):
+    """A work item is the spectra of the filters of a block of output channels for a chunk of channels."""
+    size = ELEMENTS * (job.chunk * columns(tile) + PAD)
+    parts = job.taps * -(-job.channels // job.chunk)
+    for item in range(start, stop):
+        rest, part = divmod(item, parts)
+        g, block = divmod(rest, job.blocks)
+        _filter_spectra(tile, job, g, block, part, job.spectra + item * size * 4)
+
+
+@kernel
+def _filter_spectra(tile, job, g, block, part, to):
+    """Transform the filters of a block of output channels for one part of the terms, to (36, channels, block)."""
+    plane = job.chunk * columns(tile) + PAD
+    tap, first = _part(job, part)
+    source = job.weight + g * job.weight_strides[0] + tap * job.weight_strides[3] + first * job.weight_strides[2]
+    for i in range(0, min(columns(tile), job.per_group - block * columns(tile)), lanes(tile)):
+        o = block * columns(tile) + i
+        here = source + o * job.weight_strides[1]
+        for c in range(min(job.chunk, job.channels - first)):
+            filters(
+                tile, to + (c * columns(tile) + i) * 4, plane, here + c * job.weight_strides[2],
+                job.weight_strides[1] // 4, job.per_group - o, job.flipped,
+            )  # fmt: skip
+
+
+@kernel
+def _part(job, part):
+    """The tap along the depth, and the first channel, of a part of the terms."""
+    tap, chunk = divmod(part, -(-job.channels // job.chunk))
+    return tap, chunk * job.chunk
+
+
+@kernel
+def _convolve(start, stop, tile, job):
+    """A work item is a band of tiles for a block of output channels; blocks vary fastest and share the band's spectra.
+
+    Reads the band's inputs and the block's filters once, writes its outputs once.
+    """
+    padded = -(-job.channels // lanes(tile)) * lanes(tile)
+    step = job.taps * padded + PAD
+    plane, sums_plane = job.band * step + PAD, job.band * columns(tile) + PAD
+    part_size = ELEMENTS * (job.chunk * columns(tile) + PAD)
+    parts = job.taps * -(-job.channels // job.chunk)
+    total = job.images * job.tiles[0] * job.tiles[1] * job.tiles[2]
+    memory = np.empty(ELEMENTS * (plane + sums_plane) + part_size + PAD, np.float32)
+    spectra = (memory.ctypes.data + 63) // 64 * 64
+    sums = spectra + ELEMENTS * plane * 4
+    own = sums + ELEMENTS * sums_plane * 4
+    gathered = np.empty((6 * (4 * SEGMENT + 2) + lanes(tile)) * lanes(tile), np.float32)
+    pixels = np.empty((lanes(tile), 4, 4), np.float32)
+    doubt = np.zeros(1, np.int64)
+    ready = -1
+    for item in range(start, stop):
+        rest, block = divmod(item, job.blocks)
+        band, g = divmod(rest, job.groups)
+        first = band * job.band
+        last = min(first + job.band, total)
+        if rest != ready:
+            _tile_spectra(tile, job, g, first, last, gathered, spectra, plane, step, padded)
+            ready = rest
+        for part in range(parts):
+            if job.spectra:
+                weights = job.spectra + ((g * job.blocks + block) * parts + part) * part_size * 4
+            else:
+                weights = own
+                _filter_spectra(tile, job, g, block, part, own)
+            tap, c = _part(job, part)
+            count = min(job.chunk, job.channels - c)
+            for e in range(ELEMENTS):
+                a = spectra + (e * plane + tap * padded + c) * 4
+                b = weights + e * (job.chunk * columns(tile) + PAD) * 4
+                for t in range(0, last - first, rows(tile)):
+                    to = sums + (e * sums_plane + t * columns(tile)) * 4
+                    product(tile, to, columns(tile), part == 0, a + t * step * 4, step, b, count)
+        _finish(tile, job, g, block, first, last, sums, sums_plane, pixels, doubt)
+    keep(memory, gathered, pixels, doubt)
+
+
+@kernel
+def _place(job, t):
+    """Where a tile lies: image, depth, row of tiles, tile of the row."""
+    rest, across = divmod(t, job.tiles[2])
+    rest, down = divmod(rest, job.tiles[1])
+    n, d = divmod(rest, job.tiles[0])
+    return n, d, down, across
+
+
+@kernel
+def _tile_spectra(tile, job, g, first, last, gathered, to, plane, step, padded):
+    """Transform the patches of tiles `first` to `last`, of the channels of a group, to (36, tiles, taps, channels)."""
+    row = (4 * SEGMENT + 2) * lanes(tile)
+    for tap in range(job.taps):
+        t = first
+        while t < last:
+            n, d, down, across = _place(job, t)
+            count = min(SEGMENT, last - t, job.tiles[2] - across)
+            for c in range(0, job.channels, lanes(tile)):
+                z, h, w = d + tap - job.before[0], 4 * down - job.before[1], 4 * across - job.before[2]
+                _gather(tile, job, gathered, n, g * job.channels + c, job.channels - c, z, h, w, 4 * count + 2)
+                for i in range(count):
+                    here = to + ((t - first + i) * step + tap * padded + c) * 4
+                    spectrum(tile, here, plane, gathered.ctypes.data + i * 4 * lanes(tile) * 4, row)
+            t += count
+
+
+@kernel
+def _gather(tile, job, gathered, n, c, channels, z, h0, w0, width):
+    """Six rows of `width` pixels, channels side by side, zeros where the padding is."""
+    row = (4 * SEGMENT + 2) * lanes(tile)
+    low = min(width, max(0, -w0))
+    high = max(low, min(width, job.size[2] - w0))
+    inside = 0 <= z < job.size[0] and low < high
+    for i in range(6):
+        h = h0 + i
+        at = i * row
+        if not (inside and 0 <= h < job.size[1]):
+            for k in range(width * lanes(tile)):
+                gathered[at + k] = 0
+            continue
+        source = job.x + n * job.x_strides[0] + c * job.x_strides[1] + z * job.x_strides[2] + h * job.x_strides[3]
+        source += (w0 + low) * job.x_strides[4]
+        for k in range(low * lanes(tile)):
+            gathered[at + k] = 0
+        if job.x_strides[4] == 4:
+            to = gathered.ctypes.data + (at + low * lanes(tile)) * 4
+            turn(tile, to, source, job.x_strides[1] // 4, channels, high - low)
+        else:
+            for p in range(high - low):
+                for k in range(min(channels, lanes(tile))):
+                    one = peek(source + p * job.x_strides[4] + k * job.x_strides[1])
+                    gathered[at + (low + p) * lanes(tile) + k] = one
+        for k in range(high * lanes(tile), width * lanes(tile)):
+            gathered[at + k] = 0
+
+
+@kernel
+def _finish(tile, job, g, block, first, last, sums, plane, pixels, doubt):
+    """Turn a band's sums into outputs; a whole tile goes straight to out, another by way of `pixels`."""
+    strides = job.out_strides
+    here = pixels.ctypes.data
+    for i in range(0, min(columns(tile), job.per_group - block * columns(tile)), lanes(tile)):
+        o = block * columns(tile) + i
+        count = min(lanes(tile), job.per_group - o)
+        bias = job.bias + (g * job.bias_step + o) * 4
+        n, d, down, across = _place(job, first)
+        for t in range(first, last):
+            h, w = 4 * down, 4 * across
+            high, wide = min(4, job.out_size[1] - h), min(4, job.out_size[2] - w)
+            to = job.out + n * strides[0] + (g * job.per_group + o) * strides[1] + d * strides[2]
+            to += h * strides[3] + w * strides[4]
+            source = sums + ((t - first) * columns(tile) + i) * 4
+            if high == 4 and wide == 4 and count == lanes(tile) and strides[4] == 4:
+                outputs(
+                    tile, to, strides[1] // 4, strides[3] // 4, source, plane, bias, job.relu, doubt.ctypes.data
+                )  # fmt: skip
+            else:
+                outputs(tile, here, 16, 4, source, plane, bias, job.relu, doubt.ctypes.data)
+                for k in range(count):
+                    for y in range(high):
+                        for x in range(wide):
+                            poke(to + k * strides[1] + y * strides[3] + x * strides[4], pixels[k, y, x])
+            if doubt[0]:
+                for k in range(count):
+                    if doubt[0] >> k & 1:
+                        _directly(job, g, o + k, n, d, h, w, high, wide)
+            across += 1
+            if across == job.tiles[2]:
+                across, down = 0, down + 1
+            if down == job.tiles[1]:
+                down, d = 0, d + 1
+            if d == job.tiles[0]:
+                d, n = 0, n + 1
+
+
+@kernel
+def _directly(job, g, o, n, d, h0, w0, high, wide):
+    """The outputs of a tile by the definition, for one output channel of a group: padding is zeros."""
+    strides = job.out_strides
+    to = job.out + n * strides[0] + (g * job.per_group + o) * strides[1] + d * strides[2]
+    bias = peek(job.bias + (g * job.bias_step + o) * 4)
+    for h in range(h0, h0 + high):
+        for w in range(w0, w0 + wide):
+            total = bias
+            for c in range(job.channels):
+                for tap in range(job.taps * 9):
+                    total += _input(job, n, g * job.channels + c, d, h, w, tap) * _weight(job, g, o, c, tap)
+            if job.relu and total < 0:
+                total = np.float32(0)
+            poke(to + h * strides[3] + w * strides[4], total)
+
+
+@kernel
+def _input(job, n, c, d, h, w, tap):
+    """What the tap of a window meets."""
+    z, y, x = d + tap // 9 - job.before[0], h + tap % 9 // 3 - job.before[1], w + tap % 3 - job.before[2]
+    if 0 <= z < job.size[0] and 0 <= y < job.size[1] and 0 <= x < job.size[2]:
+        s = job.x_strides
+        return peek(job.x + n * s[0] + c * s[1] + z * s[2] + y * s[3] + x * s[4])
+    return np.float32(0)
+
+
+@kernel
+def _weight(job, g, o, c, tap):
+    s = job.weight_strides
+    near = 8 - tap % 9 if job.flipped else tap % 9
+    return peek(job.weight + g * s[0] + o * s[1] + c * s[2] + tap // 9 * s[3] + near * 4)
