@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from cnnkit.rooms.numba.tile import TileType, _call_apart, _Emitter
@@ -45,16 +46,16 @@ class _Arithmetic:
     def times(self, factor: float, a: Any) -> Any:
         return self.builder.fmul(self.number(factor), a)
 
-    def to_spectrum(self, d: list[Any]) -> list[Any]:
-        """S d: the patch's polynomial with every root but one divided out."""
-        both = AA + BB
-        first = self.plus(self.plus(d[4], -both, d[2]), AA * BB, d[0])
-        last = self.plus(self.plus(d[5], -both, d[3]), AA * BB, d[1])
-        points = []
-        for point, other in ((A, BB), (B, AA)):
-            even, odd = self.plus(d[4], -other, d[2]), self.plus(d[3], -other, d[1])
-            points += [self.plus(even, point, odd), self.plus(even, -point, odd)]
-        return [first, *points, last]
+    def to_spectrum(self, d: list[Any], part: int | None = None) -> list[Any]:
+        """S d: the patch's polynomial with every root but one divided out; all of it or one of four parts."""
+        if part is None:
+            return [one for part in range(4) for one in self.to_spectrum(d, part)]
+        if part in (0, 3):
+            at = part // 3
+            return [self.plus(self.plus(d[4 + at], -(AA + BB), d[2 + at]), AA * BB, d[at])]
+        point, other = ((A, BB), (B, AA))[part - 1]
+        even, odd = self.plus(d[4], -other, d[2]), self.times(point, self.plus(d[3], -other, d[1]))
+        return [self.plus(even, 1, odd), self.plus(even, -1, odd)]
 
     def to_filters(self, g: list[Any]) -> list[Any]:
         """F g: the filter's polynomial at every point, over the product of the distances to the others."""
@@ -83,13 +84,13 @@ def _both_sides(transform: Callable[[list[Any]], list[Any]], square: list[list[A
 
 
 def _transposed(emit: _Emitter, vectors: list[Any]) -> list[Any]:
-    """As many vectors as there are lanes: lane j of vector i goes to lane i of vector j."""
-    vectors, lanes = list(vectors), emit.lanes
-    distance = lanes // 2
+    """n vectors, whose every n lanes are a square by itself: lane j of vector i goes to lane i of vector j."""
+    vectors, n, lanes = list(vectors), len(vectors), range(emit.lanes)
+    distance = n // 2
     while distance:
-        low = [j if not j & distance else j - distance + lanes for j in range(lanes)]
-        high = [j + distance if not j & distance else j + lanes for j in range(lanes)]
-        for i in range(lanes):
+        low = [j - distance + emit.lanes if j & distance else j for j in lanes]
+        high = [j + emit.lanes if j & distance else j + distance for j in lanes]
+        for i in range(n):
             if not i & distance:
                 pair = vectors[i], vectors[i + distance]
                 vectors[i], vectors[i + distance] = (emit.shuffle(*pair, order) for order in (low, high))
@@ -103,6 +104,15 @@ def _rows_of_lanes(emit: _Emitter, source: Any, step: Any, count: Any) -> list[A
     lanes = [emit.number(lane) for lane in range(emit.lanes)]
     lanes = [builder.select(builder.icmp_signed("<", lane, count), lane, last) for lane in lanes]
     return [builder.gep(source, [builder.mul(lane, step)]) for lane in lanes]
+
+
+def _prefetch(emit: _Emitter, pointer: Any, write: bool = False) -> None:
+    """Ask for the cache line at an address, which need not be ours."""
+    word = ir.IntType(32)
+    kind = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer(), word, word, word])
+    function = cgutils.get_or_insert_function(emit.builder.module, kind, "llvm.prefetch.p0")
+    where = emit.builder.bitcast(pointer, ir.IntType(8).as_pointer())
+    emit.builder.call(function, [where, *(ir.Constant(word, n) for n in (int(write), 3, 1))])
 
 
 def _step(name: str, emit_body: Any, signature: tuple[Any, ...]) -> Any:
@@ -156,10 +166,15 @@ def spectrum(typingctx: Any, tile: Any, to: Any, plane: Any, source: Any, row: A
 
 
 def _emit_spectrum(emit: _Emitter, tile: TileType, to: Any, plane: Any, source: Any, row: Any) -> None:
-    builder, source = emit.builder, emit.pointer(source)
+    builder, source, to = emit.builder, emit.pointer(source), emit.pointer(to)
     rows = [emit.at(source, builder.mul(row, emit.number(i))) for i in range(6)]
-    patch = [[emit.load_vector(emit.at(one, j * emit.lanes)) for j in range(6)] for one in rows]
-    _store_planes(emit, _both_sides(_Arithmetic(emit).to_spectrum, patch), to, plane)
+    transform, e = _Arithmetic(emit).to_spectrum, 0
+    for part in range(4):  # of the columns; the patch is read anew for each, as 36 vectors would not stay in registers
+        columns = [[emit.load_vector(emit.at(one, j * emit.lanes)) for one in rows] for j in range(6)]
+        for line in zip(*(transform(column, part) for column in columns), strict=True):
+            for vector in transform(list(line)):
+                emit.store_vector(vector, emit.at(to, builder.mul(plane, emit.number(e))))
+                e += 1
 
 
 def _store_planes(emit: _Emitter, square: list[list[Any]], to: Any, plane: Any) -> None:
@@ -183,6 +198,8 @@ def _emit_filters(
     builder = emit.builder
     rows = _rows_of_lanes(emit, emit.pointer(source), step, channels)
     taps: list[Any] = []
+    for row in rows:
+        _prefetch(emit, emit.at(row, 48))
     for first in range(0, 9, emit.lanes):
         mask = ir.Constant(emit.bits, [int(first + lane < 9) for lane in range(emit.lanes)])
         taps += _transposed(emit, [emit.load_masked(emit.at(row, first), mask) for row in rows])
@@ -230,48 +247,67 @@ def _emit_product(
 
 
 @intrinsic
-def outputs(
-    typingctx: Any,
-    tile: Any,
-    to: Any,
-    channel: Any,
-    row: Any,
-    source: Any,
-    plane: Any,
-    bias: Any,
-    relu: Any,
-    doubt: Any,
-) -> Any:
+def outputs(typingctx: Any, tile: Any, to: Any, source: Any, plane: Any, bias: Any, relu: Any, doubt: Any) -> Any:
     """T' m T of the elements ``m[e] = source[e * plane ...]``, plus bias: 4 rows of 4 pixels for every lane's channel.
 
-    They go to ``to[lane * channel + i * row + j]``. Bit ``lane`` of the number at `doubt` says that not all of them are
-    finite (before the ReLU).
+    They go to ``to[lane][i][j]``, of rows of `lanes` numbers. Bit ``lane`` of the number at `doubt` says that not all
+    of them are finite (before the ReLU).
     """
-    signature = (*(types.intp,) * 6, types.boolean, types.intp)
+    signature = (*(types.intp,) * 4, types.boolean, types.intp)
     return _step("outputs", _emit_outputs, signature)(typingctx, tile)
 
 
 def _emit_outputs(
-    emit: _Emitter, tile: TileType, to: Any, channel: Any, row: Any, source: Any, plane: Any, bias: Any, relu: Any,
-    doubt: Any,
-) -> None:  # fmt: skip
+    emit: _Emitter, tile: TileType, to: Any, source: Any, plane: Any, bias: Any, relu: Any, doubt: Any
+) -> None:
     builder, to, source = emit.builder, emit.pointer(to), emit.pointer(source)
     m = [emit.load_vector(emit.at(source, builder.mul(plane, emit.number(e)))) for e in range(36)]
     square = _both_sides(_Arithmetic(emit).to_outputs, [m[6 * i : 6 * i + 6] for i in range(6)])
-    biases, nothing = emit.load_vector(emit.pointer(bias)), emit.zero()
-    pixels = [builder.fadd(pixel, biases) for line in square for pixel in line]
-    for pixel in pixels:  # 0 * y is 0, or NaN where y is not finite
-        nothing = builder.call(emit.fma, [pixel, emit.zero(), nothing])
-    bits = builder.bitcast(builder.fcmp_unordered("uno", nothing, nothing), ir.IntType(emit.lanes))
+    biases = emit.load_vector(emit.pointer(bias))
+    square = [[builder.fadd(pixel, biases) for pixel in line] for line in square]
+    zeros = [emit.zero()] * 4
+    for line in square:  # 0 * y is 0, or NaN where y is not finite
+        zeros = [builder.call(emit.fma, [pixel, emit.zero(), zero]) for pixel, zero in zip(line, zeros, strict=True)]
+    zero = builder.fadd(builder.fadd(*zeros[:2]), builder.fadd(*zeros[2:]))
+    bits = builder.bitcast(builder.fcmp_unordered("uno", zero, zero), ir.IntType(emit.lanes))
     builder.store(builder.zext(bits, emit.index), emit.pointer(doubt, emit.index))
-    pixels = [emit.relu(pixel, relu) for pixel in pixels]
-    for first in range(0, 16, emit.lanes):
-        for lane, vector in enumerate(_transposed(emit, pixels[first : first + emit.lanes])):
-            there = emit.at(to, builder.mul(channel, emit.number(lane)))
-            for part in range(0, emit.lanes, 4):
-                four = emit.shuffle(vector, vector, range(part, part + 4))
-                line = emit.at(there, builder.mul(row, emit.number((first + part) // 4)))
-                builder.store(four, builder.bitcast(line, four.type.as_pointer())).align = emit.align
+    for i, line in enumerate(square):
+        vectors = _transposed(emit, [emit.relu(pixel, relu) for pixel in line])
+        for lane in range(emit.lanes):  # four pixels of a channel lie together in every fourth vector
+            first = lane // 4 * 4
+            four = emit.shuffle(vectors[lane % 4], vectors[lane % 4], range(first, first + 4))
+            place = emit.at(to, (4 * lane + i) * emit.lanes)
+            builder.store(four, builder.bitcast(place, four.type.as_pointer())).align = emit.align
+
+
+@intrinsic
+def bring(
+    typingctx: Any, tile: Any, to: Any, channel: Any, row: Any, source: Any, channels: Any, high: Any, wide: Any
+) -> Any:
+    """``to[c * channel + i * row + j] = source[c][i][j]`` for c < `channels`, i < `high`, j < `wide`.
+
+    `source` is what `outputs` wrote; `high` is at most 4, `wide` at most `lanes`.
+    """
+    return _step("bring", _emit_bring, (types.intp,) * 7)(typingctx, tile)
+
+
+def _emit_bring(
+    emit: _Emitter, tile: TileType, to: Any, channel: Any, row: Any, source: Any, channels: Any, high: Any, wide: Any
+) -> None:
+    builder, to, source = emit.builder, emit.pointer(to), emit.pointer(source)
+    mask, last = emit.lanes_below(wide), builder.sub(high, emit.number(1))
+    lines = [emit.number(i) for i in range(4)]
+    lines = [builder.select(builder.icmp_signed("<", i, last), i, last) for i in lines]  # the last one several times
+    froms, steps = ([builder.mul(i, step) for i in lines] for step in (emit.number(emit.lanes), row))
+
+    def bring_channel(c: Any, acc: list[Any]) -> list[Any]:
+        here = emit.at(source, builder.mul(c, emit.number(4 * emit.lanes)))
+        there = emit.at(to, builder.mul(c, channel))
+        for origin, step in zip(froms, steps, strict=True):
+            emit.store_masked(emit.load_vector(emit.at(here, origin)), emit.at(there, step), mask)
+        return []
+
+    emit.accumulate(channels, [], bring_channel)
 
 
 # ---------------------------------------------------------------- single numbers, by their address

@@ -19,17 +19,21 @@ from cnnkit.arrays import Array
 from cnnkit.geometry import ConvPlan, Ints, volume
 from cnnkit.rooms import threads
 from cnnkit.rooms.numba.lines import address
-from cnnkit.rooms.numba.machine import REGISTERS, keep, kernel
-from cnnkit.rooms.numba.patches import filters, outputs, peek, poke, product, spectrum, turn
+from cnnkit.rooms.numba.machine import FMAS, REGISTERS, keep, kernel
+from cnnkit.rooms.numba.patches import bring, filters, outputs, peek, poke, product, spectrum, turn
 from cnnkit.rooms.numba.tile import Tile, columns, lanes, rows
 
 ELEMENTS = 36  # of a spectrum
 SEGMENT = 7  # tiles whose patches are gathered together: 30 pixels a row, two vectors
 PAD = 16  # numbers between planes, lest all of them lie in the same few places of the cache
 WORK = 64  # a nanosecond and core, about: multiply-adds
+BAND = 48  # tiles that are done together; more do not make it faster
+FEW = 128  # tiles that are not worth writing the spectra of all filters to memory
+CHUNK = 64  # channels whose filters are transformed together: they stay in the L2 cache
+CLEARLY = 1.1  # how much faster it must be than the direct sum
 
 FLOAT = np.dtype(np.float32)
-PRODUCTS = [Tile(*size, FLOAT) for size in ([(6, 4), (4, 4), (8, 2)] if REGISTERS >= 32 else [(4, 2)])]
+PRODUCTS = [Tile(*size, FLOAT) for size in ([(6, 4), (4, 4), (8, 2)] if REGISTERS >= 32 else [(6, 2), (4, 2)])]
 
 
 class Sizes(NamedTuple):
@@ -41,6 +45,7 @@ class Sizes(NamedTuple):
     chunk: int  # channels whose filters are transformed together
     blocks: int  # of output channels of a group
     ready: bool  # whether the filters are transformed before all else
+    pays: bool  # whether it is clearly faster than the direct sum
 
 
 class Job(NamedTuple):
@@ -71,25 +76,100 @@ class Job(NamedTuple):
     spectra: int  # of all filters, if they are ready
 
 
+# ---------------------------------------------------------------- what is done, and how
+
+
 def chosen(x: Array, plan: ConvPlan) -> bool:
-    """Whether a convolution is to be done this way: it can be, fits the workspace, and pays or was asked for."""
-    algorithm, workspace = settings.current()
-    able = (
-        x.dtype == FLOAT
-        and plan.kernel_size[1:] == (3, 3)
-        and plan.stride == (1, 1, 1)
-        and plan.dilation == (1, 1, 1)
-        and plan.in_channels > 0
-    )
-    if not able or algorithm == "direct":
+    """Whether a convolution is to be done this way: it can be, in the workspace, and is faster or was asked for."""
+    algorithm = settings.current().algorithm
+    if algorithm == "direct" or x.dtype != FLOAT or plan.kernel_size[1:] != (3, 3):
         return False
-    return algorithm == "winograd"
+    if plan.stride != (1, 1, 1) or plan.dilation != (1, 1, 1) or not plan.in_channels:
+        return False
+    sizes = _sizes(plan)
+    return sizes is not None and (algorithm == "winograd" or sizes.pays)
+
+
+def _sizes(plan: ConvPlan) -> Sizes | None:
+    return _solve(plan, settings.current().max_workspace, threads.get_num_threads())
+
+
+@lru_cache(1024)
+def _solve(plan: ConvPlan, workspace: int, workers: int) -> Sizes | None:
+    """The tile that computes least, and bands that fit the workspace; None if none do."""
+    d, h, w = plan.output_size
+    tiles = (d, -(-h // 4), -(-w // 4))
+    total = plan.batch * volume(tiles)
+    channels, per_group = plan.in_channels // plan.groups, plan.out_channels // plan.groups
+
+    def products(tile: Tile) -> int:
+        return _up(total if total <= FEW else BAND, tile.rows) * _up(per_group, tile.columns)
+
+    tile = min(PRODUCTS, key=products)
+    blocks = -(-per_group // tile.columns)
+    chunk = min(CHUNK, _up(channels, tile.lanes))
+    ways = [(BAND, True), (FEW, False), (BAND, False), (tile.rows, False)] if total > FEW else [(FEW, False)]
+    for band, ready in [*ways, (BAND, False), (tile.rows, False)]:
+        items = -(-total // band) * plan.groups * blocks
+        band = -(-total // -(-total // band)) if items >= workers else -(-total * plan.groups * blocks // workers)
+        sizes = Sizes(tile, tiles, _up(band, tile.rows), chunk, blocks, ready, False)
+        if _workspace(plan, sizes, workers) <= workspace:
+            return sizes._replace(pays=_cycles(plan, sizes) * CLEARLY < _cycles_directly(plan))
+    return None
+
+
+def _up(number: int, step: int) -> int:
+    return -(-number // step) * step
+
+
+def _workspace(plan: ConvPlan, sizes: Sizes, workers: int) -> int:
+    """Bytes that a convolution takes besides its result."""
+    tile, taps = sizes.tile, plan.kernel_size[0]
+    channels = plan.in_channels // plan.groups
+    near = _band_step(tile, taps, channels) + tile.columns
+    numbers = ELEMENTS * (sizes.band * near + 2 * PAD) + _part_size(tile, sizes.chunk) + PAD
+    numbers += (6 * (4 * SEGMENT + 2) + 5 * tile.lanes) * tile.lanes
+    ready = plan.groups * sizes.blocks * taps * -(-channels // sizes.chunk) * _part_size(tile, sizes.chunk) + PAD
+    biases = plan.groups * sizes.blocks * tile.columns
+    return (workers * numbers + sizes.ready * ready + biases) * FLOAT.itemsize
+
+
+def _band_step(tile: Tile, taps: int, channels: int) -> int:
+    return taps * _up(channels, tile.lanes) + PAD
+
+
+def _part_size(tile: Tile, chunk: int) -> int:
+    return ELEMENTS * (chunk * tile.columns + PAD)
+
+
+def _cycles(plan: ConvPlan, sizes: Sizes) -> float:
+    """What the steps take, as measured on one core of an AMD EPYC of the Zen 4 kind (AVX-512, one FMA a cycle)."""
+    tile, terms = sizes.tile, plan.in_channels // plan.groups * plan.kernel_size[0]
+    total = plan.batch * volume(sizes.tiles)
+    bands = -(-total // sizes.band)
+    out = -(-plan.out_channels // plan.groups // tile.lanes)
+    sums = _up(total, tile.rows) * ELEMENTS * terms * sizes.blocks * tile.vectors / FMAS / 0.9
+    patches = total * -(-terms // tile.lanes) * 450
+    outputs_ = total * out * 350
+    filters_ = terms * out * 280 * (1 if sizes.ready else bands)
+    return plan.groups * (sums + patches + outputs_ + filters_) + 40_000
+
+
+def _cycles_directly(plan: ConvPlan) -> float:
+    """What the direct sum takes at nine tenths of the peak, as it does where there are many channels."""
+    lanes_ = PRODUCTS[0].lanes
+    terms = plan.in_channels // plan.groups * volume(plan.kernel_size)
+    return plan.batch * plan.out_channels * volume(plan.output_size) * terms / lanes_ / FMAS / 0.9
+
+
+# ---------------------------------------------------------------- forward
 
 
 def forward(x: Array, weight: Array, bias: Array | None, plan: ConvPlan, relu: bool, out: Array) -> None:
     """Convolve x (N, C, D, H, W) with weight (groups, C_out / groups, C_in / groups, depth, 3, 3)."""
+    sizes = _sizes(plan)
+    assert sizes is not None  # it was chosen
     groups, per_group, channels, taps = weight.shape[:4]
-    sizes = _solve(plan)
     near = sizes.blocks * sizes.tile.columns
     biases = np.zeros((groups, near), FLOAT)
     if bias is not None:
@@ -102,34 +182,15 @@ def forward(x: Array, weight: Array, bias: Array | None, plan: ConvPlan, relu: b
         address(weight) - 32 * flipped, weight.strides[:4], flipped, address(biases), near, relu,
         x.shape[0], groups, channels, per_group, taps, sizes.tiles, sizes.band, sizes.chunk, sizes.blocks, 0,
     )  # fmt: skip
-    held: list[Array] = [x, weight, biases, out]
-    chunks = taps * -(-channels // sizes.chunk)
+    held = [x, weight, biases, out]
     if sizes.ready:
-        ready = np.empty(groups * sizes.blocks * chunks * _chunk_size(sizes.tile, sizes.chunk) + PAD, FLOAT)
-        held.append(ready)
-        job = job._replace(spectra=-(-address(ready) // 64) * 64)
-        threads.run(_make_ready, groups * sizes.blocks * chunks, weight.size * 10 / WORK, sizes.tile, job)
+        parts = groups * sizes.blocks * taps * -(-channels // sizes.chunk)
+        held.append(np.empty(parts * _part_size(sizes.tile, sizes.chunk) + PAD, FLOAT))
+        job = job._replace(spectra=_up(address(held[-1]), 64))
+        threads.run(_make_ready, parts, weight.size * 10 / WORK, sizes.tile, job, keep=held)
     total = plan.batch * volume(sizes.tiles)
     work = total * ELEMENTS * channels * taps * near * groups / WORK
     threads.run(_convolve, -(-total // sizes.band) * groups * sizes.blocks, work, sizes.tile, job, keep=held)
-
-
-def _chunk_size(tile: Tile, chunk: int) -> int:
-    return ELEMENTS * (chunk * tile.columns + PAD)
-
-
-@lru_cache(1024)
-def _solve(plan: ConvPlan) -> Sizes:
-    d, h, w = plan.output_size
-    tiles = (d, -(-h // 4), -(-w // 4))
-    total = plan.batch * volume(tiles)
-    channels, per_group = plan.in_channels // plan.groups, plan.out_channels // plan.groups
-    chunk = 64
-    tile = PRODUCTS[0]
-    band = 48
-    blocks = -(-per_group // tile.columns)
-    band = min(band, -(-total // tile.rows) * tile.rows)
-    return Sizes(tile, tiles, band, chunk, blocks, total > band)
 
 
 # ---------------------------------------------------------------- kernels
@@ -186,8 +247,8 @@ def _convolve(start, stop, tile, job):
     sums = spectra + ELEMENTS * plane * 4
     own = sums + ELEMENTS * sums_plane * 4
     gathered = np.empty((6 * (4 * SEGMENT + 2) + lanes(tile)) * lanes(tile), np.float32)
-    pixels = np.empty((lanes(tile), 4, 4), np.float32)
-    doubt = np.zeros(1, np.int64)
+    pixels = np.empty((lanes(tile), 4, lanes(tile)), np.float32)
+    doubt = np.zeros(lanes(tile) // 4, np.int64)
     ready = -1
     for item in range(start, stop):
         rest, block = divmod(item, job.blocks)
@@ -274,45 +335,53 @@ def _gather(tile, job, gathered, n, c, channels, z, h0, w0, width):
 
 @kernel
 def _finish(tile, job, g, block, first, last, sums, plane, pixels, doubt):
-    """Turn a band's sums into outputs; a whole tile goes straight to out, another by way of `pixels`."""
+    """Turn a band's sums into outputs: as many tiles of a row as make a vector of pixels, and then their lines."""
     strides = job.out_strides
     here = pixels.ctypes.data
     for i in range(0, min(columns(tile), job.per_group - block * columns(tile)), lanes(tile)):
         o = block * columns(tile) + i
         count = min(lanes(tile), job.per_group - o)
         bias = job.bias + (g * job.bias_step + o) * 4
-        n, d, down, across = _place(job, first)
-        for t in range(first, last):
+        t = first
+        while t < last:
+            n, d, down, across = _place(job, t)
+            together = min(lanes(tile) // 4, last - t, job.tiles[2] - across)
+            for k in range(together):
+                source = sums + ((t + k - first) * columns(tile) + i) * 4
+                outputs(tile, here + k * 16, source, plane, bias, job.relu, doubt.ctypes.data + k * 8)
             h, w = 4 * down, 4 * across
-            high, wide = min(4, job.out_size[1] - h), min(4, job.out_size[2] - w)
+            high, wide = min(4, job.out_size[1] - h), min(4 * together, job.out_size[2] - w)
             to = job.out + n * strides[0] + (g * job.per_group + o) * strides[1] + d * strides[2]
             to += h * strides[3] + w * strides[4]
-            source = sums + ((t - first) * columns(tile) + i) * 4
-            if high == 4 and wide == 4 and count == lanes(tile) and strides[4] == 4:
-                outputs(
-                    tile, to, strides[1] // 4, strides[3] // 4, source, plane, bias, job.relu, doubt.ctypes.data
-                )  # fmt: skip
+            if strides[4] == 4:
+                bring(tile, to, strides[1] // 4, strides[3] // 4, here, count, high, wide)
             else:
-                outputs(tile, here, 16, 4, source, plane, bias, job.relu, doubt.ctypes.data)
-                for k in range(count):
-                    for y in range(high):
-                        for x in range(wide):
-                            poke(to + k * strides[1] + y * strides[3] + x * strides[4], pixels[k, y, x])
-            if doubt[0]:
-                for k in range(count):
-                    if doubt[0] >> k & 1:
-                        _directly(job, g, o + k, n, d, h, w, high, wide)
-            across += 1
-            if across == job.tiles[2]:
-                across, down = 0, down + 1
-            if down == job.tiles[1]:
-                down, d = 0, d + 1
-            if d == job.tiles[0]:
-                d, n = 0, n + 1
+                _bring_apart(to, strides, pixels, count, high, wide)
+            for k in range(together):
+                if doubt[k]:
+                    _directly(job, g, o, doubt[k], n, d, h, w + 4 * k, high, min(4, job.out_size[2] - w - 4 * k))
+            t += together
 
 
 @kernel
-def _directly(job, g, o, n, d, h0, w0, high, wide):
+def _bring_apart(to, strides, pixels, channels, high, wide):
+    """What `bring` does, to rows whose pixels do not lie side by side."""
+    for c in range(channels):
+        for i in range(high):
+            for j in range(wide):
+                poke(to + c * strides[1] + i * strides[3] + j * strides[4], pixels[c, i, j])
+
+
+@kernel
+def _directly(job, g, o, channels, n, d, h0, w0, high, wide):
+    """The outputs of a tile by the definition, where a bit of `channels` says so of the channels from `o` on."""
+    for k in range(min(64, job.per_group - o)):
+        if channels >> k & 1:
+            _sum_directly(job, g, o + k, n, d, h0, w0, high, wide)
+
+
+@kernel
+def _sum_directly(job, g, o, n, d, h0, w0, high, wide):
     """The outputs of a tile by the definition, for one output channel of a group: padding is zeros."""
     strides = job.out_strides
     to = job.out + n * strides[0] + (g * job.per_group + o) * strides[1] + d * strides[2]
