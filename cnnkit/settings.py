@@ -50,10 +50,11 @@ def options(*, algorithm: str | None = None, max_workspace: int | None = None) -
 
     Notes
     -----
-    With ``|x| <= X`` in the 6x6 inputs (of every channel) that a tile of 4x4 outputs reads, and W the sum of a
-    filter's absolute weights over its ``terms``, a Winograd result is off by at most ``(terms + 26) * eps * 64 X W``;
-    typical errors are 1.6 to 2.2 times those of the direct sum. Where an intermediate number overflows, or an input
-    is not finite, outputs are summed directly: NaN and infinity arise where the definition has them.
+    With ``|x| <= X`` in the 6x6 inputs (of every channel) that a tile of 4x4 outputs reads, and W the sum of the
+    absolute weights of a filter over ``n`` channels and depths, a Winograd result is off by at most
+    ``(n + 26) * eps * 88 * X * W``, and the direct sum by ``(9 * n + 4) * eps / 2 * X * W``. Typical errors are 1.6 to
+    1.8 times those of the direct sum. Where a number between them overflows, or an input is not finite, outputs are
+    summed directly: NaN and infinity arise where the direct sum has them.
 
     Examples
     --------

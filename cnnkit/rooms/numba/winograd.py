@@ -149,17 +149,17 @@ def _cycles(plan: ConvPlan, sizes: Sizes) -> float:
     bands = -(-total // sizes.band)
     out = -(-plan.out_channels // plan.groups // tile.lanes)
     sums = _up(total, tile.rows) * ELEMENTS * terms * sizes.blocks * tile.vectors / FMAS / 0.9
-    patches = total * -(-terms // tile.lanes) * 450
-    outputs_ = total * out * 350
+    patches = total * -(-terms // tile.lanes) * 500
+    outputs_ = total * out * 400
     filters_ = terms * out * 280 * (1 if sizes.ready else bands)
-    return plan.groups * (sums + patches + outputs_ + filters_) + 40_000
+    return plan.groups * (sums + patches + outputs_ + filters_) + 20_000
 
 
 def _cycles_directly(plan: ConvPlan) -> float:
-    """What the direct sum takes at nine tenths of the peak, as it does where there are many channels."""
-    lanes_ = PRODUCTS[0].lanes
-    terms = plan.in_channels // plan.groups * volume(plan.kernel_size)
-    return plan.batch * plan.out_channels * volume(plan.output_size) * terms / lanes_ / FMAS / 0.9
+    """What the direct sum takes at seven eighths of the peak, of lines one position longer than a row is wide."""
+    width, weights = plan.output_size[2], plan.out_channels * plan.in_channels // plan.groups * volume(plan.kernel_size)
+    lines = plan.batch * volume(plan.output_size) * (width + 1) / width
+    return weights * (lines / PRODUCTS[0].lanes / FMAS / 0.875 + 0.5)
 
 
 # ---------------------------------------------------------------- forward
