@@ -61,11 +61,11 @@ def options(*, algorithm: str | None = None, max_workspace: int | None = None) -
     >>> import numpy as np
     >>> import cnnkit
     >>> x = np.ones((1, 64, 8, 8), np.float32)
-    >>> weight = np.full((64, 64, 3, 3), 1 / 576, np.float32)
+    >>> weight = np.full((64, 64, 3, 3), 1 / 512, np.float32)
     >>> with cnnkit.options(algorithm="direct"):
     ...     y = cnnkit.conv2d(x, weight)
     >>> float(y[0, 0, 0, 0])
-    1.0
+    1.125
     """
     now = current()
     token = _current.set(

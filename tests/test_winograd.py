@@ -38,7 +38,7 @@ def calls(monkeypatch):
 
     def spy(x, weight, bias, plan, relu, out):
         plans.append(plan)
-        forward(x, weight, bias, plan, relu, out)
+        return forward(x, weight, bias, plan, relu, out)
 
     monkeypatch.setattr(winograd, "forward", spy)
     return plans
@@ -169,6 +169,33 @@ def test_what_lies_around_a_result_is_not_written(calls):
     assert (around == 7).all()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="pages are protected by calls of Linux's libc")
+def test_nothing_behind_the_inputs_is_read():
+    """Inputs and weights end where a page ends, and the next one may not be touched: reading it kills the process."""
+    code = (
+        "import ctypes, mmap, numpy as np, cnnkit\n"
+        "libc = ctypes.CDLL(None)\n"
+        "libc.mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)\n"
+        "def at_the_end(shape):\n"
+        "    size = 4 * int(np.prod(shape))\n"
+        "    pages = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE\n"
+        "    memory = mmap.mmap(-1, pages + mmap.PAGESIZE)\n"
+        "    array = np.frombuffer(memory, np.float32, size // 4, pages - size).reshape(shape)\n"
+        "    address = array.ctypes.data + size\n"
+        "    assert libc.mprotect(address, mmap.PAGESIZE, 0) == 0\n"
+        "    array[...] = 1\n"
+        "    return array\n"
+        "x, weight, out = (at_the_end(shape) for shape in ((2, 17, 9, 7), (19, 17, 3, 3), (2, 19, 9, 7)))\n"
+        "with cnnkit.options(algorithm='winograd'):\n"
+        "    cnnkit.conv2d(x, weight, padding=1, out=out)\n"
+        "    cnnkit.conv2d_backward(out, x, weight, padding=1, needs=('x',))\n"
+        "print(round(float(out[1, 18, 4, 4]), 3), flush=True)\n"
+        "import os; os._exit(0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "153.0\n"), done.stderr
+
+
 # ---------------------------------------------------------------- the way back
 
 
@@ -290,6 +317,14 @@ def test_an_infinity_stays_in_its_image_and_its_group(calls):
     assert (~np.isfinite(y[1, :4])).sum() == 4 * 9
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_where_nothing_is_finite_all_is_summed_directly(value, calls):
+    x, weight, bias = make((2, 32, 40, 40), (48, 32, 3, 3))
+    x[:, 5] = value
+    assert_same(conv(x, weight, bias, padding=1), conv(x, weight, bias, padding=1, algorithm="direct"))
+    assert len(calls) == 1
+
+
 def test_the_input_gradient_of_what_is_not_finite(calls):
     x, weight, _ = make((1, 18, 8, 8), (17, 18, 3, 3))
     grad = np.ones((1, 17, 8, 8), DTYPE)
@@ -348,6 +383,20 @@ def test_bits_do_not_depend_on_the_number_of_threads(layer, calls):
         cnnkit.set_num_threads(n)
         results.append(conv(x, weight, bias, padding=1, groups=shape[1] // weight_shape[1], activation="relu"))
     assert len(calls) == 4
+    for one in results[1:]:
+        assert_same(one, results[0])
+
+
+@pytest.mark.usefixtures("_threads")
+@pytest.mark.parametrize("ill", [1, 2, 4, 8, 16, 40, 400])
+def test_bits_do_not_depend_on_the_number_of_threads_where_not_all_is_finite(ill):
+    """With few tiles that are not finite those are summed directly, with many all are: by their number alone."""
+    x, weight, bias = make((2, 20, 61, 60), (40, 20, 3, 3))
+    x.ravel()[np.random.default_rng(0).choice(x.size, ill)] = np.inf
+    results = []
+    for n in (1, 2, 3, 7):
+        cnnkit.set_num_threads(n)
+        results.append(conv(x, weight, bias, padding=1))
     for one in results[1:]:
         assert_same(one, results[0])
 

@@ -90,8 +90,7 @@ def forward(x: Array, weight: Array, bias: Array | None, plan: ConvPlan, relu: b
     """Convolve x (N, C, D, H, W) with weight (groups, C_out / groups, C_in / groups, D, H, W)."""
     if not out.size:
         return
-    if winograd.chosen(x, plan):
-        winograd.forward(x, weight, bias, plan, relu, out)
+    if winograd.chosen(x, plan) and winograd.forward(x, weight, bias, plan, relu, out):
         return
     work = _plan_work(plan, x.dtype, x[0, 0].flags.c_contiguous)
     lines_, tile = work.lines, work.tile

@@ -10,7 +10,7 @@ inputs, outputs and weights come from memory and go there.
 """
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,6 +30,7 @@ WORK = 64  # a nanosecond and core, about: multiply-adds
 BAND = 48  # tiles that are done together; more do not make it faster
 FEW = 128  # tiles that are not worth writing the spectra of all filters to memory
 CHUNK = 64  # channels whose filters are transformed together: they stay in the L2 cache
+SLOWER = 150  # times: a tile of a channel that is summed directly by itself, and one of a direct convolution
 CLEARLY = 1.1  # how much faster it must be than the direct sum
 
 FLOAT = np.dtype(np.float32)
@@ -74,6 +75,7 @@ class Job(NamedTuple):
     chunk: int
     blocks: int
     spectra: int  # of all filters, if they are ready
+    repairs: int  # tiles of a channel that may be summed directly
 
 
 # ---------------------------------------------------------------- what is done, and how
@@ -165,8 +167,11 @@ def _cycles_directly(plan: ConvPlan) -> float:
 # ---------------------------------------------------------------- forward
 
 
-def forward(x: Array, weight: Array, bias: Array | None, plan: ConvPlan, relu: bool, out: Array) -> None:
-    """Convolve x (N, C, D, H, W) with weight (groups, C_out / groups, C_in / groups, depth, 3, 3)."""
+def forward(x: Array, weight: Array, bias: Array | None, plan: ConvPlan, relu: bool, out: Array) -> bool:
+    """Convolve x (N, C, D, H, W) with weight (groups, C_out / groups, C_in / groups, depth, 3, 3).
+
+    False if so much is not finite that all is better summed directly; `out` then is unfinished.
+    """
     sizes = _sizes(plan)
     assert sizes is not None  # it was chosen
     groups, per_group, channels, taps = weight.shape[:4]
@@ -180,7 +185,7 @@ def forward(x: Array, weight: Array, bias: Array | None, plan: ConvPlan, relu: b
     job = Job(
         address(x), x.strides, x.shape[2:], plan.before, address(out), out.strides, out.shape[2:],
         address(weight) - 32 * flipped, weight.strides[:4], flipped, address(biases), near, relu,
-        x.shape[0], groups, channels, per_group, taps, sizes.tiles, sizes.band, sizes.chunk, sizes.blocks, 0,
+        x.shape[0], groups, channels, per_group, taps, sizes.tiles, sizes.band, sizes.chunk, sizes.blocks, 0, 0,
     )  # fmt: skip
     held = [x, weight, biases, out]
     if sizes.ready:
@@ -189,8 +194,12 @@ def forward(x: Array, weight: Array, bias: Array | None, plan: ConvPlan, relu: b
         job = job._replace(spectra=_up(address(held[-1]), 64))
         threads.run(_make_ready, parts, weight.size * 10 / WORK, sizes.tile, job, keep=held)
     total = plan.batch * volume(sizes.tiles)
+    items = -(-total // sizes.band) * groups * sizes.blocks
+    doubtful = np.zeros(items, np.int64)
+    job = job._replace(repairs=total * groups * per_group // SLOWER)
     work = total * ELEMENTS * channels * taps * near * groups / WORK
-    threads.run(_convolve, -(-total // sizes.band) * groups * sizes.blocks, work, sizes.tile, job, keep=held)
+    threads.run(_convolve, items, work, sizes.tile, job, doubtful, keep=held)
+    return bool(doubtful.sum() <= job.repairs)
 
 
 # ---------------------------------------------------------------- kernels
@@ -231,10 +240,11 @@ def _part(job, part):
 
 
 @kernel
-def _convolve(start, stop, tile, job):
+def _convolve(start, stop, tile, job, doubtful):
     """A work item is a band of tiles for a block of output channels; blocks vary fastest and share the band's spectra.
 
-    Reads the band's inputs and the block's filters once, writes its outputs once.
+    Reads the band's inputs and the block's filters once, writes its outputs once. Tells at `start` how many tiles of a
+    channel had results that are not finite. With more than may be repaired it stops: all will be summed directly.
     """
     padded = -(-job.channels // lanes(tile)) * lanes(tile)
     step = job.taps * padded + PAD
@@ -272,7 +282,11 @@ def _convolve(start, stop, tile, job):
                 for t in range(0, last - first, rows(tile)):
                     to = sums + (e * sums_plane + t * columns(tile)) * 4
                     product(tile, to, columns(tile), part == 0, a + t * step * 4, step, b, count)
-        _finish(tile, job, g, block, first, last, sums, sums_plane, pixels, doubt)
+        doubtful[start] += _finish(
+            tile, job, g, block, first, last, sums, sums_plane, pixels, doubt, job.repairs - doubtful[start]
+        )
+        if doubtful[start] > job.repairs:
+            break
     keep(memory, gathered, pixels, doubt)
 
 
@@ -327,15 +341,19 @@ def _gather(tile, job, gathered, n, c, channels, z, h0, w0, width):
         else:
             for p in range(high - low):
                 for k in range(min(channels, lanes(tile))):
-                    one = peek(source + p * job.x_strides[4] + k * job.x_strides[1])
-                    gathered[at + (low + p) * lanes(tile) + k] = one
+                    number = source + p * job.x_strides[4] + k * job.x_strides[1]
+                    gathered[at + (low + p) * lanes(tile) + k] = peek(number)
         for k in range(high * lanes(tile), width * lanes(tile)):
             gathered[at + k] = 0
 
 
 @kernel
-def _finish(tile, job, g, block, first, last, sums, plane, pixels, doubt):
-    """Turn a band's sums into outputs: as many tiles of a row as make a vector of pixels, and then their lines."""
+def _finish(tile, job, g, block, first, last, sums, plane, pixels, doubt, repairs):
+    """Turn a band's sums into outputs: as many tiles of a row as make a vector of pixels, and then their lines.
+
+    Says how many tiles of a channel have results that are not finite; up to `repairs` of them are summed directly.
+    """
+    found = 0
     strides = job.out_strides
     here = pixels.ctypes.data
     for i in range(0, min(columns(tile), job.per_group - block * columns(tile)), lanes(tile)):
@@ -358,9 +376,13 @@ def _finish(tile, job, g, block, first, last, sums, plane, pixels, doubt):
             else:
                 _bring_apart(to, strides, pixels, count, high, wide)
             for k in range(together):
-                if doubt[k]:
-                    _directly(job, g, o, doubt[k], n, d, h, w + 4 * k, high, min(4, job.out_size[2] - w - 4 * k))
+                for c in range(count if doubt[k] else 0):
+                    if doubt[k] >> c & 1:
+                        found += 1
+                        if found <= repairs:
+                            _sum_directly(job, g, o + c, n, d, h, w + 4 * k)
             t += together
+    return found
 
 
 @kernel
@@ -373,22 +395,14 @@ def _bring_apart(to, strides, pixels, channels, high, wide):
 
 
 @kernel
-def _directly(job, g, o, channels, n, d, h0, w0, high, wide):
-    """The outputs of a tile by the definition, where a bit of `channels` says so of the channels from `o` on."""
-    for k in range(min(64, job.per_group - o)):
-        if channels >> k & 1:
-            _sum_directly(job, g, o + k, n, d, h0, w0, high, wide)
-
-
-@kernel
-def _sum_directly(job, g, o, n, d, h0, w0, high, wide):
+def _sum_directly(job, g, o, n, d, h0, w0):
     """The outputs of a tile by the definition, for one output channel of a group: padding is zeros."""
     strides = job.out_strides
     to = job.out + n * strides[0] + (g * job.per_group + o) * strides[1] + d * strides[2]
-    bias = peek(job.bias + (g * job.bias_step + o) * 4)
-    for h in range(h0, h0 + high):
-        for w in range(w0, w0 + wide):
-            total = bias
+    bias = job.bias + (g * job.bias_step + o) * 4
+    for h in range(h0, min(h0 + 4, job.out_size[1])):
+        for w in range(w0, min(w0 + 4, job.out_size[2])):
+            total: Any = peek(bias)
             for c in range(job.channels):
                 for tap in range(job.taps * 9):
                     total += _input(job, n, g * job.channels + c, d, h, w, tap) * _weight(job, g, o, c, tap)
