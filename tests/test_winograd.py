@@ -428,7 +428,7 @@ def test_bits_do_not_depend_on_the_workspace(layer, calls):
             y = conv(x, weight, bias, **params)
             if len(calls) == before:
                 break
-            cuts.add(winograd._sizes(calls[-1])[2:])
+            cuts.add(winograd._sizes(calls[-1])[2:6])
         assert_same(y, expected)
         workspace = workspace * 3 // 4
     assert len(cuts) > 1 or layer == "one tile"
@@ -445,7 +445,16 @@ def test_the_workspace_is_never_exceeded(workspace, workers):
     for x, weight in [*LAYERS.values(), ((4, 512, 7, 7), (512, 512, 3, 3)), ((1, 64, 224, 224), (64, 64, 3, 3))]:
         plan = plan_of(x, weight, groups=x[1] // weight[1])
         sizes = winograd._solve(plan, workspace, workers)
-        assert sizes is None or winograd._workspace(plan, sizes, workers) <= workspace
+        assert sizes is None or winograd._workspace(plan, sizes, sizes.workers) <= workspace
+        assert sizes is None or sizes.workers <= workers
+
+
+@pytest.mark.parametrize("workspace", [1 << 16, 1 << 19, 1 << 20, 1 << 22, 1 << 26])
+def test_who_computes_it_does_not_depend_on_the_number_of_threads(workspace):
+    for x, weight in [*LAYERS.values(), ((1, 64, 8, 8), (64, 64, 3, 3)), ((1, 16, 28, 28), (32, 16, 3, 3))]:
+        plan = plan_of(x, weight, groups=x[1] // weight[1])
+        answers = [winograd._solve(plan, workspace, workers) for workers in (1, 2, 3, 7, 64)]
+        assert len({one and one.pays for one in answers}) == 1
 
 
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="only Linux tells the peak of a while")

@@ -46,6 +46,7 @@ class Sizes(NamedTuple):
     chunk: int  # channels whose filters are transformed together
     blocks: int  # of output channels of a group
     ready: bool  # whether the filters are transformed before all else
+    workers: int  # threads for which there is room
     pays: bool  # whether it is clearly faster than the direct sum
 
 
@@ -98,6 +99,19 @@ def _sizes(plan: ConvPlan) -> Sizes | None:
 
 @lru_cache(1024)
 def _solve(plan: ConvPlan, workspace: int, workers: int) -> Sizes | None:
+    """How it is done by at most so many threads; None if not even one fits the workspace.
+
+    Whether it is done, and pays, does not depend on the threads: else results would.
+    """
+    alone = _fit(plan, workspace, 1)
+    if alone is None:
+        return None
+    pays = _cycles(plan, alone) * CLEARLY < _cycles_directly(plan)
+    most = next(fit for n in range(workers, 0, -1) if (fit := _fit(plan, workspace, n)))
+    return most._replace(pays=pays)
+
+
+def _fit(plan: ConvPlan, workspace: int, workers: int) -> Sizes | None:
     """The tile that computes least, and bands that fit the workspace; None if none do."""
     d, h, w = plan.output_size
     tiles = (d, -(-h // 4), -(-w // 4))
@@ -110,13 +124,12 @@ def _solve(plan: ConvPlan, workspace: int, workers: int) -> Sizes | None:
     tile = min(PRODUCTS, key=products)
     blocks = -(-per_group // tile.columns)
     chunk = min(CHUNK, _up(channels, tile.lanes))
-    ways = [(BAND, True), (FEW, False), (BAND, False), (tile.rows, False)] if total > FEW else [(FEW, False)]
-    for band, ready in [*ways, (BAND, False), (tile.rows, False)]:
+    for band, ready in [(BAND, True)] * (total > FEW) + [(FEW, False), (BAND, False), (tile.rows, False)]:
         items = -(-total // band) * plan.groups * blocks
         band = -(-total // -(-total // band)) if items >= workers else -(-total * plan.groups * blocks // workers)
-        sizes = Sizes(tile, tiles, _up(band, tile.rows), chunk, blocks, ready, False)
+        sizes = Sizes(tile, tiles, _up(band, tile.rows), chunk, blocks, ready, workers, False)
         if _workspace(plan, sizes, workers) <= workspace:
-            return sizes._replace(pays=_cycles(plan, sizes) * CLEARLY < _cycles_directly(plan))
+            return sizes
     return None
 
 
@@ -197,7 +210,7 @@ def forward(x: Array, weight: Array, bias: Array | None, plan: ConvPlan, relu: b
     items = -(-total // sizes.band) * groups * sizes.blocks
     doubtful = np.zeros(items, np.int64)
     job = job._replace(repairs=total * groups * per_group // SLOWER)
-    work = total * ELEMENTS * channels * taps * near * groups / WORK
+    work = min(total * ELEMENTS * channels * taps * near * groups / WORK, sizes.workers * threads.GRAIN)
     threads.run(_convolve, items, work, sizes.tile, job, doubtful, keep=held)
     return bool(doubtful.sum() <= job.repairs)
 
