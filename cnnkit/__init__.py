@@ -20,6 +20,7 @@ _PLAIN = {
     "cnnkit.ops.loss": ("cross_entropy", "cross_entropy_backward"),
     "cnnkit.dispatch": ("use_backend", "backends"),
     "cnnkit.rooms.threads": ("set_num_threads", "get_num_threads"),
+    "cnnkit.settings": ("options",),
     "cnnkit.config": ("show_config",),
 }
 _HOME = {name: module for module, names in _PLAIN.items() for name in names}

@@ -21,6 +21,7 @@ BESIDE = {
     "datasets": ("files", "geometry", "arrays"),
     "optim": ("arrays",),
     "config": ("_version", "dispatch", "rooms"),
+    "settings": ("geometry",),
 }
 ROOMS = ("array", "numba")
 
@@ -68,7 +69,7 @@ def test_the_parts_beside_import_little(part):
 @pytest.mark.parametrize("room", ROOMS)
 def test_a_room_imports_plans_arrays_and_itself(room):
     for path in modules("rooms", room):
-        assert imported_parts(path) <= {"geometry", "arrays", "rooms"}, path
+        assert imported_parts(path) <= {"geometry", "arrays", "settings", "rooms"}, path
         others = [name for name in imported(path) if name.startswith("cnnkit.rooms.")]
         assert all(name.split(".")[2] in (room, "threads") for name in others), path
 

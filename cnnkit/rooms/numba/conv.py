@@ -6,6 +6,7 @@ from cnnkit import arrays, geometry
 from cnnkit.arrays import Array
 from cnnkit.geometry import ConvPlan, volume
 from cnnkit.rooms import threads
+from cnnkit.rooms.numba import winograd
 from cnnkit.rooms.numba.convolve import convolve
 from cnnkit.rooms.numba.correlate import LONG, NEAR, correlate
 from cnnkit.rooms.numba.elementwise import row_sum
@@ -16,7 +17,20 @@ TOGETHER = 512  # windows of an image: with fewer, the images of a batch are sum
 
 def conv(x: Array, weight: Array, bias: Array | None, plan: ConvPlan, activation: str | None, out: Array) -> None:
     bias = None if bias is None else np.ascontiguousarray(bias)
-    convolve(x, weight, bias, geometry.lift(plan), activation == "relu", out)
+    _convolve(x, weight, bias, geometry.lift(plan), activation == "relu", out)
+
+
+def _convolve(
+    x: Array, weight: Array, bias: Array | None, plan: ConvPlan, relu: bool, out: Array, swapped: bool = False
+) -> None:
+    """As `convolve`, by Winograd's algorithm where it is chosen and what it finds is finite."""
+    if out.size and winograd.chosen(x, out, plan):
+        kernel_size = plan.kernel_size
+        filters = weight.reshape(plan.groups, len(weight) // plan.groups, weight.shape[1], *kernel_size)
+        filters = filters.swapaxes(1, 2) if swapped else filters
+        if winograd.forward(arrays.lift(x), filters, bias, plan, relu, arrays.lift(out)):
+            return
+    convolve(x, weight, bias, plan, relu, out, swapped)
 
 
 def conv_backward(
@@ -43,7 +57,7 @@ def _backward_x(grad_output: Array, weight: Array, plan: ConvPlan, grad_x: Array
             grad_x[phase.of] = 0
         else:
             flipped = weight[phase.kernel]
-            convolve(grad_output, flipped, None, geometry.lift(phase.plan), False, grad_x[phase.of], swapped=True)
+            _convolve(grad_output, flipped, None, geometry.lift(phase.plan), False, grad_x[phase.of], swapped=True)
 
 
 def _backward_weight(grad_output: Array, x: Array, plan: ConvPlan, grad_weight: Array) -> None:

@@ -13,7 +13,8 @@ from numba.core import config as numba_config
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 from numba.core.codegen import get_host_cpu_features
 
-WORKSPACE = 64 << 20  # bytes that the lines of one call may take, or those of one image if they are more
+from cnnkit import settings
+
 MULTIPLY_ADDS = 64  # a nanosecond and core, about
 L2 = 512 << 10  # bytes that a thread can hope to keep near; half of what current cores have
 
@@ -105,6 +106,6 @@ def describe() -> dict[str, Any]:
     return {
         "processor": llvm.get_host_cpu_name(),
         "vectors": f"{REGISTERS} registers of {VECTOR_BYTES} bytes",
-        "workspace": f"{WORKSPACE >> 20} MiB",
+        "workspace": f"{settings.current().max_workspace >> 20} MiB",
         "cache": getattr(probe._cache, "cache_path", None) or "none: no writable folder was found",
     }

@@ -46,7 +46,7 @@ class Tile:
     @cached_property
     def loop(self) -> int:
         """The address of the loop, compiled (or read from the disk) when it is first asked for."""
-        return {"outer": _outer_address, "inner": _inner_address}[self.kind](self)
+        return {"outer": _outer_address, "inner": _inner_address, "product": _product_address}[self.kind](self)
 
     def __reduce__(self) -> Any:
         raise TypeError("a tile belongs to this process")
@@ -57,17 +57,20 @@ opaque(TileType)
 if REGISTERS >= 32:
     OUTER = [(5, 5), (6, 4), (8, 3), (4, 4), (10, 2), (16, 1), (4, 1), (2, 6), (1, 6)]
     INNER = [(6, 4), (8, 2), (9, 1)]
+    PRODUCT = [(6, 4), (4, 4), (8, 2)]
 else:
     OUTER = [(4, 3), (3, 3), (6, 2), (2, 4), (12, 1), (4, 1), (1, 6)]
     INNER = [(3, 3), (4, 2), (9, 1)]
+    PRODUCT = [(6, 2), (4, 2)]
 if VECTOR_BYTES == 16:  # the largest spills: SSE needs a register for a product too, ARM's scheduler one to spare
     OUTER = OUTER[1:]
 
 
 @lru_cache
 def tiles(kind: str, dtype: np.dtype) -> list[Tile]:
-    """All tiles that are ever compiled for a kind of loop, "outer" or "inner", and a dtype."""
-    return [Tile(kind, rows, vectors, dtype) for rows, vectors in {"outer": OUTER, "inner": INNER}[kind]]
+    """All tiles that are ever compiled for a kind of loop, "outer", "inner" or "product", and a dtype."""
+    sizes = {"outer": OUTER, "inner": INNER, "product": PRODUCT}[kind]
+    return [Tile(kind, rows, vectors, dtype) for rows, vectors in sizes]
 
 
 def _compiled(name: str, numbers: int, body: Any) -> Any:
@@ -274,3 +277,50 @@ _inner_loop = _compiled("inner", 9, _emit_inner)
 @kernel
 def _inner_address(tile):
     return _inner_loop(tile)
+
+
+# ---------------------------------------------------------------- matrix products: as outer, of terms that lie in rows
+
+
+@intrinsic
+def product(typingctx: Any, loop: Any, out: Any, step: Any, begin: Any, a: Any, a_step: Any, b: Any, terms: Any) -> Any:
+    """``out[i * step + p] += sum over t of a[i * a_step + t] * b[t * columns + p]``.
+
+    Arguments are addresses, but for steps (elements), `begin` (1 if what stood in `out` does not count) and `terms`.
+    """
+    return _called(7)
+
+
+def _emit_product(
+    emit: Emitter, tile: TileType, out: Any, step: Any, begin: Any, a: Any, a_step: Any, b: Any, terms: Any
+) -> None:
+    builder = emit.builder
+    out, a, b = (emit.pointer(address) for address in (out, a, b))
+    rows = [emit.at(a, builder.mul(a_step, emit.number(i))) for i in range(tile.rows)]
+
+    def add_term(t: Any, acc: list[Any]) -> list[Any]:
+        source = emit.at(b, builder.mul(t, emit.number(tile.vectors * emit.lanes)))
+        vs = [emit.load_vector(emit.at(source, v * emit.lanes)) for v in range(tile.vectors)]
+        new = []
+        for i, row in enumerate(rows):
+            factor = emit.broadcast(emit.at(row, t))
+            new += [builder.call(emit.fma, [factor, v, acc[i * tile.vectors + n]]) for n, v in enumerate(vs)]
+        return new
+
+    to = [
+        emit.at(emit.at(out, builder.mul(step, emit.number(i))), v * emit.lanes)
+        for i in range(tile.rows)
+        for v in range(tile.vectors)
+    ]
+    anew = builder.trunc(begin, ir.IntType(1))
+    starts = [builder.select(anew, emit.zero(), emit.load_vector(one)) for one in to]
+    for total, one in zip(emit.accumulate(terms, starts, add_term), to, strict=True):
+        emit.store_vector(total, one)
+
+
+_product_loop = _compiled("product", 7, _emit_product)
+
+
+@kernel
+def _product_address(tile):
+    return _product_loop(tile)

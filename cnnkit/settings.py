@@ -1,0 +1,86 @@
+"""What a user may choose of how results come about: the algorithm of a convolution, and how much memory it may take."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, NamedTuple
+
+from cnnkit.geometry import integer
+
+ALGORITHMS = ("auto", "direct", "winograd")
+
+
+class Settings(NamedTuple):
+    """The choices that hold for a call."""
+
+    algorithm: str = "auto"
+    max_workspace: int = 64 << 20
+
+
+_current: ContextVar[Settings] = ContextVar("settings", default=Settings())  # noqa: B039
+
+
+def current() -> Settings:
+    """The choices that hold for the current thread (and asyncio task)."""
+    return _current.get()
+
+
+@contextmanager
+def options(*, algorithm: str | None = None, max_workspace: int | None = None) -> Iterator[None]:
+    """Choose, inside the ``with`` block, the algorithm of convolutions and the memory that they may take besides.
+
+    The choice holds for the current thread (and asyncio task); what is not given stays as it is around the block. The
+    CPU kernels (backend "numba") follow it; other backends have one algorithm each.
+
+    Parameters
+    ----------
+    algorithm : {"auto", "direct", "winograd"}, optional
+        ``"auto"``, the default of the library, takes the faster one. ``"direct"`` sums the products of the definition:
+        it is the most accurate. ``"winograd"`` saves three of four multiplications of convolutions of float32 with
+        3x3 kernels (in 3d, of any depth), without stride and dilation, at an error about twice as large; all others
+        are computed directly.
+    max_workspace : int, optional
+        Bytes, at least 0; 64 MiB if never set. A Winograd convolution for which they are not enough is computed
+        directly.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If there is no algorithm of this name, or `max_workspace` is negative or no int.
+
+    Notes
+    -----
+    With ``|x| <= X`` in the 6x6 inputs (of every channel) that a tile of 4x4 outputs reads, and W the sum of the
+    absolute weights of a filter over ``n`` channels and depths, a Winograd result is off by at most
+    ``(n + 26) * eps * 88 * X * W``, and the direct sum by ``(9 * n + 4) * eps / 2 * X * W``. Typical errors are 1.6 to
+    1.8 times those of the direct sum. Where a number between them overflows, or an input is not finite, outputs are
+    summed directly: NaN and infinity arise where the direct sum has them.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cnnkit
+    >>> x = np.ones((1, 64, 8, 8), np.float32)
+    >>> weight = np.full((64, 64, 3, 3), 1 / 512, np.float32)
+    >>> with cnnkit.options(algorithm="direct"):
+    ...     y = cnnkit.conv2d(x, weight)
+    >>> float(y[0, 0, 0, 0])
+    1.125
+    """
+    now = current()
+    token = _current.set(
+        Settings(
+            now.algorithm if algorithm is None else _known(algorithm),
+            now.max_workspace if max_workspace is None else integer(max_workspace, "max_workspace", 0),
+        )
+    )
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def _known(algorithm: Any) -> str:
+    if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
+        raise ValueError(f"algorithm is {algorithm!r}, but the algorithms are {', '.join(map(repr, ALGORITHMS))}")
+    return algorithm

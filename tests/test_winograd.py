@@ -1,0 +1,624 @@
+"""Winograd convolution: right on every shape, within its bound, NaN where the direct sum has it; and who chooses it."""
+
+import asyncio
+import importlib
+import itertools
+import os
+import subprocess
+import sys
+import threading
+
+import naive
+import numpy as np
+import pytest
+from closeness import assert_close, assert_same, eps
+
+import cnnkit
+from cnnkit import geometry, settings
+
+pytest.importorskip("numba", reason="the CPU kernels need Numba")
+
+from cnnkit.rooms import threads
+from cnnkit.rooms.numba import winograd
+
+DTYPE = np.dtype("float32")
+POINTS = 13.2445  # the largest sum over the points of |T'| |F| |S|, for one tap of a filter and one axis
+
+
+@pytest.fixture(autouse=True)
+def _numba():
+    with cnnkit.use_backend("numba"):
+        yield
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """The plans that were computed by Winograd's algorithm."""
+    plans, forward = [], winograd.forward
+
+    def spy(x, weight, bias, plan, relu, out):
+        plans.append(plan)
+        return forward(x, weight, bias, plan, relu, out)
+
+    monkeypatch.setattr(winograd, "forward", spy)
+    return plans
+
+
+def make(x, weight, seed=0):
+    rng = np.random.default_rng(seed)
+    return [rng.standard_normal(shape).astype(DTYPE) for shape in (x, weight, weight[:1])]
+
+
+def conv(x, weight, *args, algorithm="winograd", **kwargs):
+    with cnnkit.options(algorithm=algorithm):
+        return getattr(cnnkit, f"conv{x.ndim - 2}d")(x, weight, *args, **kwargs)
+
+
+def bound(x, weight, bias, pads, groups):
+    """Per output, what `cnnkit.options` promises: terms, and the largest input near the tile, of all channels."""
+    taps = weight.ndim - 4
+    terms = int(np.prod(weight.shape[1 : 2 + taps]))
+    padded = np.pad(np.abs(np.float64(x)), ((0, 0), (0, 0), *pads))
+    padded = padded.reshape(len(x), groups, -1, *padded.shape[2:]).max(axis=2)
+    out = [n - k + 1 for n, k in zip(padded.shape[2:], weight.shape[2:], strict=True)]
+    largest = np.zeros((len(x), groups, *out))
+    for corner in itertools.product(*(range(0, n, 4) for n in out[-2:])):
+        near = (..., *(slice(c, c + 6) for c in corner))
+        tile = (..., *(slice(c, c + 4) for c in corner))
+        most = padded[near].max(axis=(-1, -2), keepdims=True)
+        for d in range(out[0]) if taps else ():
+            largest[:, :, d : d + 1][tile] = most[:, :, d : d + weight.shape[2]].max(axis=2, keepdims=True)
+        if not taps:
+            largest[tile] = most
+    size = np.abs(np.float64(weight)).reshape(len(weight), -1).sum(axis=1).reshape(groups, -1)
+    products = largest[:, :, None] * size[None, :, :, *(None,) * (x.ndim - 2)]
+    products = products.reshape(len(x), len(weight), *out)
+    shift = 0 if bias is None else np.abs(np.float64(bias)).reshape(-1, *(1,) * (x.ndim - 2))
+    return (terms + 26) * eps(DTYPE) / 2 * POINTS**2 * products + eps(DTYPE) * shift + 1e-30
+
+
+def assert_within_bound(actual, x, weight, bias, pads, groups, relu):
+    expected = naive.conv(x, weight, bias, 1, pads, 1, groups)
+    expected = np.maximum(expected, 0) if relu else expected
+    assert actual.shape == expected.shape
+    assert actual.dtype == DTYPE
+    error, most = np.abs(actual - expected), bound(x, weight, bias, pads, groups)
+    assert (error <= most).all(), (error / most).max()
+    # the bound is for the worst case: errors that are no accident are far larger than a hundredth of it
+    assert np.sqrt(np.mean(error**2)) <= np.sqrt(np.mean(most**2)) / 100
+
+
+# ---------------------------------------------------------------- right, on every shape
+
+
+def any_case(seed):
+    rng = np.random.default_rng(seed)
+    pads = [[int(p) for p in rng.integers(0, 4, 2)] for _ in range(2)]
+    size = [int(max(3 - sum(pair), n, 1)) for n, pair in zip(rng.integers(1, 21, 2), pads, strict=True)]
+    groups = int(rng.choice([1, 1, 2, 3]))
+    channels, per_group = (int(n) for n in rng.choice([1, 3, 17, 64], 2))
+    x = (int(rng.integers(1, 6)), groups * channels, *size)
+    return x, (groups * per_group, channels, 3, 3), tuple(map(tuple, pads)), groups, bool(seed % 2), seed % 3 > 0
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_any_shape(seed, calls):
+    shape, weight_shape, pads, groups, relu, with_bias = any_case(seed)
+    x, weight, bias = make(shape, weight_shape, seed)
+    bias = bias if with_bias else None
+    y = conv(x, weight, bias, padding=pads, groups=groups, activation="relu" if relu else None)
+    assert len(calls) == 1
+    assert_within_bound(y, x, weight, bias, pads, groups, relu)
+
+
+@pytest.mark.parametrize("size", [*itertools.product((1, 2, 4, 5, 9), (3, 6, 7, 13, 29, 33, 66))])
+def test_any_size(size, calls):
+    x, weight, bias = make((2, 5, *size), (18, 5, 3, 3))
+    y = conv(x, weight, bias, padding=1)
+    assert calls
+    assert_within_bound(y, x, weight, bias, ((1, 1), (1, 1)), 1, False)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 5])
+@pytest.mark.parametrize("pads", [((0, 0),) * 3, ((1, 1),) * 3, ((0, 2), (2, 1), (0, 3))])
+def test_three_dimensions(depth, pads, calls):
+    x, weight, bias = make((2, 34, 5, 6, 9), (20, 17, depth, 3, 3))
+    y = conv(x, weight, bias, padding=pads, groups=2)
+    assert calls
+    assert_within_bound(y, x, weight, bias, pads, 2, False)
+
+
+@pytest.mark.parametrize("channels", [64, 65, 130, 200])
+def test_more_channels_than_are_done_together(channels, calls):
+    x, weight, bias = make((3, channels, 15, 14), (70, channels, 3, 3))
+    y = conv(x, weight, bias, padding=1)
+    assert calls
+    assert_within_bound(y, x, weight, bias, ((1, 1), (1, 1)), 1, False)
+
+
+VIEWS = {
+    "channels last": lambda x: x.transpose(0, 2, 3, 1).copy().transpose(0, 3, 1, 2),
+    "reversed": lambda x: x[:, :, ::-1, ::-1].copy()[:, :, ::-1, ::-1],
+    "channels reversed": lambda x: x[:, ::-1].copy()[:, ::-1],
+    "every other": lambda x: np.repeat(x, 2, axis=3)[:, :, :, ::2],
+    "Fortran": np.asfortranarray,
+    "one for all": lambda x: np.broadcast_to(x[:1], x.shape),
+}
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_views_give_the_same_bits(view, calls):
+    x, weight, bias = make((3, 20, 9, 14), (24, 20, 3, 3))
+    seen, filters = VIEWS[view](x), VIEWS[view](weight)
+    out = VIEWS[view](np.zeros((3, 24, 9, 14), DTYPE)) if view != "one for all" else np.zeros((3, 24, 9, 14), DTYPE)
+    seen.flags.writeable = filters.flags.writeable = False
+    expected = conv(np.ascontiguousarray(seen), np.ascontiguousarray(filters), bias, padding=1)
+    assert_same(conv(seen, filters, bias, padding=1), expected)
+    assert_same(conv(seen, filters, bias, padding=1, out=out), expected)
+    assert len(calls) == 3
+
+
+def test_what_lies_around_a_result_is_not_written(calls):
+    x, weight, bias = make((2, 17, 7, 9), (19, 17, 3, 3))
+    around = np.full((2, 21, 9, 13), 7, DTYPE)
+    out = around[:, 1:-1, 1:-1, 2:-2]
+    conv(x, weight, bias, padding=1, out=out)
+    assert calls
+    assert_same(out, conv(x, weight, bias, padding=1))
+    out[...] = 7
+    assert (around == 7).all()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="pages are protected by calls of Linux's libc")
+def test_nothing_behind_the_inputs_is_read():
+    """Inputs and weights end where a page ends, and the next one may not be touched: reading it kills the process."""
+    code = (
+        "import ctypes, mmap, numpy as np, cnnkit\n"
+        "libc = ctypes.CDLL(None)\n"
+        "libc.mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)\n"
+        "def at_the_end(shape):\n"
+        "    size = 4 * int(np.prod(shape))\n"
+        "    pages = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE\n"
+        "    memory = mmap.mmap(-1, pages + mmap.PAGESIZE)\n"
+        "    array = np.frombuffer(memory, np.float32, size // 4, pages - size).reshape(shape)\n"
+        "    address = array.ctypes.data + size\n"
+        "    assert libc.mprotect(address, mmap.PAGESIZE, 0) == 0\n"
+        "    array[...] = 1\n"
+        "    return array\n"
+        "x, weight, out = (at_the_end(shape) for shape in ((2, 17, 9, 7), (19, 17, 3, 3), (2, 19, 9, 7)))\n"
+        "with cnnkit.options(algorithm='winograd'):\n"
+        "    cnnkit.conv2d(x, weight, padding=1, out=out)\n"
+        "    cnnkit.conv2d_backward(out, x, weight, padding=1, needs=('x',))\n"
+        "print(round(float(out[1, 18, 4, 4]), 3), flush=True)\n"
+        "import os; os._exit(0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "153.0\n"), done.stderr
+
+
+# ---------------------------------------------------------------- the way back
+
+
+@pytest.mark.parametrize("pads", [((1, 1), (1, 1)), ((0, 0), (0, 0)), ((0, 2), (3, 1))])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_the_input_gradient(pads, groups, calls):
+    x, weight, _ = make((2, 34, 10, 7), (40, 34 // groups, 3, 3))
+    stride, dilation = 1, 1
+    size = naive.out_size(x.shape[2:], (3, 3), stride, pads, dilation)
+    grad = np.random.default_rng(1).standard_normal((2, 40, *size)).astype(DTYPE)
+    with cnnkit.options(algorithm="winograd"):
+        grads = cnnkit.conv2d_backward(grad, x, weight, padding=pads, groups=groups)
+    assert len(calls) == 1
+    gx, gw, _ = naive.conv_backward(grad, x, weight, stride, pads, dilation, groups)
+    magnitude = np.abs(grad).max() * np.abs(np.float64(weight)).sum(axis=(0, 2, 3)).max()
+    error = np.abs(grads.x - gx)
+    assert error.max() <= (40 // groups + 26) * eps(DTYPE) / 2 * POINTS**2 * magnitude
+    assert np.sqrt(np.mean(error**2)) <= 4 * eps(DTYPE) * np.sqrt(np.mean(gx**2)) * 4
+    assert_close(grads.weight, gw, np.abs(gw).max() + 100 * grad.size, 1000)
+
+
+# ---------------------------------------------------------------- accuracy
+
+
+@pytest.mark.parametrize("channels", [64, 256, 512])
+def test_errors_are_about_twice_those_of_the_direct_sum(channels):
+    x, weight, _ = make((1, channels, 20, 20), (16, channels, 3, 3))
+    expected = naive.conv(x, weight, None, 1, ((1, 1), (1, 1)), 1, 1)
+    size = {
+        name: np.sqrt(np.mean((conv(x, weight, None, padding=1, algorithm=name) - expected) ** 2))
+        for name in ("winograd", "direct")
+    }
+    assert size["winograd"] < 2.5 * size["direct"]
+    # roundings of a sum of n numbers walk at random: the square root of n, in units of the result
+    assert size["winograd"] < np.sqrt(channels) * eps(DTYPE) * np.sqrt(np.mean(expected**2))
+
+
+def test_float64_is_summed_directly():
+    x, weight, bias = (a.astype(np.float64) for a in make((1, 64, 28, 28), (64, 64, 3, 3)))
+    assert_same(conv(x, weight, bias), conv(x, weight, bias, algorithm="direct"))
+    assert_same(conv(x, weight, bias, algorithm="auto"), conv(x, weight, bias, algorithm="direct"))
+
+
+# ---------------------------------------------------------------- NaN and infinity
+
+
+@pytest.fixture
+def repair(monkeypatch):
+    """However many tiles are not finite, each is summed directly by itself."""
+    monkeypatch.setattr(winograd, "SLOWER", 1)
+
+
+def kinds(y):
+    return np.select([np.isnan(y), y == np.inf, y == -np.inf], [1, 2, 3], 0)
+
+
+def assert_same_kinds(x, weight, bias, activation, calls):
+    direct = conv(x, weight, bias, padding=1, activation=activation, algorithm="direct")
+    before = len(calls)
+    y = conv(x, weight, bias, padding=1, activation=activation)
+    assert len(calls) == before + 1
+    np.testing.assert_array_equal(kinds(y), kinds(direct))
+    finite = np.isfinite(direct)
+    scale = np.abs(np.where(finite, direct, 0)).max()
+    np.testing.assert_allclose(y[finite], direct[finite], rtol=1e-3, atol=1e-4 * scale)
+    return direct
+
+
+@pytest.mark.usefixtures("repair")
+@pytest.mark.parametrize("activation", [None, "relu"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_travels_as_in_the_direct_sum(value, activation, calls):
+    x, weight, bias = make((2, 3, 6, 11), (20, 3, 3, 3))
+    for h, w in itertools.product(range(6), range(11)):
+        for c in (0, 2):
+            ill = x.copy()
+            ill[1, c, h, w] = value
+            direct = assert_same_kinds(ill, weight, bias, activation, calls)
+            assert not np.isfinite(direct).all() or (activation and value != np.nan)
+
+
+@pytest.mark.usefixtures("repair")
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_weights_that_are_not_finite(value, calls):
+    x, weight, bias = make((1, 18, 9, 6), (20, 18, 3, 3))
+    for o, c, tap in itertools.product((0, 17), (0, 17), np.ndindex(3, 3)):
+        ill = weight.copy()
+        ill[o, c, *tap] = value
+        direct = assert_same_kinds(x, ill, bias, None, calls)
+        assert np.isfinite(direct[:, 1:17]).all()
+    bias[3] = value
+    assert_same_kinds(x, weight, bias, None, calls)
+
+
+@pytest.mark.usefixtures("repair")
+def test_infinities_of_both_signs_and_zero_weights(calls):
+    x, weight, bias = make((1, 4, 10, 10), (17, 4, 3, 3))
+    x[0, 1, 2, 2], x[0, 2, 2, 4], x[0, 0, 7, 7] = np.inf, -np.inf, np.inf
+    weight[3], weight[5, 0] = 0, 0
+    assert_same_kinds(x, weight, bias, None, calls)
+
+
+@pytest.mark.usefixtures("repair")
+@pytest.mark.parametrize("scale", [1e36, 1e37, 3e37, 1e38, 3e38])
+def test_numbers_that_overflow_between_only(scale, calls):
+    """Differences of neighbouring inputs, times up to 7, overflow where the sum of the products does not."""
+    rng = np.random.default_rng(0)
+    x = (rng.choice([-1, 1], (1, 4, 9, 9)) * scale).astype(DTYPE)
+    weight = (rng.random((18, 4, 3, 3)) / 36).astype(DTYPE)
+    direct = assert_same_kinds(x, weight, None, None, calls)
+    assert np.isfinite(direct).all()
+
+
+@pytest.mark.usefixtures("repair")
+def test_a_sum_that_overflows_is_infinite(calls):
+    x, weight, bias = make((1, 16, 8, 8), (16, 16, 3, 3))
+    x[...], weight[...] = 1e38, 1
+    weight[::2] = -1
+    direct = assert_same_kinds(x, weight, bias, None, calls)
+    assert np.isinf(direct).all()
+
+
+@pytest.mark.usefixtures("repair")
+def test_an_infinity_stays_in_its_image_and_its_group(calls):
+    x, weight, bias = make((3, 8, 7, 7), (8, 4, 3, 3))
+    x[1, 2, 3, 3] = np.inf
+    y = conv(x, weight, bias, padding=1, groups=2)
+    assert calls
+    assert np.isfinite(y[[0, 2]]).all()
+    assert np.isfinite(y[1, 4:]).all()
+    assert (~np.isfinite(y[1, :4])).sum() == 4 * 9
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_where_nothing_is_finite_all_is_summed_directly(value, calls):
+    x, weight, bias = make((2, 32, 40, 40), (48, 32, 3, 3))
+    x[:, 5] = value
+    assert_same(conv(x, weight, bias, padding=1), conv(x, weight, bias, padding=1, algorithm="direct"))
+    assert len(calls) == 1
+
+
+@pytest.mark.usefixtures("repair")
+def test_the_input_gradient_of_what_is_not_finite(calls):
+    x, weight, _ = make((1, 18, 8, 8), (17, 18, 3, 3))
+    grad = np.ones((1, 17, 8, 8), DTYPE)
+    grad[0, 16, 5, 2] = np.nan
+    masks = []
+    for algorithm in ("winograd", "direct"):
+        with cnnkit.options(algorithm=algorithm):
+            masks.append(np.isnan(cnnkit.conv2d_backward(grad, x, weight, padding=1, needs=("x",)).x))
+    assert len(calls) == 1
+    np.testing.assert_array_equal(*masks)
+    assert masks[0].sum() == 18 * 9
+
+
+@pytest.mark.usefixtures("repair")
+def test_the_input_gradient_of_weights_that_are_not_finite(calls):
+    """The taps are flipped: the direct sum over a tile must read them so too."""
+    x, weight, _ = make((1, 3, 8, 8), (5, 3, 3, 3))
+    weight[2, 1, 0, 2] = np.inf
+    grad = np.random.default_rng(3).standard_normal((1, 5, 8, 8)).astype(DTYPE)
+    found = []
+    for algorithm in ("winograd", "direct"):
+        with cnnkit.options(algorithm=algorithm):
+            found.append(cnnkit.conv2d_backward(grad, x, weight, padding=1, needs=("x",)).x)
+    assert len(calls) == 1
+    np.testing.assert_array_equal(kinds(found[0]), kinds(found[1]))
+    finite = np.isfinite(found[1])
+    assert 0 < finite.sum() < finite.size
+    np.testing.assert_allclose(found[0][finite], found[1][finite], rtol=1e-3, atol=1e-4)
+
+
+# ---------------------------------------------------------------- threads and memory
+
+
+@pytest.fixture
+def _threads(monkeypatch):
+    before = cnnkit.get_num_threads()
+    monkeypatch.setattr(threads, "GRAIN", 1)  # all work is split
+    yield
+    cnnkit.set_num_threads(before)
+
+
+LAYERS = {
+    "one band": ((1, 70, 24, 24), (150, 70, 3, 3)),
+    "one tile": ((1, 17, 4, 4), (17, 17, 3, 3)),
+    "many bands": ((2, 20, 61, 60), (40, 20, 3, 3)),
+    "groups": ((2, 40, 30, 30), (80, 20, 3, 3)),
+}
+
+
+@pytest.mark.usefixtures("_threads")
+@pytest.mark.parametrize("layer", LAYERS)
+def test_bits_do_not_depend_on_the_number_of_threads(layer, calls):
+    shape, weight_shape = LAYERS[layer]
+    x, weight, bias = make(shape, weight_shape)
+    results = []
+    for n in (1, 2, 3, 7):
+        cnnkit.set_num_threads(n)
+        results.append(conv(x, weight, bias, padding=1, groups=shape[1] // weight_shape[1], activation="relu"))
+    assert len(calls) == 4
+    for one in results[1:]:
+        assert_same(one, results[0])
+
+
+@pytest.mark.usefixtures("_threads")
+@pytest.mark.parametrize("ill", [1, 2, 4, 8, 16, 40, 400])
+def test_bits_do_not_depend_on_the_number_of_threads_where_not_all_is_finite(ill):
+    """With few tiles that are not finite those are summed directly, with many all are: by their number alone."""
+    x, weight, bias = make((2, 20, 61, 60), (40, 20, 3, 3))
+    x.ravel()[np.random.default_rng(0).choice(x.size, ill)] = np.inf
+    results = []
+    for n in (1, 2, 3, 7):
+        cnnkit.set_num_threads(n)
+        results.append(conv(x, weight, bias, padding=1))
+    for one in results[1:]:
+        assert_same(one, results[0])
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_bits_do_not_depend_on_the_workspace(layer, calls):
+    shape, weight_shape = LAYERS[layer]
+    x, weight, bias = make(shape, weight_shape)
+    params = {"padding": 1, "groups": shape[1] // weight_shape[1]}
+    expected = conv(x, weight, bias, **params)
+    cuts, workspace = set(), 1 << 26
+    while workspace > 1000:
+        with cnnkit.options(max_workspace=workspace):
+            before = len(calls)
+            y = conv(x, weight, bias, **params)
+            if len(calls) == before:
+                break
+            cuts.add(winograd._sizes(calls[-1])[2:6])
+        assert_same(y, expected)
+        workspace = workspace * 3 // 4
+    assert len(cuts) > 1 or layer == "one tile"
+    assert_same(y, conv(x, weight, bias, algorithm="direct", **params))
+
+
+def plan_of(x, weight, padding=1, groups=1):
+    return geometry.lift(geometry.conv(len(x) - 2, x, weight, 1, padding, 1, groups))
+
+
+@pytest.mark.parametrize("workers", [1, 2, 7, 64])
+@pytest.mark.parametrize("workspace", [1 << 16, 1 << 20, 1 << 22, 1 << 24, 1 << 26])
+def test_the_workspace_is_never_exceeded(workspace, workers):
+    for x, weight in [*LAYERS.values(), ((4, 512, 7, 7), (512, 512, 3, 3)), ((1, 64, 224, 224), (64, 64, 3, 3))]:
+        plan = plan_of(x, weight, groups=x[1] // weight[1])
+        sizes = winograd._solve(plan, workspace, workers)
+        assert sizes is None or winograd._workspace(plan, sizes, sizes.workers) <= workspace
+        assert sizes is None or sizes.workers <= workers
+
+
+@pytest.mark.parametrize("workspace", [1 << 16, 1 << 19, 1 << 20, 1 << 22, 1 << 26])
+def test_who_computes_it_does_not_depend_on_the_number_of_threads(workspace):
+    for x, weight in [*LAYERS.values(), ((1, 64, 8, 8), (64, 64, 3, 3)), ((1, 16, 28, 28), (32, 16, 3, 3))]:
+        plan = plan_of(x, weight, groups=x[1] // weight[1])
+        answers = [winograd._solve(plan, workspace, workers) for workers in (1, 2, 3, 7, 64)]
+        assert len({one and one.pays for one in answers}) == 1
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="only Linux tells the peak of a while")
+@pytest.mark.parametrize("workspace", [1 << 22, 1 << 23, 1 << 26])
+def test_no_more_memory_is_touched_than_the_workspace(workspace):
+    """The process's peak, in a process by itself: the first call compiles, the second is measured."""
+    code = (
+        "import pathlib, numpy as np, cnnkit\n"
+        "from cnnkit.rooms.numba import winograd\n"
+        "def peak(): return int(pathlib.Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0]) << 10\n"
+        "def conv(n, out):\n"
+        "    x = np.ones((1, 160, n, n), 'f')\n"
+        "    pathlib.Path('/proc/self/clear_refs').write_text('5')\n"
+        "    before = peak()\n"
+        f"    with cnnkit.options(algorithm='winograd', max_workspace={workspace}):\n"
+        "        cnnkit.conv2d(x, weight, padding=1, out=out)\n"
+        "    return peak() - before\n"
+        "weight = np.ones((160, 160, 3, 3), 'f')\n"
+        "conv(60, np.ones((1, 160, 60, 60), 'f'))\n"
+        "print(conv(100, np.ones((1, 160, 100, 100), 'f')), winograd._solve.cache_info().misses)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    peak, solved = map(int, done.stdout.split())
+    assert peak <= workspace + (1 << 19)  # half a MiB for Python
+    assert solved == 2
+
+
+# ---------------------------------------------------------------- who chooses
+
+
+DIRECT = {
+    "stride": ((1, 64, 28, 28), (64, 64, 3, 3), {"stride": 2}),
+    "dilation": ((1, 64, 28, 28), (64, 64, 3, 3), {"dilation": 2}),
+    "5x5": ((1, 64, 28, 28), (64, 64, 5, 5), {}),
+    "1d": ((1, 64, 28), (64, 64, 3), {}),
+    "depth of a volume dilated": ((1, 8, 9, 9, 9), (8, 8, 3, 3, 3), {"dilation": (2, 1, 1)}),
+}
+
+
+@pytest.mark.parametrize("layer", DIRECT)
+def test_layers_without_a_winograd_form_are_summed_directly(layer, calls):
+    shape, weight_shape, params = DIRECT[layer]
+    x, weight, bias = make(shape, weight_shape)
+    assert_same(conv(x, weight, bias, **params), conv(x, weight, bias, algorithm="direct", **params))
+    assert not calls
+
+
+def test_no_image_gives_no_result(calls):
+    assert conv(*make((0, 4, 9, 9), (5, 4, 3, 3))).shape == (0, 5, 7, 7)
+
+
+def test_auto_takes_it_where_it_is_clearly_faster(calls):
+    wide = make((1, 64, 56, 56), (64, 64, 3, 3))
+    few = make((8, 3, 56, 56), (64, 3, 3, 3))
+    tiny = make((1, 1, 8, 8), (1, 1, 3, 3))
+    depthwise = make((1, 64, 28, 28), (64, 1, 3, 3))
+    for x, weight, bias in (few, tiny):
+        conv(x, weight, bias, algorithm="auto")
+    conv(*depthwise, groups=64, algorithm="auto")
+    assert not calls
+    conv(*wide, algorithm="auto")
+    assert len(calls) == 1
+    with cnnkit.options(max_workspace=0):
+        conv(*wide, algorithm="auto")
+    assert len(calls) == 1
+
+
+def test_other_backends_have_one_algorithm():
+    x, weight, bias = make((1, 64, 8, 8), (64, 64, 3, 3))
+    with cnnkit.use_backend("numpy"):
+        assert_same(conv(x, weight, bias), conv(x, weight, bias, algorithm="direct"))
+
+
+# ---------------------------------------------------------------- the option
+
+
+def test_options_nest_and_end_with_their_block():
+    default = settings.current()
+    assert default == ("auto", 64 << 20)
+    with cnnkit.options(algorithm="winograd"):
+        assert settings.current() == ("winograd", 64 << 20)
+        with cnnkit.options(max_workspace=5):
+            assert settings.current() == ("winograd", 5)
+            with cnnkit.options(algorithm="direct", max_workspace=0):
+                assert settings.current() == ("direct", 0)
+            assert settings.current() == ("winograd", 5)
+        assert settings.current() == ("winograd", 64 << 20)
+        with pytest.raises(RuntimeError), cnnkit.options(algorithm="direct"):
+            raise RuntimeError
+        assert settings.current().algorithm == "winograd"
+    assert settings.current() == default
+
+
+def test_options_hold_for_their_thread():
+    seen = []
+    with cnnkit.options(algorithm="winograd"):
+        other = threading.Thread(target=lambda: seen.append(settings.current().algorithm))
+        other.start()
+        other.join()
+    assert seen == ["auto"]
+
+
+def test_options_hold_for_their_task():
+    async def task(algorithm):
+        with cnnkit.options(algorithm=algorithm):
+            await asyncio.sleep(0)
+            return settings.current().algorithm
+
+    async def both():
+        return await asyncio.gather(task("direct"), task("winograd"))
+
+    assert asyncio.run(both()) == ["direct", "winograd"]
+
+
+MISTAKES = [
+    ({"algorithm": "fft"}, ValueError, "algorithm is 'fft', but the algorithms are 'auto', 'direct', 'winograd'"),
+    ({"algorithm": 3}, ValueError, "algorithm is 3, but the algorithms are 'auto', 'direct', 'winograd'"),
+    ({"max_workspace": -1}, ValueError, "max_workspace is -1, but must be at least 0"),
+    ({"max_workspace": 1.5}, TypeError, "max_workspace is 1.5, but an int is needed"),
+    ({"max_workspace": True}, TypeError, "max_workspace is True, but an int is needed"),
+]
+
+
+@pytest.mark.parametrize(("given", "error", "sentence"), MISTAKES)
+def test_mistakes_are_told_in_one_sentence(given, error, sentence):
+    before = settings.current()
+    with pytest.raises(error) as caught, cnnkit.options(**given):
+        pass
+    assert str(caught.value) == sentence
+    assert settings.current() == before
+
+
+# ---------------------------------------------------------------- other processors
+
+
+@pytest.mark.parametrize("processor", ["x86-64", "haswell", "skylake-avx512"])
+def test_other_vector_units(processor, tmp_path):
+    """The same kernels for 4, 8 and 16 lanes, where this processor can run them."""
+    import llvmlite.binding as llvm
+
+    able = llvm.get_host_cpu_features()
+    needs = {"x86-64": "sse2", "haswell": "avx2", "skylake-avx512": "avx512f"}[processor]
+    if not able.get(needs):
+        pytest.skip(f"this processor has no {needs}")
+    features = {"x86-64": "+sse2", "haswell": "+avx,+avx2,+fma", "skylake-avx512": "+avx512f,+avx512vl,+avx2,+fma"}
+    code = (
+        "import numpy as np, cnnkit\n"
+        "from cnnkit.rooms.numba import winograd\n"
+        "rng = np.random.default_rng(0)\n"
+        "x, w = (rng.standard_normal(s).astype('f') for s in ((2, 37, 9, 18), (35, 37, 3, 3)))\n"
+        "x[1, 3, 4, 4] = np.nan\n"
+        "with cnnkit.options(algorithm='winograd'): y = cnnkit.conv2d(x, w, padding=1)\n"
+        "z = cnnkit.conv2d(x.astype('d'), w.astype('d'), padding=1)\n"
+        "assert (np.isnan(y) == np.isnan(z)).all()\n"
+        "print(winograd.PRODUCTS[0].lanes, np.nanmax(abs(y - z)))\n"
+    )
+    environment = os.environ | {
+        "NUMBA_CPU_NAME": processor, "NUMBA_CPU_FEATURES": features[processor], "NUMBA_CACHE_DIR": str(tmp_path),
+    }  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    lanes, error = done.stdout.split()
+    assert int(lanes) == {"x86-64": 4, "haswell": 8, "skylake-avx512": 16}[processor]
+    assert float(error) < 1e-3
+
+
+def test_the_room_knows_the_module():
+    assert importlib.import_module("cnnkit.rooms.numba.winograd") is winograd
