@@ -41,7 +41,8 @@ def options(*, algorithm: str | None = None, max_workspace: int | None = None) -
         are computed directly.
     max_workspace : int, optional
         Bytes, at least 0; 64 MiB if never set. A Winograd convolution for which they are not enough is computed
-        directly.
+        directly, and a direct one packs its weights in parts that fit. A direct one also has, for each thread, about
+        half a megabyte of its input at hand, more with thousands of channels.
 
     Raises
     ------

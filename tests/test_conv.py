@@ -265,6 +265,19 @@ def test_a_batch_larger_than_any_workspace_gives_what_its_images_give(backend):
     assert_same(grads.weight, total)
 
 
+@over({name: CONV[name] for name in ("17 channels", "2 groups", "depthwise", "stride 2")})
+@pytest.mark.parametrize("bytes_", [0, 1000])
+def test_weights_that_the_workspace_does_not_hold_are_packed_in_parts(bytes_, case, dtype):
+    x, weight, bias = data(case, dtype)
+    with cnnkit.options(algorithm="direct"):
+        y = forward(case)(x, weight, bias, *case.params)
+        grads = backward(case)(y, x, weight, *case.params)
+        with cnnkit.options(max_workspace=bytes_):
+            assert_same(forward(case)(x, weight, bias, *case.params), y)
+            for part, whole in zip(backward(case)(y, x, weight, *case.params), grads, strict=True):
+                assert_same(part, whole)
+
+
 def test_no_image_gives_zero_gradients(dtype, backend):
     x, weight, grad = np.ones((0, 3, 6, 6), dtype), np.ones((4, 3, 3, 3), dtype), np.ones((0, 4, 4, 4), dtype)
     grads = cnnkit.conv2d_backward(grad, x, weight)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cnnkit import settings
 from cnnkit.arrays import Array
 from cnnkit.geometry import ConvPlan, volume
 from cnnkit.rooms import threads
@@ -76,6 +77,9 @@ def convolve(
     """
     if not out.size:
         return
+    if weight.nbytes > settings.current().max_workspace and plan.out_channels > plan.groups:
+        _in_halves(x, weight, bias, plan, relu, out, swapped)
+        return
     way, sizes, work = _way(plan, x.dtype, x[0, 0].flags.c_contiguous, out.strides[1] == out.itemsize)
     solved, tile, counts = way.lines, way.tile, tuple(sizes)
     strides, more = weight.strides, 5 - weight.ndim
@@ -97,6 +101,23 @@ def convolve(
         tile.unit, tile.loop, lines.numbers(x), solved.size, plan.stride, solved.table,
         counts, weights, plan.kernel_size, bias_address, there, relu, lines.numbers(out), keep=(x, weight, packed, out),
     )  # fmt: skip
+
+
+def _in_halves(
+    x: Array, weight: Array, bias: Array | None, plan: ConvPlan, relu: bool, out: Array, swapped: bool
+) -> None:
+    """The same for half of the output channels of each group at a time: packed weights take half the memory."""
+    groups, per_group = plan.groups, plan.out_channels // plan.groups
+    shape = (groups, -1, *weight.shape[1:])
+    for some in (slice(0, per_group // 2), slice(per_group // 2, per_group)):
+        count = some.stop - some.start
+        for g in range(groups):
+            rows = np.arange(g * per_group, (g + 1) * per_group)[some]
+            channels = slice(g * plan.in_channels // groups, (g + 1) * plan.in_channels // groups)
+            part = weight.reshape(shape)[g][:, some] if swapped else weight.reshape(shape)[g][some]
+            to = out[:, rows[0] : rows[-1] + 1]
+            one = plan._replace(in_channels=plan.in_channels // groups, out_channels=count, groups=1)
+            convolve(x[:, channels], part, None if bias is None else bias[rows], one, relu, to, swapped)
 
 
 # ---------------------------------------------------------------- the way, and the tile

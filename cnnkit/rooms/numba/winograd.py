@@ -175,10 +175,9 @@ def _cycles(plan: ConvPlan, sizes: Sizes) -> float:
 
 
 def _cycles_directly(plan: ConvPlan) -> float:
-    """What the direct sum takes at seven eighths of the peak, of lines one position longer than a row is wide."""
-    width, weights = plan.output_size[2], plan.out_channels * plan.in_channels // plan.groups * volume(plan.kernel_size)
-    lines = plan.batch * volume(plan.output_size) * (width + 1) / width
-    return weights * (lines / PRODUCTS[0].lanes / FMAS / 0.875 + 0.5)
+    """What the direct sum takes at seven eighths of the peak, and to pack its weights."""
+    weights = plan.out_channels * plan.in_channels // plan.groups * volume(plan.kernel_size)
+    return weights * (plan.batch * volume(plan.output_size) / PRODUCTS[0].lanes / FMAS / 0.875 + 1)
 
 
 # ---------------------------------------------------------------- forward
