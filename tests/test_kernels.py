@@ -106,7 +106,7 @@ def test_inner_is_a_sum_over_what_counts(one):
             assert (out == expected).all()
 
 
-@pytest.mark.parametrize("step", [1, 2, 3, -1])
+@pytest.mark.parametrize("step", [1, 2, 3, 4, 5, -1])
 @pytest.mark.parametrize("one", UNITS)
 def test_fill_is_rows_with_zeros_around(one, step):
     rng = np.random.default_rng(abs(step))

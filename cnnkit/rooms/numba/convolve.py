@@ -20,7 +20,7 @@ from cnnkit.rooms.numba.machine import FMAS, L2, MULTIPLY_ADDS, VECTOR_BYTES, ke
 from cnnkit.rooms.numba.moves import copy, pack, transpose
 from cnnkit.rooms.numba.tile import Tile, outer, tiles
 
-FILL = (0, 5, 8, 48)  # cycles to lay out a vector of neighbours, of every other number, of others
+FILL = (0, 5, 8, 11, 14, 48)  # cycles to lay out a vector of numbers 1, 2, 3, 4 and more apart
 
 
 class Way(NamedTuple):
@@ -153,7 +153,7 @@ def _cycles(plan: ConvPlan, dtype: np.dtype, channels_last: bool, solved: Lines,
     bands = parts(solved.run, max(tile.columns, room))
     band = parts(solved.run, bands * tile.columns) * tile.columns
     width = plan.output_size[2]
-    a_number = 0 if in_place else FILL[min(plan.stride[2], 3)] * parts(width, tile.lanes) / width
+    a_number = 0 if in_place else FILL[min(plan.stride[2], 5)] * parts(width, tile.lanes) / width
     filling = channels * solved.phases * (solved.run + bands * solved.reach) * a_number
     way = Way(solved, tile, in_place, band, lines.pitch(band + solved.reach, tile.lanes))
     return (computing + filling) * (1 if solved.together else plan.batch), way

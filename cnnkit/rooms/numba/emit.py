@@ -153,6 +153,16 @@ class Emitter:
         lanes = list(lanes)
         return self.builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes))
 
+    def every(self, step: int, vectors: list[Any]) -> Any:
+        """Every `step`-th number of `step` vectors laid end to end."""
+        taken = vectors[0]
+        for n, vector in enumerate(vectors):
+            places = [divmod(lane * step, self.lanes) for lane in range(self.lanes)]
+            taken = self.shuffle(
+                taken, vector, [self.lanes + at if which == n else lane for lane, (which, at) in enumerate(places)]
+            )
+        return taken
+
     def lanes_below(self, count: Any) -> Any:
         """A mask of the first `count` lanes; of none if it is not positive."""
         return self.builder.bitcast(self._bits_below(count), self.bits)

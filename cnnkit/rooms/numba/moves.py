@@ -11,6 +11,8 @@ from numba.extending import intrinsic
 
 from cnnkit.rooms.numba.emit import Emitter, emitted
 
+STEPS = (1, 2, 3, 4)  # between numbers of a row that are taken by whole vectors
+
 
 @intrinsic
 def fill(
@@ -30,7 +32,7 @@ def _emit_fill(
     emit: Emitter, to: Any, pitch: Any, source: Any, channels: Any, channel_step: Any, rows: Any,
     row_step: Any, first: Any, last: Any, count: Any, step: Any, low: Any, high: Any,
 ) -> None:  # fmt: skip
-    """One loop nest for each of the steps 1 and 2, and one for all others.
+    """One loop nest for each of `STEPS`, and one for all others.
 
     Vectors are the outer loop, so that a mask serves all rows, and the last come first: what they write too much, the
     first ones of the next rows write over.
@@ -62,7 +64,7 @@ def _emit_fill(
                     j = builder.add(first, j)
                     numbers = emit.at(plane, builder.mul(j, row_step))
                     parts = [emit.load_masked(emit.at(numbers, p), mask) for p, mask in zip(here, masks, strict=True)]
-                    value = parts[0] if step == 1 else emit.shuffle(*parts, range(0, 2 * lanes, 2))
+                    value = emit.every(step, parts)
                     emit.store_vector(value, emit.at(line, builder.add(builder.mul(j, count), at)))
 
                 emit.loop(first, nothing(zero))
@@ -95,7 +97,7 @@ def _emit_fill(
         )
 
     done = builder.append_basic_block("done")
-    for value in (1, 2):
+    for value in STEPS:
         this, other = builder.append_basic_block(f"step_{value}"), builder.append_basic_block("other")
         builder.cbranch(builder.icmp_signed("==", step, emit.number(value)), this, other)
         builder.position_at_end(this)
