@@ -148,12 +148,14 @@ def test_the_error_that_is_tracked_is_that_of_the_dtype(setting):
 
 def test_workspace_is_what_is_allocated_besides_results():
     conv = importlib.import_module("benchmarks.conv")
+    if not conv.REFERENCES.exists():
+        pytest.skip("only Linux tells what a process takes at most")
 
     def work():
-        scratch = np.ones(1 << 20, np.uint8)
-        return scratch[:1000].copy()
+        scratch = np.ones(32 << 20, np.uint8)
+        return scratch[: 8 << 20].copy()
 
-    assert 1 << 20 <= conv._scratch("numpy", work) < (1 << 20) + 5000
+    assert abs(conv._scratch("numpy", work) - (32 << 20)) < 1 << 20
 
 
 @pytest.mark.parametrize("method", ["timeraw_cold", "timeraw_warm"])
