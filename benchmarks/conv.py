@@ -103,7 +103,7 @@ class Memory:
 
 
 def _scratch(backend, work):
-    """How much the process grows during the work, but for its results; on a GPU, its memory pool."""
+    """How much the process grows during the work, but for its results (Linux tells); on a GPU, its memory pool."""
     work()  # loads the kernels
     if backend in setting.ON_GPU:
         import cupy
@@ -113,8 +113,6 @@ def _scratch(backend, work):
         before = pool.used_bytes()
         results = work()
         return pool.total_bytes() - before - _bytes(results)
-    if not REFERENCES.exists():
-        raise NotImplementedError("what a process takes at most is read where Linux tells it")
     ctypes.CDLL(None).malloc_trim(0)  # what is free goes back to the system
     REFERENCES.write_text("5")  # the highest mark falls to what is taken now
     before = _highest()

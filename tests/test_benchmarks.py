@@ -96,7 +96,9 @@ def test_parameters_are_the_same_on_every_machine(suite):
         assert backends == (["numba"] if suite.__name__ == "Threads" else ["numba", "numpy", "cuda", "cupy"])
     assert methods(suite)
     for method in methods(suite):
-        assert getattr(method, "version", getattr(suite, "version", None)) == "1", method
+        assert getattr(method, "version", getattr(suite, "version", "")).isdecimal(), (
+            method
+        )  # not asv's digest of the code
 
 
 def test_no_benchmark_sleeps_or_skips():
