@@ -6,7 +6,7 @@ from cnnkit import arrays, geometry
 from cnnkit.arrays import Array
 from cnnkit.geometry import ConvPlan, volume
 from cnnkit.rooms import threads
-from cnnkit.rooms.numba import lines
+from cnnkit.rooms.numba import depthwise, lines
 from cnnkit.rooms.numba.convolve import convolve
 from cnnkit.rooms.numba.correlate import LONG, NEAR, correlate
 from cnnkit.rooms.numba.elementwise import row_sum
@@ -16,8 +16,11 @@ TOGETHER = 512  # windows of an image: with fewer, the images of a batch are sum
 
 
 def conv(x: Array, weight: Array, bias: Array | None, plan: ConvPlan, activation: str | None, out: Array) -> None:
-    plan3 = geometry.lift(plan)
-    convolve(arrays.lift(x), _grouped(weight, plan), bias, plan3, activation == "relu", arrays.lift(out))
+    plan3, x, out = geometry.lift(plan), arrays.lift(x), arrays.lift(out)
+    if depthwise.takes(plan3, x, out):
+        depthwise.forward(x, weight, bias, plan3, activation == "relu", out)
+    else:
+        convolve(x, _grouped(weight, plan), bias, plan3, activation == "relu", out)
 
 
 def conv_backward(
@@ -49,9 +52,12 @@ def _backward_x(grad_output: Array, weight: Array, plan: ConvPlan, grad_x: Array
         if phase.plan is None:
             grad_x[phase.of] = 0
             continue
+        grad, part, plan3 = arrays.lift(grad_output), arrays.lift(grad_x[phase.of]), geometry.lift(phase.plan)
+        if depthwise.takes(plan3, grad, part):
+            depthwise.forward(grad, weight[phase.kernel], None, plan3, False, part)
+            continue
         flipped = _grouped(weight, plan)[(slice(None), *_three(phase.kernel))].swapaxes(1, 2)
-        part = arrays.lift(grad_x[phase.of])
-        convolve(arrays.lift(grad_output), flipped, None, geometry.lift(phase.plan), False, part)
+        convolve(grad, flipped, None, plan3, False, part)
 
 
 def _three(kernel_slices: tuple[slice, ...]) -> tuple[slice, ...]:
@@ -61,6 +67,11 @@ def _three(kernel_slices: tuple[slice, ...]) -> tuple[slice, ...]:
 
 def _backward_weight(grad_output: Array, x: Array, plan: ConvPlan, grad_weight: Array) -> None:
     """Every weight's gradient is the inner product of its tap's line with the output gradient's line."""
+    if depthwise.takes(plan, grad_output, x):
+        by_tap = np.empty((volume(plan.kernel_size), plan.in_channels), x.dtype)
+        depthwise.weight_gradient(grad_output, x, plan, by_tap)
+        grad_weight[...] = by_tap.T.reshape(grad_weight.shape)
+        return
     shape = plan.groups, plan.out_channels // plan.groups, plan.in_channels // plan.groups * volume(plan.kernel_size)
     total = np.zeros(shape, x.dtype)
     if x.size and grad_output.size:
