@@ -5,6 +5,7 @@ loop, `sums`, whose accumulators are pixels and whose terms are taps (forward, a
 forward convolution for each stride phase), or whose accumulators are taps and whose terms are pixels (weight gradient).
 """
 
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from cnnkit.rooms.numba.machine import keep, kernel
 
 SUMS = 9  # accumulators of the loop: a window of 3 x 3 taps, and enough for a multiply-add not to wait for the last one
 PIXELS = 8  # windows that the forward way computes at a time
+RUN = 3  # neighbouring taps whose numbers are read once
 STRETCH = 64  # windows of a row that are a work item, and that the weight gradient sums by themselves
 FEWEST = 8  # channels: with fewer, most lanes would be idle
 BANDWIDTH = 2  # numbers read or written in a nanosecond, about
@@ -104,10 +106,11 @@ _met = _meets.py_func  # the same in Python
 
 
 @kernel
-def _reach(x, window, n, d, h, first, end, offsets, channels):
-    """Fill offsets with the tap number times `channels`, and the element of x, of the taps that window (d, h) has.
+def _reach(x, window, n, d, h, first, end, table, channels, run):
+    """The taps with which windows of row (d, h) meet x, of the columns `first` to `end` of taps; how many terms.
 
-    Columns `first` to `end` of the taps; the elements are those that a window at column 0 of x would meet. How many.
+    Fill table with the tap's number times `channels` and the element of x that it has in the window at column 0 (of
+    the whole row, so that it may lie in the padding), of every `run`-th tap of a row.
     """
     size, stride, dilation, before, _ = window
     d_low, d_high = _meets(d, stride[0], before[0], dilation[0], size[0], x.depth)
@@ -117,9 +120,9 @@ def _reach(x, window, n, d, h, first, end, offsets, channels):
         plane = n * x.n + (d * stride[0] - before[0] + kd * dilation[0]) * x.d
         for kh in range(h_low, h_high):
             row = plane + (h * stride[1] - before[1] + kh * dilation[1]) * x.h
-            for kw in range(first, end):
-                offsets[t, 0] = ((kd * size[1] + kh) * size[2] + kw) * channels
-                offsets[t, 1] = row + (kw * dilation[2] - before[2]) * x.w
+            for kw in range(first, end, run):
+                table[t, 0] = ((kd * size[1] + kh) * size[2] + kw) * channels
+                table[t, 1] = row + (kw * dilation[2] - before[2]) * x.w
                 t += 1
     return t
 
@@ -132,22 +135,25 @@ def _forward(start, stop, unit, x, window, stretches, weight, bias, relu, out):
     cache after the first time, a row's from the L2 cache for the next rows, and every result is written once.
     """
     bytes_, channels = itemsize(unit), window.channels
-    terms, places = np.empty((max(1, volume3(window.size)), 2), np.int64), np.empty((PIXELS, 3), np.int64)
+    terms = np.empty((volume3(window.size), 2), np.int64)
     step = window.stride[2] * x.w
-    for j in range(PIXELS):
-        places[j, 0], places[j, 1], places[j, 2] = j * step, 0, j * out.w
+    shared = window.stride[2] == window.dilation[2]
     row, s = divmod(start, len(stretches))
     row, h = divmod(row, out.height)
     n, d = divmod(row, out.depth)
     for _ in range(start, stop):
         w, end, first, last = stretches[s]
-        count = _reach(x, window, n, d, h, first, last, terms, channels)
+        in_runs = first + ((last - first) // RUN * RUN if shared else 0)
+        runs = _reach(x, window, n, d, h, first, in_runs, terms, channels, RUN)
+        singles = _reach(x, window, n, d, h, in_runs, last, terms[runs:], channels, 1)
         to = out.address + (n * out.n + d * out.d + h * out.h) * bytes_
+        here = PIXELS
         while w < end:
-            here = min(PIXELS, end - w)
-            sums(
-                unit, here, to + w * out.w * bytes_, bias, weight, x.address + w * step * bytes_,
-                places.ctypes.data, terms.ctypes.data, count, channels, relu,
+            while here > end - w:
+                here //= 2
+            windows(
+                unit, here, to + w * out.w * bytes_, out.w, bias, weight, channels, x.address + w * step * bytes_, step,
+                terms.ctypes.data, runs, singles, channels, relu,
             )  # fmt: skip
             w += here
         s += 1
@@ -157,7 +163,7 @@ def _forward(start, stop, unit, x, window, stretches, weight, bias, relu, out):
             h, d = 0, d + 1
         if d == out.depth:
             d, n = 0, n + 1
-    keep(terms, places)
+    keep(terms)
 
 
 @kernel
@@ -178,104 +184,155 @@ def _weight_gradient(start, stop, unit, grad, x, window, stretches, total):
     taps = volume3(window.size)
     image = np.empty((taps, channels), total.dtype)
     whole = np.zeros((taps, channels), np.float64)
-    reach, places, terms = np.empty((taps, 2), np.int64), np.empty((taps, 3), np.int64), np.empty((STRETCH, 2), np.int64)
+    places = np.empty((taps, 2), np.int64)
     step = window.stride[2] * x.w
-    for t in range(STRETCH):
-        terms[t, 0], terms[t, 1] = t * grad.w, t * step
     for n in range(grad.batch):
         image[:] = 0
         for d in range(grad.depth):
             for h in range(grad.height):
                 for s in range(len(stretches)):
                     w, end, first, last = stretches[s]
-                    count = _reach(x, window, n, d, h, first, last, reach, channels)
-                    for j in range(count):
-                        places[j, 0], places[j, 1], places[j, 2] = reach[j, 1], reach[j, 0], reach[j, 0]
+                    count = _reach(x, window, n, d, h, first, last, places, channels, 1)
                     a = grad.address + (n * grad.n + d * grad.d + h * grad.h + w * grad.w + c) * bytes_
                     b = x.address + (w * step + c) * bytes_
                     for j in range(0, count, SUMS):
                         sums(
-                            unit, min(SUMS, count - j), image.ctypes.data, image.ctypes.data, a, b,
-                            places[j:].ctypes.data, terms.ctypes.data, end - w, channels, False,
+                            unit, min(SUMS, count - j), image.ctypes.data, a, b, places[j:].ctypes.data,
+                            grad.w, step, end - w, channels,
                         )  # fmt: skip
         whole += image
     for t in range(taps):
         for k in range(channels):
             total[t, c + k] = whole[t, k]
-    keep(image, reach, places, terms)
+    keep(image, places)
 
 
-# ---------------------------------------------------------------- the loop
+# ---------------------------------------------------------------- the loops
+
+
+@intrinsic
+def windows(
+    typingctx: Any, unit: Any, count: Any, to: Any, to_step: Any, first: Any, weight: Any, tap_step: Any, x: Any,
+    step: Any, terms: Any, runs: Any, singles: Any, channels: Any, relu: Any,
+) -> Any:  # fmt: skip
+    """Of `count` (1, 2, 4 or 8) windows, for every channel c < `channels`, the sums over taps.
+
+    ``to[j * to_step + c] = first[c] + sum over taps of weight[tap[0] + c] * x[j * step + tap[1] + c]``
+
+    The first `runs` terms are of `RUN` taps each, whose weights are `tap_step` apart and whose numbers are `step`, as
+    windows are, so that a number is read once for all of them; then come `singles` terms of one tap.
+
+    Arguments are addresses or, as all steps, numbers; what lies behind the channels is neither read nor written.
+    """
+    return types.void(unit, *(types.intp,) * 13), emitted("windows", 13, _emit_windows)
+
+
+def _emit_windows(
+    emit: Emitter, count: Any, to: Any, to_step: Any, first: Any, weight: Any, tap_step: Any, x: Any, step: Any,
+    terms: Any, runs: Any, singles: Any, channels: Any, relu: Any,
+) -> None:  # fmt: skip
+    builder = emit.builder
+    to, first, weight, x = (emit.pointer(address) for address in (to, first, weight, x))
+    terms = emit.pointer(terms, emit.index)
+
+    def along(pointer: Any, by: Any, number: int) -> list[Any]:
+        return [emit.at(pointer, builder.mul(by, emit.number(k))) for k in range(number)]
+
+    def tile(number: int) -> None:
+        def vector(c: Any, read: Any, write: Any) -> None:
+            def add_taps(taps: int, begin: Any) -> Any:
+                def add(t: Any, acc: list[Any]) -> list[Any]:
+                    term = emit.at(terms, builder.mul(builder.add(begin, t), emit.number(2)))
+                    here = emit.at(emit.at(weight, c), builder.load(term))
+                    weights = [read(one) for one in along(here, tap_step, taps)]
+                    there = emit.at(emit.at(x, c), builder.load(emit.at(term, 1)))
+                    acc = list(acc)
+                    for i, one in enumerate(along(there, step, number + taps - 1)):
+                        value = read(one)
+                        for k in range(taps):
+                            if 0 <= i - k < number:
+                                acc[i - k] = builder.call(emit.fma, [weights[k], value, acc[i - k]])
+                    return acc
+
+                return add
+
+            acc = emit.accumulate(runs, [read(emit.at(first, c))] * number, add_taps(RUN, emit.number(0)))
+            acc = emit.accumulate(singles, acc, add_taps(1, runs))
+            for value, one in zip(acc, along(emit.at(to, c), to_step, number), strict=True):
+                write(emit.relu(value, relu), one)
+
+        _by_vectors(emit, channels, vector)
+
+    _by_number(emit, count, [1, 2, 4, 8], tile)
 
 
 @intrinsic
 def sums(
-    typingctx: Any, unit: Any, count: Any, to: Any, first: Any, a: Any, b: Any, places: Any, terms: Any, many: Any,
-    channels: Any, relu: Any,
+    typingctx: Any, unit: Any, count: Any, to: Any, a: Any, b: Any, places: Any, a_step: Any, b_step: Any, many: Any,
+    channels: Any,
 ) -> Any:  # fmt: skip
-    """Sums of products of `count` places (at most `SUMS`), for every channel c < `channels`.
+    """To `count` places (at most `SUMS`), for every channel c < `channels`, add sums of products.
 
-    ``to[place[2] + c] = first[place[1] + c] + sum over terms of a[term[0] + c] * b[place[0] + term[1] + c]``
+    ``to[place[0] + c] += sum over t < many of a[t * a_step + c] * b[place[1] + t * b_step + c]``
 
-    Arguments are addresses, but for `count`, `many` (terms), `channels` and `relu` (0 or 1); `places` has three numbers
-    of elements for each place, `terms` two for each term. What lies behind the channels is neither read nor written.
+    Arguments are addresses or numbers; what lies behind the channels is neither read nor written.
     """
-    return types.void(unit, *(types.intp,) * 10), emitted("sums", 10, _emit_sums)
+    return types.void(unit, *(types.intp,) * 9), emitted("sums", 9, _emit_sums)
 
 
 def _emit_sums(
-    emit: Emitter, count: Any, to: Any, first: Any, a: Any, b: Any, places: Any, terms: Any, many: Any,
-    channels: Any, relu: Any,
+    emit: Emitter, count: Any, to: Any, a: Any, b: Any, places: Any, a_step: Any, b_step: Any, many: Any, channels: Any,
 ) -> None:  # fmt: skip
-    """One loop for each number of places; in the last vector of channels, lanes are masked."""
+    builder = emit.builder
+    to, a, b = (emit.pointer(address) for address in (to, a, b))
+    places = emit.pointer(places, emit.index)
+
+    def tile(number: int) -> None:
+        at = [[builder.load(emit.at(places, 2 * j + k)) for k in range(2)] for j in range(number)]
+
+        def vector(c: Any, read: Any, write: Any) -> None:
+            near = [emit.at(b, builder.add(one, c)) for _, one in at]
+            here = emit.at(a, c)
+
+            def add_term(t: Any, acc: list[Any]) -> list[Any]:
+                left, offset = read(emit.at(here, builder.mul(t, a_step))), builder.mul(t, b_step)
+                terms = zip(near, acc, strict=True)
+                return [builder.call(emit.fma, [left, read(emit.at(one, offset)), old]) for one, old in terms]
+
+            summed = emit.accumulate(many, [emit.zero()] * number, add_term)
+            for new, (one, _) in zip(summed, at, strict=True):
+                place = emit.at(to, builder.add(one, c))
+                write(builder.fadd(read(place), new), place)
+
+        _by_vectors(emit, channels, vector)
+
+    _by_number(emit, count, range(1, SUMS + 1), tile)
+
+
+def _by_number(emit: Emitter, count: Any, numbers: Iterable[int], body: Any) -> None:
+    """``body(number)`` for the one of the numbers that is `count`."""
+    builder = emit.builder
+    after = builder.append_basic_block("after")
+    choice = builder.switch(count, after)
+    for number in numbers:
+        block = builder.append_basic_block(f"number_{number}")
+        choice.add_case(emit.number(number), block)
+        builder.position_at_end(block)
+        body(number)
+        builder.branch(after)
+    builder.position_at_end(after)
+
+
+def _by_vectors(emit: Emitter, channels: Any, body: Any) -> None:
+    """``body(c, read, write)`` for every vector of channels, the last one masked if it is not whole."""
     builder, lanes = emit.builder, emit.number(emit.lanes)
-    to, first, a, b = (emit.pointer(address) for address in (to, first, a, b))
-    places, terms = (emit.pointer(address, emit.index) for address in (places, terms))
     whole = builder.udiv(channels, lanes)
     done = builder.mul(whole, lanes)
     rest = builder.sub(channels, done)
     mask = emit.lanes_below(rest)
 
-    def masked(pointer: Any) -> Any:
-        return emit.load_masked(pointer, mask)
+    def last(_: Any) -> None:
+        body(done, lambda at: emit.load_masked(at, mask), lambda value, at: emit.store_masked(value, at, mask))
 
-    def vectors(number: int) -> None:
-        place = [[builder.load(emit.at(places, 3 * j + k)) for k in range(3)] for j in range(number)]
-
-        def total(c: Any, read: Any) -> list[Any]:
-            near = [emit.at(b, builder.add(one[0], c)) for one in place]
-            here = emit.at(a, c)
-
-            def add_term(t: Any, acc: list[Any]) -> list[Any]:
-                term = emit.at(terms, builder.mul(t, emit.number(2)))
-                left, offset = read(emit.at(here, builder.load(term))), builder.load(emit.at(term, 1))
-                return [
-                    builder.call(emit.fma, [left, read(emit.at(one, offset)), old])
-                    for one, old in zip(near, acc, strict=True)
-                ]
-
-            summed = emit.accumulate(many, [emit.zero()] * number, add_term)
-            starts = [read(emit.at(first, builder.add(one[1], c))) for one in place]
-            return [emit.relu(builder.fadd(old, new), relu) for old, new in zip(starts, summed, strict=True)]
-
-        def vector(v: Any) -> None:
-            c = builder.mul(v, lanes)
-            for one, value in zip(place, total(c, emit.load_vector), strict=True):
-                emit.store_vector(value, emit.at(to, builder.add(one[2], c)))
-
-        def last(_: Any) -> None:
-            for one, value in zip(place, total(done, masked), strict=True):
-                emit.store_masked(value, emit.at(to, builder.add(one[2], done)), mask)
-
-        emit.loop(whole, vector)
-        emit.loop(builder.zext(builder.icmp_signed(">", rest, emit.number(0)), emit.index), last)
-
-    after = builder.append_basic_block("after")
-    choice = builder.switch(count, after)
-    for number in range(1, SUMS + 1):
-        block = builder.append_basic_block(f"places_{number}")
-        choice.add_case(emit.number(number), block)
-        builder.position_at_end(block)
-        vectors(number)
-        builder.branch(after)
-    builder.position_at_end(after)
+    emit.loop(whole, lambda v: body(builder.mul(v, lanes), emit.load_vector, emit.store_vector))
+    emit.loop(builder.zext(builder.icmp_signed(">", rest, emit.number(0)), emit.index), last)
