@@ -7,9 +7,11 @@ forward convolution for each stride phase), or whose accumulators are taps and w
 
 from collections.abc import Iterable
 from functools import lru_cache
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
+from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
@@ -24,6 +26,7 @@ from cnnkit.rooms.numba.machine import keep, kernel
 SUMS = 9  # accumulators of the loop: a window of 3 x 3 taps, and enough for a multiply-add not to wait for the last one
 PIXELS = 8  # windows that the forward way computes at a time
 RUN = 3  # neighbouring taps whose numbers are read once
+AHEAD = 4096  # bytes that are fetched before they are needed: memory is as fast as it is asked early
 STRETCH = 64  # windows of a row that are a work item, and that the weight gradient sums by themselves
 FEWEST = 8  # channels: with fewer, most lanes would be idle
 BANDWIDTH = 2  # numbers read or written in a nanosecond, about
@@ -38,6 +41,7 @@ class Window(NamedTuple):
     dilation: tuple[int, int, int]
     before: tuple[int, int, int]
     channels: int
+    taps: int
 
 
 def takes(plan: ConvPlan, *given: Array) -> bool:
@@ -69,7 +73,7 @@ def weight_gradient(grad: Array, x: Array, plan: ConvPlan, total: Array) -> None
 
 
 def _window(plan: ConvPlan) -> Window:
-    return Window(plan.kernel_size, plan.stride, plan.dilation, plan.before, plan.in_channels)
+    return Window(plan.kernel_size, plan.stride, plan.dilation, plan.before, plan.in_channels, volume(plan.kernel_size))
 
 
 def _work(plan: ConvPlan) -> float:
@@ -112,7 +116,7 @@ def _reach(x, window, n, d, h, first, end, table, channels, run):
     Fill table with the tap's number times `channels` and the element of x that it has in the window at column 0 (of
     the whole row, so that it may lie in the padding), of every `run`-th tap of a row.
     """
-    size, stride, dilation, before, _ = window
+    size, stride, dilation, before, _, _ = window
     d_low, d_high = _meets(d, stride[0], before[0], dilation[0], size[0], x.depth)
     h_low, h_high = _meets(h, stride[1], before[1], dilation[1], size[1], x.height)
     t = 0
@@ -135,9 +139,11 @@ def _forward(start, stop, unit, x, window, stretches, weight, bias, relu, out):
     cache after the first time, a row's from the L2 cache for the next rows, and every result is written once.
     """
     bytes_, channels = itemsize(unit), window.channels
-    terms = np.empty((volume3(window.size), 2), np.int64)
+    terms = np.empty((window.taps, 2), np.int64)
     step = window.stride[2] * x.w
-    shared = window.stride[2] == window.dilation[2]
+    fresh = min(window.size[1], window.stride[1])
+    spread = 2 if window.stride[2] == 2 * window.dilation[2] else 1
+    shared = window.stride[2] == spread * window.dilation[2]
     row, s = divmod(start, len(stretches))
     row, h = divmod(row, out.height)
     n, d = divmod(row, out.depth)
@@ -152,8 +158,9 @@ def _forward(start, stop, unit, x, window, stretches, weight, bias, relu, out):
             while here > end - w:
                 here //= 2
             windows(
-                unit, here, to + w * out.w * bytes_, out.w, bias, weight, channels, x.address + w * step * bytes_, step,
-                terms.ctypes.data, runs, singles, channels, relu,
+                unit, here, spread, to + w * out.w * bytes_, out.w, bias, weight, channels,
+                x.address + w * step * bytes_, step // spread, terms.ctypes.data, runs, singles, channels, relu,
+                fresh, x.h, here * window.stride[2], x.w,
             )  # fmt: skip
             w += here
         s += 1
@@ -167,11 +174,6 @@ def _forward(start, stop, unit, x, window, stretches, weight, bias, relu, out):
 
 
 @kernel
-def volume3(size):
-    return size[0] * size[1] * size[2]
-
-
-@kernel
 def _weight_gradient(start, stop, unit, grad, x, window, stretches, total):
     """A work item is a vector of channels; all those of a thread go through the windows together, row by row.
 
@@ -181,7 +183,7 @@ def _weight_gradient(start, stop, unit, grad, x, window, stretches, total):
     bytes_ = itemsize(unit)
     c = start * lanes(unit)
     channels = min(stop * lanes(unit), window.channels) - c
-    taps = volume3(window.size)
+    taps = window.taps
     image = np.empty((taps, channels), total.dtype)
     whole = np.zeros((taps, channels), np.float64)
     places = np.empty((taps, 2), np.int64)
@@ -212,46 +214,61 @@ def _weight_gradient(start, stop, unit, grad, x, window, stretches, total):
 
 @intrinsic
 def windows(
-    typingctx: Any, unit: Any, count: Any, to: Any, to_step: Any, first: Any, weight: Any, tap_step: Any, x: Any,
-    step: Any, terms: Any, runs: Any, singles: Any, channels: Any, relu: Any,
+    typingctx: Any, unit: Any, count: Any, spread: Any, to: Any, to_step: Any, first: Any, weight: Any, tap_step: Any,
+    x: Any, step: Any, terms: Any, runs: Any, singles: Any, channels: Any, relu: Any, rows: Any, row_step: Any,
+    pixels: Any, pixel_step: Any,
 ) -> Any:  # fmt: skip
     """Of `count` (1, 2, 4 or 8) windows, for every channel c < `channels`, the sums over taps.
 
-    ``to[j * to_step + c] = first[c] + sum over taps of weight[tap[0] + c] * x[j * step + tap[1] + c]``
+    ``to[j * to_step + c] = first[c] + sum over taps of weight[tap[0] + c] * x[j * spread * step + tap[1] + c]``
 
-    The first `runs` terms are of `RUN` taps each, whose weights are `tap_step` apart and whose numbers are `step`, as
-    windows are, so that a number is read once for all of them; then come `singles` terms of one tap.
+    The first `runs` terms are of `RUN` taps each, whose weights are `tap_step` apart and whose numbers are `step`, so
+    that windows that are `spread` (1 or 2) steps apart share numbers that are read once; then come `singles` terms of
+    one tap. What the next windows will read of the last `rows` rows of taps is fetched ahead, and what they write.
 
     Arguments are addresses or, as all steps, numbers; what lies behind the channels is neither read nor written.
     """
-    return types.void(unit, *(types.intp,) * 13), emitted("windows", 13, _emit_windows)
+    return types.void(unit, *(types.intp,) * 18), emitted("windows", 18, _emit_windows)
 
 
 def _emit_windows(
-    emit: Emitter, count: Any, to: Any, to_step: Any, first: Any, weight: Any, tap_step: Any, x: Any, step: Any,
-    terms: Any, runs: Any, singles: Any, channels: Any, relu: Any,
+    emit: Emitter, count: Any, spread: Any, to: Any, to_step: Any, first: Any, weight: Any, tap_step: Any, x: Any,
+    step: Any, terms: Any, runs: Any, singles: Any, channels: Any, relu: Any, rows: Any, row_step: Any, pixels: Any,
+    pixel_step: Any,
 ) -> None:  # fmt: skip
     builder = emit.builder
     to, first, weight, x = (emit.pointer(address) for address in (to, first, weight, x))
     terms = emit.pointer(terms, emit.index)
+    all_terms, one = builder.add(runs, singles), emit.number(1)
+    last = builder.sub(all_terms, builder.zext(builder.icmp_signed(">", all_terms, emit.number(0)), emit.index))
+    newest = emit.at(x, builder.load(emit.at(terms, builder.add(builder.mul(last, emit.number(2)), one))))
+    zero, lowest = (ir.Constant(emit.scalar, value) for value in (0.0, float("-inf")))
+    floor = emit.spread(builder.select(builder.trunc(relu, ir.IntType(1)), zero, lowest), emit.vector)
 
     def along(pointer: Any, by: Any, number: int) -> list[Any]:
         return [emit.at(pointer, builder.mul(by, emit.number(k))) for k in range(number)]
 
-    def tile(number: int) -> None:
+    def tile(number: int, spread: int) -> None:
         def vector(c: Any, read: Any, write: Any) -> None:
+            def fetch_row(r: Any) -> None:
+                row = emit.at(emit.at(newest, c), builder.add(ahead, builder.mul(r, builder.neg(row_step))))
+                emit.loop(pixels, lambda k: emit.prefetch(emit.at(row, builder.mul(k, pixel_step)), 0))
+
+            ahead = emit.number(AHEAD // emit.align)
+            emit.loop(rows, fetch_row)
+            for one in along(emit.at(emit.at(to, c), ahead), to_step, number):
+                emit.prefetch(one, 1)
+
             def add_taps(taps: int, begin: Any) -> Any:
                 def add(t: Any, acc: list[Any]) -> list[Any]:
                     term = emit.at(terms, builder.mul(builder.add(begin, t), emit.number(2)))
                     here = emit.at(emit.at(weight, c), builder.load(term))
                     weights = [read(one) for one in along(here, tap_step, taps)]
                     there = emit.at(emit.at(x, c), builder.load(emit.at(term, 1)))
-                    acc = list(acc)
-                    for i, one in enumerate(along(there, step, number + taps - 1)):
-                        value = read(one)
-                        for k in range(taps):
-                            if 0 <= i - k < number:
-                                acc[i - k] = builder.call(emit.fma, [weights[k], value, acc[i - k]])
+                    acc, met = list(acc), {j * spread + k: None for j, k in product(range(number), range(taps))}
+                    numbers = {n: read(emit.at(there, builder.mul(step, emit.number(n)))) for n in met}
+                    for k, j in product(range(taps), range(number)):
+                        acc[j] = builder.call(emit.fma, [weights[k], numbers[j * spread + k], acc[j]])
                     return acc
 
                 return add
@@ -259,11 +276,13 @@ def _emit_windows(
             acc = emit.accumulate(runs, [read(emit.at(first, c))] * number, add_taps(RUN, emit.number(0)))
             acc = emit.accumulate(singles, acc, add_taps(1, runs))
             for value, one in zip(acc, along(emit.at(to, c), to_step, number), strict=True):
-                write(emit.relu(value, relu), one)
+                write(builder.select(builder.fcmp_ordered("<", value, floor), floor, value), one)  # NaN stays
 
         _by_vectors(emit, channels, vector)
 
-    _by_number(emit, count, [1, 2, 4, 8], tile)
+    case = builder.add(count, builder.mul(spread, emit.number(2 * PIXELS)))
+    tiles = {number + 2 * PIXELS * apart: (number, apart) for number, apart in product((1, 2, 4, 8), (1, 2))}
+    _by_number(emit, case, tiles, lambda case: tile(*tiles[case]))
 
 
 @intrinsic
@@ -296,6 +315,8 @@ def _emit_sums(
 
             def add_term(t: Any, acc: list[Any]) -> list[Any]:
                 left, offset = read(emit.at(here, builder.mul(t, a_step))), builder.mul(t, b_step)
+                for one in (emit.at(here, builder.mul(t, a_step)), emit.at(near[-1], offset)):
+                    emit.prefetch(emit.at(one, AHEAD // emit.align), 0)
                 terms = zip(near, acc, strict=True)
                 return [builder.call(emit.fma, [left, read(emit.at(one, offset)), old]) for one, old in terms]
 
