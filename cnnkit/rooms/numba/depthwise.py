@@ -16,7 +16,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from cnnkit.arrays import Array
-from cnnkit.geometry import ConvPlan, volume
+from cnnkit.geometry import ConvPlan, Ints, volume
 from cnnkit.rooms import threads
 from cnnkit.rooms.numba import lines
 from cnnkit.rooms.numba.emit import Emitter, emitted, itemsize, lanes, unit
@@ -36,10 +36,10 @@ TERMS = 16  # multiply-adds in a nanosecond, about
 class Window(NamedTuple):
     """What of a plan over three spatial axes the kernels count by."""
 
-    size: tuple[int, int, int]
-    stride: tuple[int, int, int]
-    dilation: tuple[int, int, int]
-    before: tuple[int, int, int]
+    size: Ints
+    stride: Ints
+    dilation: Ints
+    before: Ints
     channels: int
     taps: int
 
@@ -98,15 +98,14 @@ def _stretches(plan: ConvPlan) -> Array:
 # ---------------------------------------------------------------- kernels
 
 
-@kernel
-def _meets(o, stride, before, dilation, taps, size):
+def _met(o, stride, before, dilation, taps, size):
     """The taps low <= k < high with which window o meets an axis of `size`."""
     start = o * stride - before
     low = min(taps, max(0, -(start // dilation)))
     return low, max(low, min(taps, (size - 1 - start) // dilation + 1))
 
 
-_met = _meets.py_func  # the same in Python
+_meets = kernel(_met)
 
 
 @kernel
