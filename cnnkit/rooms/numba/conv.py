@@ -6,7 +6,7 @@ from cnnkit import arrays, geometry
 from cnnkit.arrays import Array
 from cnnkit.geometry import ConvPlan, volume
 from cnnkit.rooms import threads
-from cnnkit.rooms.numba import winograd
+from cnnkit.rooms.numba import depthwise, winograd
 from cnnkit.rooms.numba.convolve import convolve
 from cnnkit.rooms.numba.correlate import LONG, NEAR, correlate
 from cnnkit.rooms.numba.elementwise import row_sum
@@ -23,13 +23,17 @@ def conv(x: Array, weight: Array, bias: Array | None, plan: ConvPlan, activation
 def _convolve(
     x: Array, weight: Array, bias: Array | None, plan: ConvPlan, relu: bool, out: Array, swapped: bool = False
 ) -> None:
-    """As `convolve`, by Winograd's algorithm where it is chosen and what it finds is finite."""
-    if out.size and winograd.chosen(x, out, plan):
-        kernel_size = plan.kernel_size
-        filters = weight.reshape(plan.groups, len(weight) // plan.groups, weight.shape[1], *kernel_size)
+    """As `convolve`, or by what is made for depthwise layers with channels last, or by Winograd's algorithm."""
+    if not out.size:
+        return
+    if depthwise.takes(plan, x, out):
+        depthwise.forward(x, weight, bias, plan, relu, out)
+        return
+    if winograd.chosen(x, out, plan):
+        filters = weight.reshape(plan.groups, len(weight) // plan.groups, weight.shape[1], *plan.kernel_size)
         filters = filters.swapaxes(1, 2) if swapped else filters
         if winograd.forward(arrays.lift(x), filters, bias, plan, relu, arrays.lift(out)):
-            return
+            return  # what it found is finite
     convolve(x, weight, bias, plan, relu, out, swapped)
 
 
@@ -62,6 +66,11 @@ def _backward_x(grad_output: Array, weight: Array, plan: ConvPlan, grad_x: Array
 
 def _backward_weight(grad_output: Array, x: Array, plan: ConvPlan, grad_weight: Array) -> None:
     """Every weight's gradient is the inner product of its tap's line with the output gradient's line."""
+    if depthwise.takes(plan, grad_output, x):
+        by_tap = np.empty((volume(plan.kernel_size), plan.in_channels), x.dtype)
+        depthwise.weight_gradient(grad_output, x, plan, by_tap)
+        grad_weight[...] = by_tap.T.reshape(grad_weight.shape)
+        return
     per_group = plan.out_channels // plan.groups
     total = grad_weight if grad_weight.flags.c_contiguous else np.empty(grad_weight.shape, x.dtype)
     total.fill(0)

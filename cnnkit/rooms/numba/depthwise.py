@@ -1,0 +1,360 @@
+"""Depthwise convolution of channels-last arrays: every channel by itself, vectors run along channels.
+
+Nothing is laid out: numbers are read where they are, and taps that meet no number are left out. The three ways are one
+loop, `sums`, whose accumulators are pixels and whose terms are taps (forward, and the input gradient, which is a
+forward convolution for each stride phase), or whose accumulators are taps and whose terms are pixels (weight gradient).
+"""
+
+from collections.abc import Iterable
+from functools import lru_cache
+from itertools import product
+from typing import Any, NamedTuple
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from cnnkit.arrays import Array
+from cnnkit.geometry import ConvPlan, Ints, volume
+from cnnkit.rooms import threads
+from cnnkit.rooms.numba import lines
+from cnnkit.rooms.numba.emit import Emitter, emitted, itemsize, lanes, unit
+from cnnkit.rooms.numba.lines import parts
+from cnnkit.rooms.numba.machine import keep, kernel
+
+SUMS = 9  # accumulators of the loop: a window of 3 x 3 taps, and enough for a multiply-add not to wait for the last one
+PIXELS = 8  # windows that the forward way computes at a time
+RUN = 3  # neighbouring taps whose numbers are read once
+AHEAD = 4096  # bytes that are fetched before they are needed: memory is as fast as it is asked early
+STRETCH = 64  # windows of a row that are a work item, and that the weight gradient sums by themselves
+FEWEST = 8  # channels: with fewer, most lanes would be idle
+BANDWIDTH = 2  # numbers read or written in a nanosecond, about
+TERMS = 16  # multiply-adds in a nanosecond, about
+
+
+class Window(NamedTuple):
+    """What of a plan over three spatial axes the kernels count by."""
+
+    size: Ints
+    stride: Ints
+    dilation: Ints
+    before: Ints
+    channels: int
+    taps: int
+
+
+def takes(plan: ConvPlan, *given: Array) -> bool:
+    """Whether the plan is depthwise with one output for each input channel, and channels of all arrays lie together."""
+    alone = plan.groups == plan.in_channels == plan.out_channels >= FEWEST
+    return alone and all(array.strides[1] == array.itemsize for array in given)
+
+
+def forward(x: Array, weight: Array, bias: Array | None, plan: ConvPlan, relu: bool, out: Array) -> None:
+    """Fill out (N, C, D, H, W) from x (N, C, D, H, W) and weight (C, 1, *kernel)."""
+    channels = plan.in_channels
+    packed = np.ascontiguousarray(weight.reshape(channels, -1).T)
+    first = np.zeros(channels, x.dtype) if bias is None else np.ascontiguousarray(bias)
+    stretches = _stretches(plan)
+    threads.run(
+        _forward, plan.batch * volume(plan.output_size[:2]) * len(stretches), _work(plan),
+        unit(x.dtype), lines.numbers(x), _window(plan), stretches, packed.ctypes.data, first.ctypes.data, relu,
+        lines.numbers(out), keep=(x, packed, first, out),
+    )  # fmt: skip
+
+
+def weight_gradient(grad: Array, x: Array, plan: ConvPlan, total: Array) -> None:
+    """Fill total (taps, C) with the sums over all windows of the output gradient times what the taps met."""
+    vector = unit(x.dtype)
+    threads.run(
+        _weight_gradient, parts(plan.in_channels, vector.lanes), _work(plan),
+        vector, lines.numbers(grad), lines.numbers(x), _window(plan), _stretches(plan), total, keep=(grad, x),
+    )  # fmt: skip
+
+
+def _window(plan: ConvPlan) -> Window:
+    return Window(plan.kernel_size, plan.stride, plan.dilation, plan.before, plan.in_channels, volume(plan.kernel_size))
+
+
+def _work(plan: ConvPlan) -> float:
+    """About how many nanoseconds a way takes."""
+    numbers, outputs = (plan.batch * plan.in_channels * volume(size) for size in (plan.input_size, plan.output_size))
+    return (numbers + outputs) / BANDWIDTH + outputs * volume(plan.kernel_size) / TERMS
+
+
+@lru_cache(1024)
+def _stretches(plan: ConvPlan) -> Array:
+    """A row's windows in stretches (first, end, first tap, end of taps) that meet numbers with the same taps."""
+    rows: list[list[int]] = []
+    for w in range(plan.output_size[2]):
+        taps = _met(w, plan.stride[2], plan.before[2], plan.dilation[2], plan.kernel_size[2], plan.input_size[2])
+        if rows and rows[-1][2:] == [*taps] and rows[-1][1] - rows[-1][0] < STRETCH:
+            rows[-1][1] = w + 1
+        else:
+            rows.append([w, w + 1, *taps])
+    return np.array(rows, np.int64).reshape(-1, 4)
+
+
+# ---------------------------------------------------------------- kernels
+
+
+def _met(o, stride, before, dilation, taps, size):
+    """The taps low <= k < high with which window o meets an axis of `size`."""
+    start = o * stride - before
+    low = min(taps, max(0, -(start // dilation)))
+    return low, max(low, min(taps, (size - 1 - start) // dilation + 1))
+
+
+_meets = kernel(_met)
+
+
+@kernel
+def _reach(x, window, n, d, h, first, end, table, channels, run):
+    """The taps with which windows of row (d, h) meet x, of the columns `first` to `end` of taps; how many terms.
+
+    Fill table with the tap's number times `channels` and the element of x that it has in the window at column 0 (of
+    the whole row, so that it may lie in the padding), of every `run`-th tap of a row.
+    """
+    size, stride, dilation, before, _, _ = window
+    d_low, d_high = _meets(d, stride[0], before[0], dilation[0], size[0], x.depth)
+    h_low, h_high = _meets(h, stride[1], before[1], dilation[1], size[1], x.height)
+    t = 0
+    for kd in range(d_low, d_high):
+        plane = n * x.n + (d * stride[0] - before[0] + kd * dilation[0]) * x.d
+        for kh in range(h_low, h_high):
+            row = plane + (h * stride[1] - before[1] + kh * dilation[1]) * x.h
+            for kw in range(first, end, run):
+                table[t, 0] = ((kd * size[1] + kh) * size[2] + kw) * channels
+                table[t, 1] = row + (kw * dilation[2] - before[2]) * x.w
+                t += 1
+    return t
+
+
+@kernel
+def _forward(start, stop, unit, x_numbers, window, stretches, weight, bias, relu, out_numbers):
+    """A work item is a stretch of windows of a row, of all channels.
+
+    A tile of pixels goes through the channels vector by vector. Its numbers are read once for each tap, from the L1
+    cache after the first time, a row's from the L2 cache for the next rows, and every result is written once.
+    """
+    x, out = lines.block(unit, x_numbers), lines.block(unit, out_numbers)
+    bytes_, channels = itemsize(unit), window.channels
+    terms = np.empty((window.taps, 2), np.int64)
+    step = window.stride[2] * x.w
+    fresh = min(window.size[1], window.stride[1])
+    spread = 2 if window.stride[2] == 2 * window.dilation[2] else 1
+    shared = window.stride[2] == spread * window.dilation[2]
+    row, s = divmod(start, len(stretches))
+    row, h = divmod(row, out.height)
+    n, d = divmod(row, out.depth)
+    for _ in range(start, stop):
+        w, end, first, last = stretches[s]
+        in_runs = first + ((last - first) // RUN * RUN if shared else 0)
+        runs = _reach(x, window, n, d, h, first, in_runs, terms, channels, RUN)
+        singles = _reach(x, window, n, d, h, in_runs, last, terms[runs:], channels, 1)
+        to = out.address + (n * out.n + d * out.d + h * out.h) * bytes_
+        here = PIXELS
+        while w < end:
+            while here > end - w:
+                here //= 2
+            windows(
+                unit, here, spread, to + w * out.w * bytes_, out.w, bias, weight, channels,
+                x.address + w * step * bytes_, step // spread, terms.ctypes.data, runs, singles, channels, relu,
+                fresh, x.h, here * window.stride[2], x.w,
+            )  # fmt: skip
+            w += here
+        s += 1
+        if s == len(stretches):
+            s, h = 0, h + 1
+        if h == out.height:
+            h, d = 0, d + 1
+        if d == out.depth:
+            d, n = 0, n + 1
+    keep(terms)
+
+
+@kernel
+def _weight_gradient(start, stop, unit, grad_numbers, x_numbers, window, stretches, total):
+    """A work item is a vector of channels; all those of a thread go through the windows together, row by row.
+
+    Of every stretch, the sums over its windows stay in registers; they are added up over an image, and images in
+    float64.
+    """
+    grad, x = lines.block(unit, grad_numbers), lines.block(unit, x_numbers)
+    bytes_ = itemsize(unit)
+    c = start * lanes(unit)
+    channels = min(stop * lanes(unit), window.channels) - c
+    taps = window.taps
+    image = np.empty((taps, channels), total.dtype)
+    whole = np.zeros((taps, channels), np.float64)
+    places = np.empty((taps, 2), np.int64)
+    step = window.stride[2] * x.w
+    for n in range(grad.batch):
+        image[:] = 0
+        for d in range(grad.depth):
+            for h in range(grad.height):
+                for s in range(len(stretches)):
+                    w, end, first, last = stretches[s]
+                    count = _reach(x, window, n, d, h, first, last, places, channels, 1)
+                    a = grad.address + (n * grad.n + d * grad.d + h * grad.h + w * grad.w + c) * bytes_
+                    b = x.address + (w * step + c) * bytes_
+                    for j in range(0, count, SUMS):
+                        sums(
+                            unit, min(SUMS, count - j), image.ctypes.data, a, b, places[j:].ctypes.data,
+                            grad.w, step, end - w, channels,
+                        )  # fmt: skip
+        whole += image
+    for t in range(taps):
+        for k in range(channels):
+            total[t, c + k] = whole[t, k]
+    keep(image, places)
+
+
+# ---------------------------------------------------------------- the loops
+
+
+@intrinsic
+def windows(
+    typingctx: Any, unit: Any, count: Any, spread: Any, to: Any, to_step: Any, first: Any, weight: Any, tap_step: Any,
+    x: Any, step: Any, terms: Any, runs: Any, singles: Any, channels: Any, relu: Any, rows: Any, row_step: Any,
+    pixels: Any, pixel_step: Any,
+) -> Any:  # fmt: skip
+    """Of `count` (1, 2, 4 or 8) windows, for every channel c < `channels`, the sums over taps.
+
+    ``to[j * to_step + c] = first[c] + sum over taps of weight[tap[0] + c] * x[j * spread * step + tap[1] + c]``
+
+    The first `runs` terms are of `RUN` taps each, whose weights are `tap_step` apart and whose numbers are `step`, so
+    that windows that are `spread` (1 or 2) steps apart share numbers that are read once; then come `singles` terms of
+    one tap. What the next windows will read of the last `rows` rows of taps is fetched ahead, and what they write.
+
+    Arguments are addresses or, as all steps, numbers; what lies behind the channels is neither read nor written.
+    """
+    return types.void(unit, *(types.intp,) * 18), emitted("windows", 18, _emit_windows)
+
+
+def _emit_windows(
+    emit: Emitter, count: Any, spread: Any, to: Any, to_step: Any, first: Any, weight: Any, tap_step: Any, x: Any,
+    step: Any, terms: Any, runs: Any, singles: Any, channels: Any, relu: Any, rows: Any, row_step: Any, pixels: Any,
+    pixel_step: Any,
+) -> None:  # fmt: skip
+    builder = emit.builder
+    to, first, weight, x = (emit.pointer(address) for address in (to, first, weight, x))
+    terms = emit.pointer(terms, emit.index)
+    all_terms, one = builder.add(runs, singles), emit.number(1)
+    last = builder.sub(all_terms, builder.zext(builder.icmp_signed(">", all_terms, emit.number(0)), emit.index))
+    newest = emit.at(x, builder.load(emit.at(terms, builder.add(builder.mul(last, emit.number(2)), one))))
+    zero, lowest = (ir.Constant(emit.scalar, value) for value in (0.0, float("-inf")))
+    floor = emit.spread(builder.select(builder.trunc(relu, ir.IntType(1)), zero, lowest), emit.vector)
+
+    def along(pointer: Any, by: Any, number: int) -> list[Any]:
+        return [emit.at(pointer, builder.mul(by, emit.number(k))) for k in range(number)]
+
+    def tile(number: int, spread: int) -> None:
+        def vector(c: Any, read: Any, write: Any) -> None:
+            def fetch_row(r: Any) -> None:
+                row = emit.at(emit.at(newest, c), builder.add(ahead, builder.mul(r, builder.neg(row_step))))
+                emit.loop(pixels, lambda k: emit.prefetch(emit.at(row, builder.mul(k, pixel_step)), 0))
+
+            ahead = emit.number(AHEAD // emit.align)
+            emit.loop(rows, fetch_row)
+            for one in along(emit.at(emit.at(to, c), ahead), to_step, number):
+                emit.prefetch(one, 1)
+
+            def add_taps(taps: int, begin: Any) -> Any:
+                def add(t: Any, acc: list[Any]) -> list[Any]:
+                    term = emit.at(terms, builder.mul(builder.add(begin, t), emit.number(2)))
+                    here = emit.at(emit.at(weight, c), builder.load(term))
+                    weights = [read(one) for one in along(here, tap_step, taps)]
+                    there = emit.at(emit.at(x, c), builder.load(emit.at(term, 1)))
+                    acc, met = list(acc), {j * spread + k: None for j, k in product(range(number), range(taps))}
+                    numbers = {n: read(emit.at(there, builder.mul(step, emit.number(n)))) for n in met}
+                    for k, j in product(range(taps), range(number)):
+                        acc[j] = builder.call(emit.fma, [weights[k], numbers[j * spread + k], acc[j]])
+                    return acc
+
+                return add
+
+            acc = emit.accumulate(runs, [read(emit.at(first, c))] * number, add_taps(RUN, emit.number(0)))
+            acc = emit.accumulate(singles, acc, add_taps(1, runs))
+            for value, one in zip(acc, along(emit.at(to, c), to_step, number), strict=True):
+                write(builder.select(builder.fcmp_ordered("<", value, floor), floor, value), one)  # NaN stays
+
+        _by_vectors(emit, channels, vector)
+
+    case = builder.add(count, builder.mul(spread, emit.number(2 * PIXELS)))
+    tiles = {number + 2 * PIXELS * apart: (number, apart) for number, apart in product((1, 2, 4, 8), (1, 2))}
+    _by_number(emit, case, tiles, lambda case: tile(*tiles[case]))
+
+
+@intrinsic
+def sums(
+    typingctx: Any, unit: Any, count: Any, to: Any, a: Any, b: Any, places: Any, a_step: Any, b_step: Any, many: Any,
+    channels: Any,
+) -> Any:  # fmt: skip
+    """To `count` places (at most `SUMS`), for every channel c < `channels`, add sums of products.
+
+    ``to[place[0] + c] += sum over t < many of a[t * a_step + c] * b[place[1] + t * b_step + c]``
+
+    Arguments are addresses or numbers; what lies behind the channels is neither read nor written.
+    """
+    return types.void(unit, *(types.intp,) * 9), emitted("sums", 9, _emit_sums)
+
+
+def _emit_sums(
+    emit: Emitter, count: Any, to: Any, a: Any, b: Any, places: Any, a_step: Any, b_step: Any, many: Any, channels: Any,
+) -> None:  # fmt: skip
+    builder = emit.builder
+    to, a, b = (emit.pointer(address) for address in (to, a, b))
+    places = emit.pointer(places, emit.index)
+
+    def tile(number: int) -> None:
+        at = [[builder.load(emit.at(places, 2 * j + k)) for k in range(2)] for j in range(number)]
+
+        def vector(c: Any, read: Any, write: Any) -> None:
+            near = [emit.at(b, builder.add(one, c)) for _, one in at]
+            here = emit.at(a, c)
+
+            def add_term(t: Any, acc: list[Any]) -> list[Any]:
+                left, offset = read(emit.at(here, builder.mul(t, a_step))), builder.mul(t, b_step)
+                for one in (emit.at(here, builder.mul(t, a_step)), emit.at(near[-1], offset)):
+                    emit.prefetch(emit.at(one, AHEAD // emit.align), 0)
+                terms = zip(near, acc, strict=True)
+                return [builder.call(emit.fma, [left, read(emit.at(one, offset)), old]) for one, old in terms]
+
+            summed = emit.accumulate(many, [emit.zero()] * number, add_term)
+            for new, (one, _) in zip(summed, at, strict=True):
+                place = emit.at(to, builder.add(one, c))
+                write(builder.fadd(read(place), new), place)
+
+        _by_vectors(emit, channels, vector)
+
+    _by_number(emit, count, range(1, SUMS + 1), tile)
+
+
+def _by_number(emit: Emitter, count: Any, numbers: Iterable[int], body: Any) -> None:
+    """``body(number)`` for the one of the numbers that is `count`."""
+    builder = emit.builder
+    after = builder.append_basic_block("after")
+    choice = builder.switch(count, after)
+    for number in numbers:
+        block = builder.append_basic_block(f"number_{number}")
+        choice.add_case(emit.number(number), block)
+        builder.position_at_end(block)
+        body(number)
+        builder.branch(after)
+    builder.position_at_end(after)
+
+
+def _by_vectors(emit: Emitter, channels: Any, body: Any) -> None:
+    """``body(c, read, write)`` for every vector of channels, the last one masked if it is not whole."""
+    builder, lanes = emit.builder, emit.number(emit.lanes)
+    whole = builder.udiv(channels, lanes)
+    done = builder.mul(whole, lanes)
+    rest = builder.sub(channels, done)
+    mask = emit.lanes_below(rest)
+
+    def last(_: Any) -> None:
+        body(done, lambda at: emit.load_masked(at, mask), lambda value, at: emit.store_masked(value, at, mask))
+
+    emit.loop(whole, lambda v: body(builder.mul(v, lanes), emit.load_vector, emit.store_vector))
+    emit.loop(builder.zext(builder.icmp_signed(">", rest, emit.number(0)), emit.index), last)
