@@ -51,7 +51,7 @@ def conv_backward(
     if grad_weight is not None:
         _backward_weight(grad_output, x, geometry.lift(plan), grad_weight)
     if grad_bias is not None:
-        threads.run(sum_channels, plan.out_channels, grad_output.size, arrays.lift(grad_output), grad_bias)
+        sum_channels(arrays.lift(grad_output), grad_bias)
 
 
 def _backward_x(grad_output: Array, weight: Array, plan: ConvPlan, grad_x: Array) -> None:
@@ -80,9 +80,18 @@ def _backward_weight(grad_output: Array, x: Array, plan: ConvPlan, grad_weight: 
         grad_weight[...] = total
 
 
+def sum_channels(grad: Array, out: Array) -> None:
+    """The sum of each channel of grad (N, C, D, H, W)."""
+    pixels = grad.transpose(0, 2, 3, 4, 1)
+    if pixels.flags.c_contiguous:
+        threads.run(_sum_pixels, len(out), grad.size / 4, pixels, out)
+    else:
+        threads.run(_sum_rows, len(out), grad.size, grad, out)
+
+
 @kernel
-def sum_channels(start, stop, grad, out):
-    """The sum of each channel of grad (N, C, D, H, W): rows in vector order, then row by row in float64."""
+def _sum_rows(start, stop, grad, out):
+    """A work item is a channel: rows in vector order, then row by row in float64."""
     batch, _, depth, height, _ = grad.shape
     for c in range(start, stop):
         total = np.float64(0)
@@ -91,3 +100,22 @@ def sum_channels(start, stop, grad, out):
                 for h in range(height):
                     total += row_sum(grad[n, c, d, h])
         out[c] = total
+
+
+@kernel
+def _sum_pixels(start, stop, pixels, out):
+    """A work item is a channel, of pixels (N, D, H, W, C): pixel by pixel of a row, then row by row in float64."""
+    batch, depth, height, width, _ = pixels.shape
+    row, total = np.empty(stop - start, out.dtype), np.zeros(stop - start, np.float64)
+    for n in range(batch):
+        for d in range(depth):
+            for h in range(height):
+                row[:] = 0
+                for w in range(width):
+                    pixel = pixels[n, d, h, w][start:stop]
+                    for c in range(row.size):
+                        row[c] += pixel[c]
+                for c in range(row.size):
+                    total[c] += row[c]
+    for c in range(row.size):
+        out[start + c] = total[c]

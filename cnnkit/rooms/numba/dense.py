@@ -6,7 +6,6 @@ import numpy as np
 
 from cnnkit.arrays import Array
 from cnnkit.geometry import ConvPlan
-from cnnkit.rooms import threads
 from cnnkit.rooms.numba.conv import sum_channels
 from cnnkit.rooms.numba.convolve import convolve
 from cnnkit.rooms.numba.correlate import LONG, correlate
@@ -44,7 +43,7 @@ def dense_backward(
     if grad_weight is not None:
         _multiply(grad_output.T, x, None, False, grad_weight)
     if grad_bias is not None:
-        threads.run(sum_channels, grad_bias.size, grad_output.size, grad_output.T[None, :, None, None], grad_bias)
+        sum_channels(grad_output.T[None, :, None, None], grad_bias)
 
 
 def _multiply(a: Array, b: Array, bias: Array | None, relu: bool, out: Array) -> None:

@@ -20,7 +20,7 @@ from cnnkit.arrays import Array
 from cnnkit.geometry import ConvPlan, Ints, volume
 from cnnkit.rooms.numba.emit import itemsize
 from cnnkit.rooms.numba.machine import part
-from cnnkit.rooms.numba.moves import fill, transpose
+from cnnkit.rooms.numba.moves import STEPS, fill, transpose
 
 
 class Lines(NamedTuple):
@@ -41,6 +41,7 @@ class Lines(NamedTuple):
 
 
 ZEROS, ONES = (0, 0, 0), (1, 1, 1)
+NEAR = STEPS[-1]  # numbers of a row that are no farther apart are taken by whole vectors
 
 
 class Block(NamedTuple):
@@ -158,7 +159,7 @@ def lay_out(unit, to, pitch, length, x, first, channels, image, position, size, 
     n_start, d_start = divmod(row, size[0])
     n_start += image
     head = min(size[2] - w_start, length) if w_start else 0
-    lie_together = x.c == 1 and channels > 1 and stride[2] * x.w > 1  # channels do: they are turned into lines
+    lie_together = x.c == 1 and channels > 1 and stride[2] * x.w > NEAR  # channels do: they are turned into lines
     whole = (length - head) // size[2]
     for phase in range(phases):
         d_first, h_first, w_first, h_low, h_high, w_low, w_high = table[phase]
