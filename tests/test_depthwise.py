@@ -219,11 +219,18 @@ def test_neighbours_are_neither_read_nor_written(stride, dtype, numba_room):
 
 def test_many_windows_are_added_up_in_parts(dtype, numba_room):
     """The error grows with the windows of a stretch and the rows of an image, not with all windows."""
-    case = layer(8, (40, 60), (1, 1), batch=30)
+    check_sum(layer(8, (40, 60), (1, 1), batch=30), 60 + 40, dtype)
+
+
+def test_images_are_added_up_in_float64(numba_room):
+    check_sum(layer(8, (1, 1), (1, 1), batch=5000), 1, "float32")
+
+
+def check_sum(case, terms, dtype):
     x, grad = (channels_last(np.random.default_rng(n).random(case.x).astype(dtype)) for n in (1, 2))
     got = cnnkit.conv2d_backward(grad, x, np.ones(case.weight, dtype), groups=8, needs=("weight",)).weight
     truth = np.einsum("nchw,nchw->c", np.float64(x), np.float64(grad)).reshape(case.weight)
-    assert_close(got, truth, truth, 60 + 40, dtype)
+    assert_close(got, truth, truth, terms, dtype)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="it asks Linux for a page that may not be read")

@@ -137,14 +137,6 @@ class Emitter:
     def store_vector(self, value: Any, pointer: Any) -> None:
         self.builder.store(value, self.builder.bitcast(pointer, self.vector.as_pointer())).align = self.align
 
-    def prefetch(self, pointer: Any, write: int) -> None:
-        """Ask for the cache line of a pointer, to be read or written; it may point anywhere."""
-        i32 = ir.IntType(32)
-        address = ir.IntType(8).as_pointer()
-        kind = ir.FunctionType(ir.VoidType(), [address, i32, i32, i32])
-        ask = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.prefetch.p0")
-        self.builder.call(ask, [self.builder.bitcast(pointer, address), *(ir.Constant(i32, n) for n in (write, 3, 1))])
-
     def spread(self, scalar: Any, kind: ir.VectorType) -> Any:
         """A vector with `scalar` in every lane."""
         nothing = ir.Constant(kind, ir.Undefined)
