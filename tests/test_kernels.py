@@ -328,7 +328,7 @@ rng, caught = np.random.default_rng(0), 0
 for _ in range(60):
     try:
         signal.setitimer(signal.ITIMER_REAL, rng.uniform(0.0005, 0.03))
-        for _ in range(3):
+        for _ in range(12):
             cnnkit.conv2d(x, w, padding=1)
     except KeyboardInterrupt:
         caught += 1

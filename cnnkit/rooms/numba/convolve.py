@@ -99,7 +99,8 @@ def convolve(
     threads.run(
         _convolve, sizes.lines * sizes.bands * sizes.groups * sizes.blocks, work,
         tile.unit, tile.loop, lines.numbers(x), solved.size, plan.stride, solved.table,
-        counts, weights, plan.kernel_size, bias_address, there, relu, lines.numbers(out), keep=(x, weight, packed, out),
+        counts, weights, plan.kernel_size, bias_address, there, relu, lines.numbers(out),
+        keep=(x, weight, bias, packed, out),
     )  # fmt: skip
 
 
