@@ -56,18 +56,6 @@ class Sizes(NamedTuple):
     columns: int
 
 
-class Weights(NamedTuple):
-    """Weights in memory: address and steps in bytes, of groups, of output and input channels, of taps."""
-
-    address: int
-    group: int
-    out: int
-    channel: int
-    d: int
-    h: int
-    w: int
-
-
 def convolve(
     x: Array, weight: Array, bias: Array | None, plan: ConvPlan, relu: bool, out: Array, swapped: bool = False
 ) -> None:
