@@ -163,6 +163,20 @@ class Emitter:
             )
         return taken
 
+    def transposed(self, vectors: list[Any]) -> list[Any]:
+        """n vectors, whose every n lanes are a square by itself: lane j of vector i goes to lane i of vector j."""
+        vectors, n, lanes = list(vectors), len(vectors), range(self.lanes)
+        distance = n // 2
+        while distance:
+            low = [j - distance + self.lanes if j & distance else j for j in lanes]
+            high = [j + self.lanes if j & distance else j + distance for j in lanes]
+            for i in range(n):
+                if not i & distance:
+                    pair = vectors[i], vectors[i + distance]
+                    vectors[i], vectors[i + distance] = (self.shuffle(*pair, order) for order in (low, high))
+            distance //= 2
+        return vectors
+
     def lanes_below(self, count: Any) -> Any:
         """A mask of the first `count` lanes; of none if it is not positive."""
         return self.builder.bitcast(self._bits_below(count), self.bits)

@@ -159,17 +159,6 @@ def _emit_transpose(
     def blocks(count: Any) -> Any:
         return builder.udiv(builder.add(count, emit.number(lanes - 1)), emit.number(lanes))
 
-    def turned(vectors: list[Any]) -> list[Any]:
-        width = lanes // 2
-        while width:
-            for i in (i for i in range(lanes) if not i & width):
-                a, b = vectors[i], vectors[i + width]
-                near = [lane if not lane & width else lane - width + lanes for lane in range(lanes)]
-                far = [lane + width if not lane & width else lane + lanes for lane in range(lanes)]
-                vectors[i], vectors[i + width] = emit.shuffle(a, b, near), emit.shuffle(a, b, far)
-            width //= 2
-        return vectors
-
     def square(i: Any, j: Any) -> None:
         here, across = builder.sub(rows, i), builder.sub(columns, j)
         read, written = emit.lanes_below(across), emit.lanes_below(here)
@@ -180,7 +169,7 @@ def _emit_transpose(
             mask = builder.select(builder.icmp_signed("<", emit.number(k), here), read, nothing)
             vectors.append(emit.load_masked(emit.at(corner, builder.mul(source_step, emit.number(k))), mask))
         target = emit.at(to, builder.add(builder.mul(j, to_step), i))
-        for k, vector in enumerate(turned(vectors)):
+        for k, vector in enumerate(emit.transposed(vectors)):
             mask = builder.select(builder.icmp_signed("<", emit.number(k), across), written, nothing)
             emit.store_masked(vector, emit.at(target, builder.mul(to_step, emit.number(k))), mask)
 

@@ -83,21 +83,6 @@ def _both_sides(transform: Callable[[list[Any]], list[Any]], square: list[list[A
     return [transform(list(row)) for row in zip(*columns, strict=True)]
 
 
-def _transposed(emit: Emitter, vectors: list[Any]) -> list[Any]:
-    """n vectors, whose every n lanes are a square by itself: lane j of vector i goes to lane i of vector j."""
-    vectors, n, lanes = list(vectors), len(vectors), range(emit.lanes)
-    distance = n // 2
-    while distance:
-        low = [j - distance + emit.lanes if j & distance else j for j in lanes]
-        high = [j + emit.lanes if j & distance else j + distance for j in lanes]
-        for i in range(n):
-            if not i & distance:
-                pair = vectors[i], vectors[i + distance]
-                vectors[i], vectors[i + distance] = (emit.shuffle(*pair, order) for order in (low, high))
-        distance //= 2
-    return vectors
-
-
 def _rows_of_lanes(emit: Emitter, source: Any, step: Any, count: Any) -> list[Any]:
     """Where each lane's data begin: ``source + lane * step``; lanes from `count` on repeat the last one."""
     builder, last = emit.builder, emit.builder.sub(count, emit.number(1))
@@ -136,7 +121,7 @@ def _emit_turn(emit: Emitter, to: Any, source: Any, step: Any, channels: Any, co
     def block(t: Any, acc: list[Any]) -> list[Any]:
         p = builder.mul(t, emit.number(emit.lanes))
         mask = emit.lanes_below(builder.sub(count, p))
-        pixels = _transposed(emit, [emit.load_masked(emit.at(row, p), mask) for row in rows])
+        pixels = emit.transposed([emit.load_masked(emit.at(row, p), mask) for row in rows])
         there = emit.at(to, builder.mul(p, emit.number(emit.lanes)))
         for i, pixel in enumerate(pixels):
             emit.store_vector(pixel, emit.at(there, i * emit.lanes))
@@ -187,7 +172,7 @@ def _emit_filters(emit: Emitter, to: Any, plane: Any, source: Any, step: Any, ch
         _prefetch(emit, emit.at(row, 48))
     for first in range(0, 9, emit.lanes):
         mask = ir.Constant(emit.bits, [int(first + lane < 9) for lane in range(emit.lanes)])
-        taps += _transposed(emit, [emit.load_masked(emit.at(row, first), mask) for row in rows])
+        taps += emit.transposed([emit.load_masked(emit.at(row, first), mask) for row in rows])
     backwards = builder.trunc(flipped, ir.IntType(1))
     taps = [builder.select(backwards, taps[8 - t], taps[t]) for t in range(9)]
     square = [taps[3 * i : 3 * i + 3] for i in range(3)]
@@ -217,7 +202,7 @@ def _emit_outputs(emit: Emitter, to: Any, source: Any, plane: Any, bias: Any, re
     bits = builder.bitcast(builder.fcmp_unordered("uno", zero, zero), ir.IntType(emit.lanes))
     builder.store(builder.zext(bits, emit.index), emit.pointer(doubt, emit.index))
     for i, line in enumerate(square):
-        vectors = _transposed(emit, [emit.relu(pixel, relu) for pixel in line])
+        vectors = emit.transposed([emit.relu(pixel, relu) for pixel in line])
         for lane in range(emit.lanes):  # four pixels of a channel lie together in every fourth vector
             first = lane // 4 * 4
             four = emit.shuffle(vectors[lane % 4], vectors[lane % 4], range(first, first + 4))
