@@ -142,6 +142,41 @@ def _emit_copy(emit: Emitter, to: Any, step: Any, source: Any, count: Any) -> No
 
 
 @intrinsic
+def weave(typingctx: Any, unit: Any, to: Any, source: Any, step: Any, rows: Any, count: Any) -> Any:
+    """``to[k * rows + r] = source[r * step + k]`` for r < `rows`, in all `count` numbers; `rows` is one of `STEPS`."""
+    return types.void(unit, *(types.intp,) * 5), emitted("weave", 5, _emit_weave)
+
+
+def _emit_weave(emit: Emitter, to: Any, source: Any, step: Any, rows: Any, count: Any) -> None:
+    builder = emit.builder
+    to, source = emit.pointer(to), emit.pointer(source)
+    done = builder.append_basic_block("done")
+
+    def body(number: int) -> None:
+        columns = emit.number(number * emit.lanes)
+
+        def vectors(k: Any) -> None:
+            first = builder.mul(k, emit.number(emit.lanes))
+            places = [builder.add(first, builder.mul(step, emit.number(r))) for r in range(number)]
+            row = [emit.load_vector(emit.at(source, place)) for place in places]
+            target = builder.mul(k, columns)
+            for n, vector in enumerate(emit.woven(row)):
+                at = builder.add(target, emit.number(n * emit.lanes))
+                emit.store_masked(vector, emit.at(to, at), emit.lanes_below(builder.sub(count, at)))
+
+        emit.loop(builder.udiv(builder.add(count, builder.sub(columns, emit.number(1))), columns), vectors)
+
+    switch = builder.switch(rows, done)
+    for number in STEPS[1:]:
+        block = builder.append_basic_block(f"rows_{number}")
+        switch.add_case(emit.number(number), block)
+        builder.position_at_end(block)
+        body(number)
+        builder.branch(done)
+    builder.position_at_end(done)
+
+
+@intrinsic
 def transpose(
     typingctx: Any, unit: Any, to: Any, to_step: Any, source: Any, source_step: Any, rows: Any, columns: Any
 ) -> Any:
