@@ -13,7 +13,9 @@ pytest.importorskip("numba", reason="the CPU kernels need Numba")
 
 import numba
 
-from cnnkit.rooms.numba import emit, machine, moves, tile
+import cnnkit
+from cnnkit import geometry
+from cnnkit.rooms.numba import emit, lines, machine, moves, tile
 
 DTYPES = [np.dtype("float32"), np.dtype("float64")]
 
@@ -45,6 +47,11 @@ def run_fill(one, to, pitch, source, channels, channel_step, rows, row_step, fir
 @machine.kernel
 def run_copy(one, to, step, source, count):
     moves.copy(one, to.ctypes.data, step, source.ctypes.data, count)
+
+
+@machine.kernel
+def run_weave(one, to, source, step, rows, count):
+    moves.weave(one, to.ctypes.data, source.ctypes.data, step, rows, count)
 
 
 @machine.kernel
@@ -347,3 +354,56 @@ x, w = np.ones((4, 32, 40, 40), np.float32), np.ones((32, 32, 5, 5), np.float32)
 atexit.register(lambda: print(cnnkit.conv2d(x, w).sum()))
 """
     assert float(run_apart(code)) == 4 * 32 * 36 * 36 * 800
+
+
+# ---------------------------------------------------------------- windows with several results
+
+
+@pytest.mark.parametrize("rows", moves.STEPS[1:])
+@pytest.mark.parametrize("one", UNITS)
+def test_weave_lays_rows_between_each_other(one, rows):
+    dtype = one_dtype(one)
+    for count in (0, 1, rows, one.lanes * rows, one.lanes * rows + 1, 2 * one.lanes * rows + one.lanes + 3):
+        step = 3 * one.lanes
+        source, to = np.arange(1, rows * step + 1).astype(dtype), np.zeros(count + 9, dtype)
+        run_weave(one, to, source, step, rows, count)
+        assert (to[:count] == source.reshape(rows, step).T.reshape(-1)[:count]).all()
+        assert (to[count:] == 0).all()
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3, 4, 5, 17])
+def test_windows_on_the_way_back_meet_what_the_way_there_met(stride):
+    """Every meeting of an element of x, a place in the kernel and a window, once: before there are any channels."""
+    rng = np.random.default_rng(stride)
+    for _ in range(40):
+        size, kernel, dilation, before, after = (int(n) for n in rng.integers((1, 1, 1, 0, 0), (20, 6, 4, 5, 5)))
+        if size + before + after <= dilation * (kernel - 1):
+            continue
+        plan = geometry.conv(1, (1, 1, size), (1, 1, kernel), stride, ((before, after),), dilation, 1)
+        places = range(plan.output_size[0])
+        there = [(o * stride - before + k * dilation, k, o) for o in places for k in range(kernel)]
+        back = lines.backward(geometry.lift(plan))
+        met = [
+            (residue.first[2] + q * back.apart[2], k, q + offset)
+            for residue in back.residues
+            for q in range(back.size[2])
+            for offset, k in residue.taps[2]
+        ]
+        inside = [meeting for meeting in met if meeting[0] < size and 0 <= meeting[2] < len(places)]
+        assert sorted(inside) == sorted(meeting for meeting in there if 0 <= meeting[0] < size)
+
+
+@pytest.mark.parametrize("stride", [(1, 2), (2, 1), (2, 3), (4, 4), (3, 5), (6, 2)])
+def test_the_input_gradient_of_every_stride(stride):
+    """Residues woven into rows, stored by themselves, or reached by few taps: the same sums, to the last element."""
+    rng = np.random.default_rng(sum(stride))
+    for size in ((7, 23), (12, 40), (1, 5), (9, 3)):
+        x = rng.integers(-3, 4, (2, 6, *size)).astype("float32")
+        weight = rng.integers(-3, 4, (4, 3, 2, 3)).astype("float32")
+        for padding in (1, (2, 0), ((0, 2), (1, 3))):
+            grad = rng.integers(-3, 4, cnnkit.conv2d(x, weight, None, stride, padding, 1, 2).shape).astype("float32")
+            with cnnkit.use_backend("numpy"):
+                expected = cnnkit.conv2d_backward(grad, x, weight, stride, padding, 1, 2, needs=("x",)).x
+            for given in (x, np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)):
+                actual = cnnkit.conv2d_backward(grad, given, weight, stride, padding, 1, 2, needs=("x",)).x
+                assert (actual == expected).all()  # small integers: no rounding

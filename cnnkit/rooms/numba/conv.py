@@ -6,7 +6,7 @@ from cnnkit import arrays, geometry
 from cnnkit.arrays import Array
 from cnnkit.geometry import ConvPlan, volume
 from cnnkit.rooms import threads
-from cnnkit.rooms.numba import depthwise, winograd
+from cnnkit.rooms.numba import depthwise, lines, winograd
 from cnnkit.rooms.numba.convolve import convolve
 from cnnkit.rooms.numba.correlate import LONG, NEAR, correlate
 from cnnkit.rooms.numba.elementwise import row_sum
@@ -56,12 +56,18 @@ def conv_backward(
 
 def _backward_x(grad_output: Array, weight: Array, plan: ConvPlan, grad_x: Array) -> None:
     """Convolutions of the output gradient, the weights flipped, their input and output channels exchanged."""
-    for phase in geometry.input_gradient(plan):
-        if phase.plan is None:
-            grad_x[phase.of] = 0
-        else:
-            flipped = weight[phase.kernel]
-            _convolve(grad_output, flipped, None, geometry.lift(phase.plan), False, grad_x[phase.of], swapped=True)
+    phases = geometry.input_gradient(plan)
+    if len(phases) == 1 or depthwise.takes(plan, grad_output, grad_x):
+        for phase in phases:
+            if phase.plan is None:
+                grad_x[phase.of] = 0
+            else:
+                flipped, one = weight[phase.kernel], geometry.lift(phase.plan)
+                _convolve(grad_output, flipped, None, one, False, grad_x[phase.of], swapped=True)
+        return
+    if volume(plan.stride) > lines.MANY:
+        grad_x[...] = 0
+    convolve(grad_output, weight, None, geometry.lift(plan), False, grad_x, swapped=True, back=True)
 
 
 def _backward_weight(grad_output: Array, x: Array, plan: ConvPlan, grad_weight: Array) -> None:

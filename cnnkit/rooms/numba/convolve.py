@@ -1,7 +1,7 @@
 """Convolution forward: for each band of windows, all output channels, by outer products.
 
-Everything that is a sum of products over channels and taps comes here: the forward convolution, the input gradient (a
-convolution of the output gradient for each stride phase), the two matrix products of a dense layer's way back.
+Everything that is a sum of products over channels and taps comes here: the forward convolution, the input gradient
+(with a stride: several results for each window), the two matrix products of a dense layer's way back.
 """
 
 from functools import lru_cache
@@ -15,17 +15,18 @@ from cnnkit.geometry import ConvPlan, volume
 from cnnkit.rooms import threads
 from cnnkit.rooms.numba import lines
 from cnnkit.rooms.numba.emit import itemsize, lanes
-from cnnkit.rooms.numba.lines import Lines, lay_out, parts
+from cnnkit.rooms.numba.lines import Lines, Windows, lay_out, parts
 from cnnkit.rooms.numba.machine import FMAS, L2, MULTIPLY_ADDS, VECTOR_BYTES, keep, kernel, part
-from cnnkit.rooms.numba.moves import copy, pack, transpose
+from cnnkit.rooms.numba.moves import STEPS, copy, pack, transpose, weave
 from cnnkit.rooms.numba.tile import Tile, outer, tiles
 
 FILL = (0, 5, 8, 11, 14, 48)  # cycles to lay out a vector of numbers 1, 2, 3, 4 and more apart
 
 
 class Way(NamedTuple):
-    """How a convolution is done: on which lines, in bands of so many windows, whose lines begin a `pitch` apart."""
+    """How windows are summed: on which lines, in bands of so many windows, whose lines begin a `pitch` apart."""
 
+    windows: Windows
     lines: Lines
     tile: Tile
     in_place: bool
@@ -36,6 +37,7 @@ class Way(NamedTuple):
 class Sizes(NamedTuple):
     """What `_convolve` counts by: lines, bands of a line, groups, blocks of output channels, and what they hold.
 
+    `terms` are those of all `residues`, `woven` says how many residues lie next to each other in a row of results.
     It comes to kernels as a plain tuple of ints, which Numba takes faster.
     """
 
@@ -51,25 +53,44 @@ class Sizes(NamedTuple):
     pitch: int
     reach: int
     phases: int
+    residues: int
+    woven: int
     in_place: int
     rows: int
     columns: int
 
 
+class Grid(NamedTuple):
+    """The windows of an image."""
+
+    depth: int
+    height: int
+    width: int
+
+
 def convolve(
-    x: Array, weight: Array, bias: Array | None, plan: ConvPlan, relu: bool, out: Array, swapped: bool = False
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    plan: ConvPlan,
+    relu: bool,
+    out: Array,
+    swapped: bool = False,
+    back: bool = False,
 ) -> None:
     """Fill out from x (N, C, *spatial) and weight (C_out, C_in / groups, *kernel), by a plan over three spatial axes.
 
-    If `swapped`, the weights' first two axes are (C_in, C_out / groups), as they are on the way back.
+    If `swapped`, the weights' first two axes are (C_in, C_out / groups). If `back` also, x is the output gradient of
+    the plan, out its input gradient, and the plan's weights stand as they are.
     """
     if not out.size:
         return
-    if weight.nbytes > settings.current().max_workspace and plan.out_channels > plan.groups:
-        _in_halves(x, weight, bias, plan, relu, out, swapped)
+    if weight.nbytes > settings.current().max_workspace and out.shape[1] > plan.groups:
+        _in_halves(x, weight, bias, plan, relu, out, swapped, back)
         return
-    way, sizes, work = _way(plan, x.dtype, x[0, 0].flags.c_contiguous, out.strides[1] == out.itemsize)
-    solved, tile, counts = way.lines, way.tile, tuple(sizes)
+    near = out.strides[1] == out.itemsize, out.strides[-1] == out.itemsize
+    way, sizes, work = _way(plan, back, x.dtype, x[0, 0].flags.c_contiguous, *near)
+    windows, solved, tile, counts = way.windows, way.lines, way.tile, tuple(sizes)
     strides, more = weight.strides, 5 - weight.ndim
     first, second = strides[:2]
     taps = (*lines.ZEROS[:more], *strides[2:])
@@ -82,73 +103,95 @@ def convolve(
         there = packed.ctypes.data
         threads.run(
             _pack, sizes.groups * sizes.blocks, weight.size,
-            tile.unit, counts, weights, plan.kernel_size, bias_address, there, keep=(weight, bias, packed),
+            tile.unit, counts, weights, solved.table, bias_address, there, keep=(weight, bias, packed),
         )  # fmt: skip
     threads.run(
         _convolve, sizes.lines * sizes.bands * sizes.groups * sizes.blocks, work,
-        tile.unit, tile.loop, lines.numbers(x), solved.size, plan.stride, solved.table,
-        counts, weights, plan.kernel_size, bias_address, there, relu, lines.numbers(out),
+        tile.unit, tile.loop, lines.numbers(x), solved.size, windows.stride, solved.table,
+        counts, weights, bias_address, there, relu, lines.numbers(out), windows.size, windows.apart,
         keep=(x, weight, bias, packed, out),
     )  # fmt: skip
 
 
 def _in_halves(
-    x: Array, weight: Array, bias: Array | None, plan: ConvPlan, relu: bool, out: Array, swapped: bool
+    x: Array, weight: Array, bias: Array | None, plan: ConvPlan, relu: bool, out: Array, swapped: bool, back: bool
 ) -> None:
     """The same for half of the output channels of each group at a time: packed weights take half the memory."""
-    groups, per_group = plan.groups, plan.out_channels // plan.groups
-    shape = (groups, -1, *weight.shape[1:])
+    groups, per_group, channels = plan.groups, out.shape[1] // plan.groups, x.shape[1] // plan.groups
+    weight = weight.reshape(groups, -1, *weight.shape[1:])
     for some in (slice(0, per_group // 2), slice(per_group // 2, per_group)):
-        count = some.stop - some.start
+        inside = (channels, some.stop - some.start)
+        one = plan._replace(groups=1, **dict(zip(_channels(back), inside, strict=True)))
         for g in range(groups):
-            rows = np.arange(g * per_group, (g + 1) * per_group)[some]
-            channels = slice(g * plan.in_channels // groups, (g + 1) * plan.in_channels // groups)
-            part = weight.reshape(shape)[g][:, some] if swapped else weight.reshape(shape)[g][some]
-            to = out[:, rows[0] : rows[-1] + 1]
-            one = plan._replace(in_channels=plan.in_channels // groups, out_channels=count, groups=1)
-            convolve(x[:, channels], part, None if bias is None else bias[rows], one, relu, to, swapped)
+            here = slice(g * per_group + some.start, g * per_group + some.stop)
+            filters = weight[g][:, some] if swapped else weight[g][some]
+            of = x[:, g * channels : (g + 1) * channels]
+            convolve(of, filters, None if bias is None else bias[here], one, relu, out[:, here], swapped, back)
+
+
+def _channels(back: bool) -> tuple[str, str]:
+    """What a plan calls the channels that are read and those that are written."""
+    return ("out_channels", "in_channels") if back else ("in_channels", "out_channels")
 
 
 # ---------------------------------------------------------------- the way, and the tile
 
 
 @lru_cache(1024)
-def _way(plan: ConvPlan, dtype: np.dtype, contiguous: bool, channels_last: bool) -> tuple[Way, Sizes, float]:
+def _way(
+    plan: ConvPlan, back: bool, dtype: np.dtype, contiguous: bool, channels_last: bool, rows: bool
+) -> tuple[Way, Sizes, float]:
     """The way that takes the fewest cycles: lines of each image, of all images together, or in place.
 
-    And its sizes, and about how many nanoseconds it takes a core.
+    And its sizes, and about how many nanoseconds it takes a core. Results lie in `rows`, or with `channels_last`.
     """
-    ways = [(lines.solve(plan, together), False) for together in (False, True)]
-    if contiguous and lines.in_place(plan) and ways[0][0].run >= VECTOR_BYTES // dtype.itemsize:
+    windows = lines.backward(plan) if back else lines.forward(plan)
+    channels, per_group = (getattr(plan, name) // plan.groups for name in _channels(back))
+    ways = [(lines.solve(windows, together), False) for together in (False, True)]
+    if contiguous and windows.in_place and ways[0][0].run >= VECTOR_BYTES // dtype.itemsize:
         ways.append((ways[0][0], True))
-    way = min((_cycles(plan, dtype, channels_last, *way) for way in ways), key=lambda way: way[0])[1]
+    taps = len(ways[0][0].table) - ways[0][0].phases - len(windows.residues)
+    way = min(
+        (_cycles(windows, channels, per_group, taps, dtype, channels_last, *way) for way in ways),
+        key=lambda way: way[0],
+    )[1]
     solved, tile = way.lines, way.tile
-    channels, per_group = plan.in_channels // plan.groups, plan.out_channels // plan.groups
-    terms = channels * volume(plan.kernel_size)
+    beside = windows.apart[2]
+    woven = beside if rows and not channels_last and len(windows.residues) == volume(windows.apart) else 1
     sizes = Sizes(
         1 if solved.together else plan.batch, parts(solved.run, way.band), plan.groups, parts(per_group, tile.rows),
-        per_group, channels, terms, solved.run, way.band, way.pitch, solved.reach, solved.phases, int(way.in_place),
-        tile.rows, tile.columns,
+        per_group, channels, channels * taps, solved.run, way.band, way.pitch, solved.reach, solved.phases,
+        len(windows.residues), woven if woven in STEPS else 1, int(way.in_place), tile.rows, tile.columns,
     )  # fmt: skip
-    work = plan.batch * volume(plan.output_size) * plan.out_channels * terms / MULTIPLY_ADDS
+    work = plan.batch * volume(windows.size) * plan.groups * per_group * channels * taps / MULTIPLY_ADDS
     return way, sizes, work
 
 
-def _cycles(plan: ConvPlan, dtype: np.dtype, channels_last: bool, solved: Lines, in_place: bool) -> tuple[float, Way]:
+def _cycles(
+    windows: Windows,
+    channels: int,
+    per_group: int,
+    taps: int,
+    dtype: np.dtype,
+    channels_last: bool,
+    solved: Lines,
+    in_place: bool,
+) -> tuple[float, Way]:
     """About how many cycles a way takes, and the way."""
-    channels, per_group = plan.in_channels // plan.groups, plan.out_channels // plan.groups
-    tile, computing = _tile(dtype, per_group, channels * volume(plan.kernel_size), solved.run, channels_last)
+    tile, computing = _tile(dtype, per_group, channels * taps, len(windows.residues), solved.run, channels_last)
     room = L2 // dtype.itemsize // (channels * solved.phases) - solved.reach - tile.lanes
     bands = parts(solved.run, max(tile.columns, room))
     band = parts(solved.run, bands * tile.columns) * tile.columns
-    width = plan.output_size[2]
-    a_number = 0 if in_place else FILL[min(plan.stride[2], 5)] * parts(width, tile.lanes) / width
+    width = windows.size[2]
+    a_number = 0 if in_place else FILL[min(windows.stride[2], 5)] * parts(width, tile.lanes) / width
     filling = channels * solved.phases * (solved.run + bands * solved.reach) * a_number
-    way = Way(solved, tile, in_place, band, lines.pitch(band + solved.reach, tile.lanes))
-    return (computing + filling) * (1 if solved.together else plan.batch), way
+    way = Way(windows, solved, tile, in_place, band, lines.pitch(band + solved.reach, tile.lanes))
+    return (computing + filling) * (1 if solved.together else windows.batch), way
 
 
-def _tile(dtype: np.dtype, channels: int, terms: int, run: int, channels_last: bool) -> tuple[Tile, float]:
+def _tile(
+    dtype: np.dtype, channels: int, terms: int, residues: int, run: int, channels_last: bool
+) -> tuple[Tile, float]:
     """The tile that takes the fewest cycles for a line, and how many.
 
     A term takes a multiply-add for each accumulator, or 1.85 cycles for each vector (it mostly lies across two cache
@@ -158,9 +201,10 @@ def _tile(dtype: np.dtype, channels: int, terms: int, run: int, channels_last: b
 
     def cycles(tile: Tile) -> float:
         a_term = max(tile.rows * tile.vectors / FMAS, 1.85 * tile.vectors + 0.8 * tile.rows, 4)
-        a_tile = terms * a_term + 60 + 2 * tile.rows * tile.vectors
+        an_end = 60 + 2 * tile.rows * tile.vectors
         if channels_last:
-            a_tile += 10 * tile.lanes * parts(tile.rows, tile.lanes) * tile.vectors
+            an_end += 10 * tile.lanes * parts(tile.rows, tile.lanes) * tile.vectors
+        a_tile = terms * a_term + residues * an_end
         return parts(channels, tile.rows) * parts(run, tile.lanes) / tile.vectors * a_tile
 
     return min(((tile, cycles(tile)) for tile in tiles("outer", dtype)), key=lambda one: one[1])
@@ -170,24 +214,25 @@ def _tile(dtype: np.dtype, channels: int, terms: int, run: int, channels_last: b
 
 
 @kernel
-def _pack(start, stop, unit, counts, weights, kernel_size, bias, packed):
+def _pack(start, stop, unit, counts, weights, table, bias, packed):
     """Bring weights into blocks: a work item is `rows` output channels of a group, of which the rows lie together.
 
-    Each block begins with its biases; behind them come its terms (channel, tap), in that order.
+    Each block begins with its biases; behind them come the terms (channel, tap) of each residue, in that order.
     """
     sizes = Sizes(*counts)
     rows, bytes_ = sizes.rows, itemsize(unit)
     address, group_step, out_step, channel_step, d_step, h_step, w_step = weights
-    depth, height, width = kernel_size
     offsets = np.empty(1 + sizes.terms, np.int64)
     offsets[0] = 0  # of a bias
-    t = 1
-    for c in range(sizes.channels):
-        for d in range(depth):
-            for h in range(height):
-                for w in range(width):
-                    offsets[t] = (c * channel_step + d * d_step + h * h_step + w * w_step) // bytes_
-                    t += 1
+    t, first_tap = 1, sizes.phases + sizes.residues
+    for residue in range(sizes.residues):
+        taps = table[sizes.phases + residue, 0]
+        for c in range(sizes.channels):
+            for tap in range(first_tap, first_tap + taps):
+                d, h, w = table[tap, 2], table[tap, 3], table[tap, 4]
+                offsets[t] = (c * channel_step + d * d_step + h * h_step + w * w_step) // bytes_
+                t += 1
+        first_tap += taps
     first_offset = offsets.ctypes.data
     for item in range(start, stop):
         g, block = divmod(item, sizes.blocks)
@@ -205,8 +250,8 @@ def _pack(start, stop, unit, counts, weights, kernel_size, bias, packed):
 
 @kernel
 def _convolve(
-    start, stop, unit, loop, x_numbers, size, stride, table, counts, weights, kernel_size, bias, packed, relu,
-    out_numbers,
+    start, stop, unit, loop, x_numbers, size, stride, table, counts, weights, bias, packed, relu, out_numbers,
+    grid, apart,
 ):  # fmt: skip
     """A work item is a block of output channels of a group in one band of windows.
 
@@ -215,22 +260,29 @@ def _convolve(
     there; others go by way of `sums`. Weights that were not `packed` before (0) are packed here.
     """
     sizes = Sizes(*counts)
-    x, out = lines.block(unit, x_numbers), _rows_joined(lines.block(unit, out_numbers))
+    x, out, grid = lines.block(unit, x_numbers), lines.block(unit, out_numbers), Grid(*grid)
+    if apart == (1, 1, 1):
+        out = _rows_joined(out)
+        grid = Grid(out.depth, out.height, out.width)
     own = np.empty(
         0 if packed else sizes.groups * sizes.blocks * (1 + sizes.terms) * sizes.rows * itemsize(unit), np.uint8
     )
     if not packed:
         packed = own.ctypes.data
-        _pack(0, sizes.groups * sizes.blocks, unit, counts, weights, kernel_size, bias, packed)
-    bytes_, terms, rows, columns = itemsize(unit), sizes.terms, sizes.rows, sizes.columns
+        _pack(0, sizes.groups * sizes.blocks, unit, counts, weights, table, bias, packed)
+    bytes_, rows, columns = itemsize(unit), sizes.rows, sizes.columns
     step = x.c if sizes.in_place else sizes.phases * sizes.pitch
-    taps = table[sizes.phases :]
-    offsets = np.empty(terms, np.int64)
-    for t in range(terms):
-        c, tap = divmod(t, len(taps))
-        offsets[t] = c * step + taps[tap, 0] * sizes.pitch + taps[tap, 1]
+    residues = table[sizes.phases :][: sizes.residues]
+    offsets = np.empty(sizes.terms, np.int64)
+    t, first_tap = 0, sizes.phases + sizes.residues
+    for residue in range(sizes.residues):
+        for c in range(sizes.channels):
+            for tap in range(first_tap, first_tap + residues[residue, 0]):
+                offsets[t] = c * step + table[tap, 0] * sizes.pitch + table[tap, 1]
+                t += 1
+        first_tap += residues[residue, 0]
     memory = np.empty(64 if sizes.in_place else 64 + (sizes.channels * step + lanes(unit)) * bytes_, np.uint8)
-    sums = np.empty(64 + rows * columns * bytes_, np.uint8)
+    sums = np.empty(64 + sizes.woven * rows * columns * bytes_, np.uint8)
     near, sums_, offsets_ = aligned(memory.ctypes.data), aligned(sums.ctypes.data), offsets.ctypes.data
     rest, block = divmod(start, sizes.blocks)
     rest, g = divmod(rest, sizes.groups)
@@ -248,22 +300,30 @@ def _convolve(
             lay_out(
                 unit, near, sizes.pitch, length, x, first, sizes.channels, line, p, size, stride, table, sizes.phases
             )
-        biases = packed + (g * sizes.blocks + block) * (1 + terms) * rows * bytes_
+        biases = packed + (g * sizes.blocks + block) * (1 + sizes.terms) * rows * bytes_
         o = g * sizes.per_group + block * rows
         filled = min(rows, (g + 1) * sizes.per_group - o)
         while p < end:
             count = min(columns, end - p)
             if sizes.in_place and count % lanes(unit):  # no vector is read across the end
                 p, count = (p, count - count % lanes(unit)) if count > lanes(unit) else (end - lanes(unit), lanes(unit))
-            n, d, h, w = _window(out, p)
-            to, to_step = out.address + ((line + n) * out.n + o * out.c + d * out.d + h * out.h + w) * bytes_, out.c
-            direct = out.w == 1 and w + count <= out.width
-            if not direct:
-                to, to_step = sums_, columns
-            source = here + p * bytes_
-            outer(loop, to, to_step, filled, count, biases, relu, biases + rows * bytes_, source, offsets_, terms)
-            if not direct:
-                _store(unit, sums_, columns, line, p, count, o, filled, out)
+            n, d, h, w = _window(grid, p)
+            n += line
+            source, term = here + p * bytes_, 0
+            for residue in range(sizes.residues):
+                taps, z, y, k = residues[residue, 0], residues[residue, 1], residues[residue, 2], residues[residue, 3]
+                terms = sizes.channels * taps
+                z, y, k = z + d * apart[0], y + h * apart[1], k + w * apart[2]
+                direct = out.w == 1 and apart[2] == 1 and w + count <= grid.width and z < out.depth and y < out.height
+                to, to_step = out.address + (n * out.n + o * out.c + z * out.d + y * out.h + k) * bytes_, out.c
+                if not direct:
+                    to, to_step = sums_ + residue % sizes.woven * rows * columns * bytes_, columns
+                a = biases + (1 + term) * rows * bytes_
+                outer(loop, to, to_step, filled, count, biases, relu, a, source, offsets_ + 8 * term, terms)
+                if not direct and residue % sizes.woven == sizes.woven - 1:
+                    first_result = residues[residue + 1 - sizes.woven]
+                    _store(unit, sums_, sizes, (n, d, h, w), count, o, filled, out, grid, apart, first_result)
+                term += terms
             p += count
         block += 1
         new = block == sizes.blocks
@@ -292,32 +352,42 @@ def _rows_joined(out):
 
 
 @part
-def _window(out, p):
-    """Where the p-th result of a line is, as image, depth, row and column."""
-    row, w = divmod(p, out.width) if p >= out.width else (0, p)
-    row, h = divmod(row, out.height) if row >= out.height else (0, row)
-    n, d = divmod(row, out.depth) if row >= out.depth else (0, row)
+def _window(grid, p):
+    """Where the p-th window of a line is, as image, depth, row and column."""
+    row, w = divmod(p, grid.width) if p >= grid.width else (0, p)
+    row, h = divmod(row, grid.height) if row >= grid.height else (0, row)
+    n, d = divmod(row, grid.depth) if row >= grid.depth else (0, row)
     return n, d, h, w
 
 
 @part
-def _store(unit, sums, columns, line, p, count, o, channels, out):
-    """Bring the sums of `count` windows from p on to `channels` channels of out from o on, row by row."""
-    bytes_ = itemsize(unit)
-    n, d, h, w = _window(out, p)
-    n += line
+def _store(unit, sums, sizes, window, count, o, channels, out, grid, apart, residue):
+    """Bring the sums of `count` windows from one on to `channels` channels of out from o on, row by row.
+
+    There are sums of `woven` residues from one on, whose results lie side by side. What lies outside is left out.
+    """
+    bytes_, columns = itemsize(unit), sizes.columns
+    n, d, h, w = window
     while count > 0:
-        here = min(out.width - w, count)
-        to = out.address + (n * out.n + o * out.c + d * out.d + h * out.h + w * out.w) * bytes_
-        if out.c == 1:
-            transpose(unit, to, out.w, sums, columns, channels, here)
-        else:
-            for i in range(channels):
-                copy(unit, to + i * out.c * bytes_, out.w, sums + i * columns * bytes_, here)
+        here = min(grid.width - w, count)
+        z, y, k = residue[1] + d * apart[0], residue[2] + h * apart[1], residue[3] + w * apart[2]
+        if z < out.depth and y < out.height and k < out.width:
+            to = out.address + (n * out.n + o * out.c + z * out.d + y * out.h + k * out.w) * bytes_
+            there = here if w + here < grid.width else min(here, (out.width - k + apart[2] - 1) // apart[2])
+            if out.c == 1:
+                transpose(unit, to, apart[2] * out.w, sums, columns, channels, there)
+            else:
+                for i in range(channels):
+                    row, source = to + i * out.c * bytes_, sums + i * columns * bytes_
+                    if sizes.woven == 1:
+                        copy(unit, row, apart[2] * out.w, source, there)
+                    else:
+                        last = min(here * sizes.woven, out.width - k)
+                        weave(unit, row, source, sizes.rows * columns, sizes.woven, last)
         sums += here * bytes_
         count -= here
         w, h = 0, h + 1
-        if h == out.height:
+        if h == grid.height:
             h, d = 0, d + 1
-        if d == out.depth:
+        if d == grid.depth:
             d, n = 0, n + 1

@@ -54,7 +54,7 @@ def correlate(x: Array, grads: Array, plan: ConvPlan, together: bool, stretch: i
     """
     if not (x.size and grads.size):
         return
-    in_place = not together and x[0, 0].flags.c_contiguous and lines.in_place(plan)
+    in_place = not together and x[0, 0].flags.c_contiguous and lines.forward(plan).in_place
     grads_in_place = not together and grads[0, 0].flags.c_contiguous
     tile, solved, sums, work = _way(plan, total.dtype, together, stretch, in_place, grads_in_place)
     threads.run(
@@ -71,7 +71,7 @@ def _way(
 ) -> tuple[Tile, Lines, Sums, float]:
     """The tile, the lines, what to count by, and about how many nanoseconds it takes a core."""
     per_group, channels = plan.out_channels // plan.groups, plan.in_channels // plan.groups
-    terms, solved = channels * volume(plan.kernel_size), lines.solve(plan, together)
+    terms, solved = channels * volume(plan.kernel_size), lines.solve(lines.forward(plan), together)
     tile = _tile(dtype, terms, per_group)
     bands = parts(solved.run * dtype.itemsize, stretch)
     band = parts(solved.run, bands * tile.lanes) * tile.lanes
@@ -106,7 +106,7 @@ def _correlate(
     """
     sums = Sums(*counts)
     x, grads = lines.block(unit, x_numbers), lines.block(unit, grad_numbers)
-    bytes_, taps, rows, vectors = itemsize(unit), table[sums.phases :], sums.rows, sums.vectors
+    bytes_, taps, rows, vectors = itemsize(unit), table[sums.phases + 1 :], sums.rows, sums.vectors
     blocks = (sums.terms + rows - 1) // rows
     some = max(1, sums.near * len(taps) // rows)  # items whose channels are near
     most = min(sums.channels, (some * rows - 1) // len(taps) + 2)

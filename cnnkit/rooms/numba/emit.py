@@ -163,6 +163,18 @@ class Emitter:
             )
         return taken
 
+    def woven(self, vectors: list[Any]) -> list[Any]:
+        """The way back from `every`, for all numbers: number k of vector r becomes number ``k * len(vectors) + r``."""
+        step, results = len(vectors), []
+        for n in range(step):
+            places = [divmod(n * self.lanes + lane, step) for lane in range(self.lanes)]
+            taken = vectors[0]
+            for r, vector in enumerate(vectors):
+                order = [self.lanes + k if which == r else lane for lane, (k, which) in enumerate(places)]
+                taken = self.shuffle(taken, vector, order)
+            results.append(taken)
+        return results
+
     def transposed(self, vectors: list[Any]) -> list[Any]:
         """n vectors, whose every n lanes are a square by itself: lane j of vector i goes to lane i of vector j."""
         vectors, n, lanes = list(vectors), len(vectors), range(self.lanes)

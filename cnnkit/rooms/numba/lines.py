@@ -8,8 +8,12 @@ no window asks for. Images are too small to fill vectors have their lines `toget
 
 A band of lines is laid out when it is needed, in memory that stays in the cache, and forgotten. Where a line would be a
 copy of memory as it stands (1x1 kernels; one axis without padding and stride) it is read there, *in place*.
+
+On the way back through a stride, the results (elements of the input gradient) of each remainder by the stride, a
+*residue*, have taps of their own; all read the same lines.
 """
 
+import math
 from functools import lru_cache
 from itertools import product
 from typing import NamedTuple
@@ -17,19 +21,64 @@ from typing import NamedTuple
 import numpy as np
 
 from cnnkit.arrays import Array
-from cnnkit.geometry import ConvPlan, Ints, volume
+from cnnkit.geometry import ConvPlan, Ints, Slices, input_gradient, volume
 from cnnkit.rooms.numba.emit import itemsize
 from cnnkit.rooms.numba.machine import part
 from cnnkit.rooms.numba.moves import STEPS, fill, transpose
 
 
+class Residue(NamedTuple):
+    """Results that are summed alike: where the first is, and along each axis its taps.
+
+    A tap is the element of x that window 0 meets with it (negative in the padding), and its place in the kernel.
+    """
+
+    first: Ints
+    taps: tuple[list[tuple[int, int]], ...]
+
+
+class Windows(NamedTuple):
+    """What is summed: windows on a grid of `size`, `stride` elements of x apart; a result for each residue of each.
+
+    The results of a residue lie `apart` from each other.
+    """
+
+    batch: int
+    input_size: Ints
+    stride: Ints
+    size: Ints
+    apart: Ints
+    residues: list[Residue]
+
+    def offsets(self, axis: int) -> list[int]:
+        """The elements that window 0 meets."""
+        return sorted({offset for residue in self.residues for offset, _ in residue.taps[axis]})
+
+    @property
+    def lead(self) -> int:
+        """The first axis that is longer than 1: the slowest in memory."""
+        return next((axis for axis in range(2) if self.size[axis] > 1 or len(self.offsets(axis)) > 1), 2)
+
+    @property
+    def in_place(self) -> bool:
+        """Whether a line would be a copy of a contiguous plane: no stride, no padding, only shifts by whole rows."""
+        axes = [self.offsets(axis) for axis in range(3)]
+        return (
+            self.stride == ONES
+            and all(offsets == [0] for offsets in axes[self.lead + 1 :])
+            and all(offsets[0] == 0 for offsets in axes)
+            and self.input_size == tuple(n + offsets[-1] for n, offsets in zip(self.size, axes, strict=True))
+        )
+
+
 class Lines(NamedTuple):
-    """The lines of a plan over three spatial axes.
+    """The lines of windows over three spatial axes.
 
     `size` is the grid of positions of an image, with those that only taps reach; `together` says that one line has all
-    images; a line has `run` windows, and taps reach `reach` positions farther. `table` is the phases, per phase the
+    images; a line has `run` windows, and taps reach `reach` positions farther. `table` has the phases, per phase the
     element (d, h, w) of the image at position 0, negative in the padding, and which rows and columns of positions, from
-    and below, lie in the image; and behind them the taps in row-major order, per tap its phase and its shift.
+    and below, lie in the image; then the residues, per residue its number of taps and its first result (d, h, w); then
+    all taps in that order, per tap its phase, its shift, and its place (d, h, w) in the kernel.
     """
 
     size: Ints
@@ -41,6 +90,7 @@ class Lines(NamedTuple):
 
 
 ZEROS, ONES = (0, 0, 0), (1, 1, 1)
+MANY = 16  # residues
 NEAR = STEPS[-1]  # numbers of a row that are no farther apart are taken by whole vectors
 
 
@@ -76,26 +126,68 @@ def block(unit, numbers):
     return Block(address, n // bytes_, c // bytes_, d // bytes_, h // bytes_, w // bytes_, batch, depth, height, width)
 
 
-@lru_cache(256)
-def solve(plan: ConvPlan, together: bool) -> Lines:
-    """The lines of a plan, images each by itself or together."""
-    lead = first_axis(plan)
-    axes = [_axis(plan, axis, apart=together or axis > lead) for axis in range(3)]
-    starts, size = [sorted({start for start, _ in taps}) for _, taps in axes], tuple(length for length, _ in axes)
+def forward(plan: ConvPlan) -> Windows:
+    """The windows of a convolution."""
+    taps = tuple(
+        [(k * dilation - before, k) for k in range(size)]
+        for size, dilation, before in zip(plan.kernel_size, plan.dilation, plan.before, strict=True)
+    )
+    return Windows(plan.batch, plan.input_size, plan.stride, plan.output_size, ONES, [Residue(ZEROS, taps)])
+
+
+def backward(plan: ConvPlan) -> Windows:
+    """Windows on the output gradient of a convolution: one for each stride, with as many results of the input gradient.
+
+    Where there are too many, those that no tap reaches are left out.
+    """
+    reached = {
+        tuple(of.start for of in phase.of[2:]): _gradient_taps(phase.kernel[2:], phase.plan, plan.kernel_size)
+        for phase in input_gradient(plan)
+        if phase.plan
+    }
+    every = product(*map(range, plan.stride)) if volume(plan.stride) <= MANY else reached
+    residues = [Residue(one, reached.get(one, ([], [], []))) for one in every]
+    size = tuple(parts(n, stride) for n, stride in zip(plan.input_size, plan.stride, strict=True))
+    return Windows(plan.batch, plan.output_size, ONES, size, plan.stride, residues)
+
+
+def _gradient_taps(kernel: Slices, plan: ConvPlan, kernel_size: Ints) -> tuple[list[tuple[int, int]], ...]:
+    axes = zip(kernel, kernel_size, plan.before, plan.dilation, strict=True)
+    return tuple(
+        [(move * j - before, k) for j, k in enumerate(range(size)[taken])] for taken, size, before, move in axes
+    )
+
+
+def solve(windows: Windows, together: bool) -> Lines:
+    """The lines of windows, images each by itself or together."""
+    axes = [_places(windows, axis, apart=together or axis > windows.lead) for axis in range(3)]
+    starts = [sorted({start for start, _ in places.values()}) for places in axes]
+    size = tuple(n + max(shift for _, shift in places.values()) for n, places in zip(windows.size, axes, strict=True))
     which = {phase: number for number, phase in enumerate(product(*starts))}
-    steps = size[1] * size[2], size[2], 1
-    taps = []
-    for tap in product(*(taps for _, taps in axes)):
-        shift = sum(move * step for (_, move), step in zip(tap, steps, strict=True))
-        taps.append((which[tuple(start for start, _ in tap)], shift))
-    table = np.zeros((len(which) + len(taps), 7), np.int64)
-    for phase, number in which.items():
-        first = [start - before for start, before in zip(phase, plan.before, strict=True)]
-        inside = [_inside(first[axis], plan.stride[axis], plan.input_size[axis], size[axis]) for axis in (1, 2)]
-        table[number] = *first, *inside[0], *inside[1]
-    table[len(which) :, :2] = taps
-    run = volume(plan.output_size) * (plan.batch if together else 1)
-    return Lines(size, together, run, max(shift for _, shift in taps), len(which), table)
+    table = [
+        (*phase, *(end for axis in (1, 2) for end in _inside(phase[axis], windows, size, axis))) for phase in which
+    ]
+    table += [(math.prod(map(len, taps)), *first, 0, 0, 0) for first, taps in windows.residues]
+    reach = 0
+    for residue in windows.residues:
+        for tap in product(*residue.taps):
+            places = [axis[offset] for axis, (offset, _) in zip(axes, tap, strict=True)]
+            (_, d), (_, h), (_, w) = places
+            shift = (d * size[1] + h) * size[2] + w
+            reach = max(reach, shift)
+            table.append((which[tuple(start for start, _ in places)], shift, *(k for _, k in tap), 0, 0))
+    run = volume(windows.size) * (windows.batch if together else 1)
+    return Lines(size, together, run, reach, len(which), np.array(table, np.int64))
+
+
+def _places(windows: Windows, axis: int, apart: bool) -> dict[int, tuple[int, int]]:
+    """Per offset along an axis the first element of its phase, and its shift within it."""
+    offsets, stride = windows.offsets(axis), windows.stride[axis]
+    low = offsets[0]
+    return {
+        offset: (offset, 0) if apart else (low + (offset - low) % stride, (offset - low) // stride)
+        for offset in offsets
+    }
 
 
 @lru_cache(1024)
@@ -104,10 +196,11 @@ def of_outputs(size: Ints) -> Array:
     return np.array([(0, 0, 0, 0, size[1], 0, size[2])])
 
 
-def _inside(first: int, stride: int, length: int, positions: int) -> tuple[int, int]:
-    """The positions low <= k < high whose elements, `stride` apart from `first` on, lie on an axis of `length`."""
+def _inside(first: int, windows: Windows, size: Ints, axis: int) -> tuple[int, int]:
+    """The positions low <= k < high of an axis that lie in the image, if position 0 is element `first`."""
+    stride, positions = windows.stride[axis], size[axis]
     low = min(positions, max(0, -(first // stride)))
-    return low, max(low, min(positions, (length - 1 - first) // stride + 1))
+    return low, max(low, min(positions, (windows.input_size[axis] - 1 - first) // stride + 1))
 
 
 def parts(n: int, size: int) -> int:
@@ -119,30 +212,6 @@ def pitch(length: int, lanes: int) -> int:
     """How far apart lines of a length begin: a vector behind each, and not all in one set of the cache."""
     apart = parts(length, lanes) * lanes + lanes
     return apart if apart % (16 * lanes) else apart + lanes
-
-
-def first_axis(plan: ConvPlan) -> int:
-    """The first axis that is longer than 1: the slowest in memory."""
-    return next((axis for axis in range(2) if max(plan.output_size[axis], plan.kernel_size[axis]) > 1), 2)
-
-
-def in_place(plan: ConvPlan) -> bool:
-    """Whether a line would be a copy of a contiguous plane: no stride, no padding, only shifts by whole rows."""
-    lead = first_axis(plan)
-    return (
-        plan.stride == (1, 1, 1)
-        and plan.before == (0, 0, 0)
-        and plan.after == (0, 0, 0)
-        and all(plan.kernel_size[axis] == 1 for axis in range(lead + 1, 3))
-    )
-
-
-def _axis(plan: ConvPlan, axis: int, apart: bool) -> tuple[int, list[tuple[int, int]]]:
-    """How many positions an axis has, and per tap the first element of its phase and its shift within it."""
-    offsets = [k * plan.dilation[axis] for k in range(plan.kernel_size[axis])]
-    stride = plan.stride[axis]
-    taps = [(offset, 0) if apart else (offset % stride, offset // stride) for offset in offsets]
-    return plan.output_size[axis] + max(shift for _, shift in taps), taps
 
 
 @part

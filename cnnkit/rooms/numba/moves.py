@@ -142,6 +142,41 @@ def _emit_copy(emit: Emitter, to: Any, step: Any, source: Any, count: Any) -> No
 
 
 @intrinsic
+def weave(typingctx: Any, unit: Any, to: Any, source: Any, step: Any, rows: Any, count: Any) -> Any:
+    """``to[k * rows + r] = source[r * step + k]`` for r < `rows`, in all `count` numbers; `rows` is one of `STEPS`."""
+    return types.void(unit, *(types.intp,) * 5), emitted("weave", 5, _emit_weave)
+
+
+def _emit_weave(emit: Emitter, to: Any, source: Any, step: Any, rows: Any, count: Any) -> None:
+    builder = emit.builder
+    to, source = emit.pointer(to), emit.pointer(source)
+    done = builder.append_basic_block("done")
+
+    def body(number: int) -> None:
+        columns = emit.number(number * emit.lanes)
+
+        def vectors(k: Any) -> None:
+            first = builder.mul(k, emit.number(emit.lanes))
+            places = [builder.add(first, builder.mul(step, emit.number(r))) for r in range(number)]
+            row = [emit.load_vector(emit.at(source, place)) for place in places]
+            target = builder.mul(k, columns)
+            for n, vector in enumerate(emit.woven(row)):
+                at = builder.add(target, emit.number(n * emit.lanes))
+                emit.store_masked(vector, emit.at(to, at), emit.lanes_below(builder.sub(count, at)))
+
+        emit.loop(builder.udiv(builder.add(count, builder.sub(columns, emit.number(1))), columns), vectors)
+
+    switch = builder.switch(rows, done)
+    for number in STEPS[1:]:
+        block = builder.append_basic_block(f"rows_{number}")
+        switch.add_case(emit.number(number), block)
+        builder.position_at_end(block)
+        body(number)
+        builder.branch(done)
+    builder.position_at_end(done)
+
+
+@intrinsic
 def transpose(
     typingctx: Any, unit: Any, to: Any, to_step: Any, source: Any, source_step: Any, rows: Any, columns: Any
 ) -> Any:
@@ -152,7 +187,11 @@ def transpose(
 def _emit_transpose(
     emit: Emitter, to: Any, to_step: Any, source: Any, source_step: Any, rows: Any, columns: Any
 ) -> None:
-    """Squares of `lanes` x `lanes`, turned in registers: halves of a square change places, then halves of halves."""
+    """Squares of `lanes` x `lanes`, turned in registers: halves of a square change places, then halves of halves.
+
+    A row that a square lacks is its first one with no lane: behind an array there may be no memory, and a processor
+    takes microseconds to find that none was asked for.
+    """
     builder, lanes = emit.builder, emit.lanes
     to, source = emit.pointer(to), emit.pointer(source)
 
@@ -163,15 +202,17 @@ def _emit_transpose(
         here, across = builder.sub(rows, i), builder.sub(columns, j)
         read, written = emit.lanes_below(across), emit.lanes_below(here)
         nothing = ir.Constant(emit.bits, [0] * lanes)
+
+        def row(k: int, rows: Any, corner: Any, step: Any, mask: Any) -> tuple[Any, Any]:
+            there = builder.icmp_signed("<", emit.number(k), rows)
+            offset = builder.select(there, builder.mul(step, emit.number(k)), emit.number(0))
+            return emit.at(corner, offset), builder.select(there, mask, nothing)
+
         corner = emit.at(source, builder.add(builder.mul(i, source_step), j))
-        vectors = []
-        for k in range(lanes):
-            mask = builder.select(builder.icmp_signed("<", emit.number(k), here), read, nothing)
-            vectors.append(emit.load_masked(emit.at(corner, builder.mul(source_step, emit.number(k))), mask))
         target = emit.at(to, builder.add(builder.mul(j, to_step), i))
+        vectors = [emit.load_masked(*row(k, here, corner, source_step, read)) for k in range(lanes)]
         for k, vector in enumerate(emit.transposed(vectors)):
-            mask = builder.select(builder.icmp_signed("<", emit.number(k), across), written, nothing)
-            emit.store_masked(vector, emit.at(target, builder.mul(to_step, emit.number(k))), mask)
+            emit.store_masked(vector, *row(k, across, target, to_step, written))
 
     def row_of_squares(i: Any) -> None:
         i = builder.mul(i, emit.number(lanes))
