@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from test_kernels import run_apart
 
 import cnnkit
+from cnnkit import geometry
 
 pytest.importorskip("numba", reason="the CPU kernels need Numba")
 
@@ -87,12 +88,13 @@ def numba_room(monkeypatch):
         yield
 
 
-def check(case, dtype):
+def check(case, dtype, laid_out=channels_last):
     x, weight, bias = data(case, dtype)
+    x = laid_out(x)
     y = forward(case)(x, weight, bias, *case.params)
     magnitude = naive.conv(np.abs(x), np.abs(weight), np.abs(bias), *case.solved)
     assert_close(y, naive.conv(x, weight, bias, *case.solved), magnitude, case.terms + 1, dtype)
-    grad = channels_last(normal(y.shape, dtype, 4))
+    grad = laid_out(normal(y.shape, dtype, 4))
     grads = backward(case)(grad, x, weight, *case.params)
     expected = naive.conv_backward(grad, x, weight, *case.solved)
     magnitudes = naive.conv_backward(*map(np.abs, (grad, x, weight)), *case.solved)
@@ -103,6 +105,38 @@ def check(case, dtype):
 @over(CASES)
 def test_it_is_the_definition(case, dtype, numba_room):
     check(case, dtype)
+
+
+def windows(case):
+    return geometry.volume(geometry.conv(case.count, case.x, case.weight, *case.params).output_size)
+
+
+FEW = {name: case for name, case in CASES.items() if windows(case) <= room.FEW}
+
+
+@over(FEW)
+def test_few_windows_are_turned(case, dtype, numba_room):
+    check(case, dtype, np.ascontiguousarray)
+
+
+def test_few_windows_of_any_arrays():
+    """Views, results with gaps, arrays of different orders, and no memory to turn them."""
+    rng = np.random.default_rng(0)
+    x, weight = (
+        rng.integers(-3, 4, (2, 20, 12, 9)).astype("float32"),
+        rng.integers(-3, 4, (20, 1, 3, 3)).astype("float32"),
+    )
+    for array in (x, x[:, :, ::-2], x[:, ::-1], np.asfortranarray(x), np.broadcast_to(x[:1], x.shape)):
+        with cnnkit.use_backend("numpy"):
+            expected = cnnkit.conv2d(array, weight, None, 2, 1, 1, 20)
+            grads = cnnkit.conv2d_backward(expected, array, weight, 2, 1, 1, 20)
+        for bytes_ in (64 << 20, 0):
+            with cnnkit.use_backend("numba"), cnnkit.options(max_workspace=bytes_):
+                out = np.zeros((*expected.shape, 2), "float32")[..., 0]
+                assert (cnnkit.conv2d(array, weight, None, 2, 1, 1, 20, out=out) == expected).all()
+                for grad in (expected, channels_last(expected)):
+                    found = cnnkit.conv2d_backward(grad, array, weight, 2, 1, 1, 20)
+                    assert all((a == b).all() for a, b in zip(found, grads, strict=True))
 
 
 def test_no_image_gives_zero_gradients(dtype):
@@ -134,7 +168,7 @@ def test_any_layer_is_the_definition(case, dtype):
 
 def test_other_layers_go_the_general_way(numba_room):
     """Few channels, a multiplier, two channels in a group, channels that do not lie together."""
-    last, plain = channels_last(np.ones((1, 8, 5, 5))), np.ones((1, 8, 5, 5))
+    last, plain = channels_last(np.ones((1, 8, 5, 5))), np.ones((1, 8, 19, 19))
     for x, weight, groups in (
         (last[:, :4], np.ones((4, 1, 3, 3)), 4),
         (last, np.ones((16, 1, 3, 3)), 8),

@@ -12,10 +12,17 @@ from cnnkit.rooms.numba.correlate import LONG, NEAR, correlate
 from cnnkit.rooms.numba.elementwise import row_sum
 from cnnkit.rooms.numba.machine import kernel
 
+FEW = 100  # windows: a depthwise layer with no more is done with its channels last
+FEW_TERMS = 256  # the same for the gradient of its weights
 TOGETHER = 512  # windows of an image: with fewer, the images of a batch are summed end to end
 
 
 def conv(x: Array, weight: Array, bias: Array | None, plan: ConvPlan, activation: str | None, out: Array) -> None:
+    if depthwise.takes_turned(plan, FEW, x, out):
+        y = depthwise.empty(out)
+        conv(depthwise.turned(x), weight, bias, plan, activation, y)
+        depthwise.turn_back(y, out)
+        return
     bias = None if bias is None else np.ascontiguousarray(bias)
     _convolve(x, weight, bias, geometry.lift(plan), activation == "relu", out)
 
@@ -56,6 +63,11 @@ def conv_backward(
 
 def _backward_x(grad_output: Array, weight: Array, plan: ConvPlan, grad_x: Array) -> None:
     """Convolutions of the output gradient, the weights flipped, their input and output channels exchanged."""
+    if depthwise.takes_turned(plan, FEW, grad_output, grad_x):
+        grad = depthwise.empty(grad_x)
+        _backward_x(depthwise.turned(grad_output), weight, plan, grad)
+        depthwise.turn_back(grad, grad_x)
+        return
     phases = geometry.input_gradient(plan)
     if len(phases) == 1 or depthwise.takes(plan, grad_output, grad_x):
         for phase in phases:
@@ -72,6 +84,8 @@ def _backward_x(grad_output: Array, weight: Array, plan: ConvPlan, grad_x: Array
 
 def _backward_weight(grad_output: Array, x: Array, plan: ConvPlan, grad_weight: Array) -> None:
     """Every weight's gradient is the inner product of its tap's line with the output gradient's line."""
+    if depthwise.takes_turned(plan, FEW_TERMS, grad_output, x):
+        grad_output, x = depthwise.turned(grad_output), depthwise.turned(x)
     if depthwise.takes(plan, grad_output, x):
         by_tap = np.empty((volume(plan.kernel_size), plan.in_channels), x.dtype)
         depthwise.weight_gradient(grad_output, x, plan, by_tap)

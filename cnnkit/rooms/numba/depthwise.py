@@ -1,6 +1,7 @@
 """Depthwise convolution of channels-last arrays: every channel by itself, vectors run along channels.
 
-Nothing is laid out: numbers are read where they are, and taps that meet no number are left out. The three ways are one
+Nothing is laid out: numbers are read where they are, and taps that meet no number are left out. (Planes of few windows
+are brought into this form: channels fill vectors that a row of seven pixels does not.) The three ways are one
 loop, `sums`, whose accumulators are pixels and whose terms are taps (forward, and the input gradient, which is a
 forward convolution for each stride phase), or whose accumulators are taps and whose terms are pixels (weight gradient).
 """
@@ -16,6 +17,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from cnnkit import settings
 from cnnkit.arrays import Array
 from cnnkit.geometry import ConvPlan, Ints, volume
 from cnnkit.rooms import threads
@@ -23,6 +25,7 @@ from cnnkit.rooms.numba import lines
 from cnnkit.rooms.numba.emit import Emitter, emitted, itemsize, lanes, unit
 from cnnkit.rooms.numba.lines import parts
 from cnnkit.rooms.numba.machine import keep, kernel
+from cnnkit.rooms.numba.moves import transpose
 
 SUMS = 9  # accumulators of the loop: a window of 3 x 3 taps, and enough for a multiply-add not to wait for the last one
 PIXELS = 8  # windows that the forward way computes at a time
@@ -47,8 +50,52 @@ class Window(NamedTuple):
 
 def takes(plan: ConvPlan, *given: Array) -> bool:
     """Whether the plan is depthwise with one output for each input channel, and channels of all arrays lie together."""
-    alone = plan.groups == plan.in_channels == plan.out_channels >= FEWEST
-    return alone and all(array.strides[1] == array.itemsize for array in given)
+    return _alone(plan) and all(array.strides[1] == array.itemsize for array in given)
+
+
+def takes_turned(plan: ConvPlan, windows: int, *given: Array) -> bool:
+    """Whether a depthwise plan has so few windows that arrays are better `turned`, and there is memory for that."""
+    few = _alone(plan) and 0 < plan.batch * volume(plan.output_size) <= plan.batch * windows
+    return few and not takes(plan, *given) and sum(array.nbytes for array in given) <= settings.current().max_workspace
+
+
+def _alone(plan: ConvPlan) -> bool:
+    return plan.groups == plan.in_channels == plan.out_channels >= FEWEST
+
+
+def empty(like: Array) -> Array:
+    """An array (N, C, *spatial) whose channels lie together."""
+    n, channels, *size = like.shape
+    return np.moveaxis(np.empty((n, *size, channels), like.dtype), -1, 1)
+
+
+def turned(array: Array) -> Array:
+    """A copy of an array (N, C, *spatial) whose channels lie together."""
+    copy = empty(array)
+    _turn(np.ascontiguousarray(array), (array.shape[1], volume(array.shape[2:])), np.moveaxis(copy, 1, -1))
+    return copy
+
+
+def turn_back(array: Array, out: Array) -> None:
+    """Fill out from an array that is laid out as `turned` ones are."""
+    to = out if out.flags.c_contiguous else np.empty(out.shape, out.dtype)
+    _turn(np.moveaxis(array, 1, -1), (volume(array.shape[2:]), array.shape[1]), to)
+    if to is not out:
+        out[...] = to
+
+
+def _turn(source: Array, shape: tuple[int, int], to: Array) -> None:
+    """Turn the contiguous matrix that each image is."""
+    places = source.ctypes.data, to.ctypes.data
+    threads.run(_turn_images, len(source), source.size / BANDWIDTH, unit(to.dtype), *shape, *places, keep=(source, to))
+
+
+@kernel
+def _turn_images(start, stop, unit, rows, columns, source, to):
+    """A work item is an image."""
+    step = rows * columns * itemsize(unit)
+    for image in range(start, stop):
+        transpose(unit, to + image * step, rows, source + image * step, columns, rows, columns)
 
 
 def forward(x: Array, weight: Array, bias: Array | None, plan: ConvPlan, relu: bool, out: Array) -> None:
