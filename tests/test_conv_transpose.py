@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from test_arrays import backwards, channels_last, every_other, is_channels_last
 
 import cnnkit
-from cnnkit import geometry
+from cnnkit import geometry, nn
 
 
 class ConvTranspose(NamedTuple):
@@ -372,6 +372,68 @@ def test_weights_that_the_workspace_does_not_hold_are_packed_in_parts(case, dtyp
         y = forward(case)(x, weight, bias, *case.params)
         with cnnkit.options(max_workspace=0):
             assert_same(forward(case)(x, weight, bias, *case.params), y)
+
+
+# --- layers --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("window", "terms"),  # products that make an output which any tap reaches
+    [
+        ({"kernel_size": 2, "stride": 2}, 32),
+        ({"kernel_size": 4, "stride": 2}, 32 * 4),
+        ({"kernel_size": 3, "stride": 2}, 32 * 9 / 4),
+        ({"kernel_size": 3}, 32 * 9),
+        ({"kernel_size": (3, 2), "stride": 4}, 32),
+        ({"kernel_size": 3, "stride": 2, "dilation": 2}, 32 * 9),
+        ({"kernel_size": 6, "stride": 4, "dilation": 6, "groups": 2}, 16 * 9),
+    ],
+)
+def test_first_weights_have_the_variance_for_what_makes_an_output(window, terms):
+    """He initialisation: variance 2 / fan_in, within five standard errors; the fan-in is counted out."""
+    layer = nn.ConvTranspose2d(32, 64, bias=False, rng=0, **window)
+    counted = layer.weight.shape[0] // layer.groups
+    kernel, stride, dilation = (naive.each_axis(v, 2) for v in (layer.kernel_size, layer.stride, layer.dilation))
+    for k, s, d in zip(kernel, stride, dilation, strict=True):
+        met = naive.conv_transpose(np.ones((1, 1, 150)), np.ones((1, 1, k)), None, s, ((0, 0),), 0, 1, d)[0, 0, 60:108]
+        counted *= met[met > 0].mean()
+    assert counted == terms
+    count, variance = layer.weight.size, 2 / terms
+    assert abs(layer.weight.mean()) < 5 * (variance / count) ** 0.5
+    assert abs(layer.weight.var() - variance) < 5 * variance * (2 / count) ** 0.5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "sentence"),
+    [
+        ({"groups": 3}, ValueError, "in_channels is 4, which groups=3 does not divide"),
+        ({"groups": 4}, ValueError, "out_channels is 6, which groups=4 does not divide"),
+        ({"output_padding": -1}, ValueError, "output_padding is -1, but must be at least 0"),
+        ({"padding": "full"}, ValueError, "padding is 'full', but the known names are 'valid', 'same', 'same_lower'"),
+        ({"bias": 1}, TypeError, "bias is 1, but True or False is needed"),
+    ],
+)
+def test_a_layer_is_refused_when_it_is_made(arguments, error, sentence):
+    with pytest.raises(error, match=f"^{re.escape(sentence)}$"):
+        nn.ConvTranspose2d(4, 6, 3, **arguments)
+
+
+def test_a_decoder_of_pytorch_with_the_same_weights():
+    torch = pytest.importorskip("torch", reason="PyTorch is the peer")
+    arguments = {"first": (6, 4, 4, 2, 1, 0, 2), "second": (4, 3, (3, 2), 2, (1, 0), (1, 0), 1, False)}
+    model = nn.Sequential(*(nn.ConvTranspose2d(*each, dtype="float64", rng=1) for each in arguments.values()))
+    peer = torch.nn.Sequential(*(torch.nn.ConvTranspose2d(*each) for each in arguments.values())).double()
+    peer.load_state_dict({name: torch.tensor(array) for name, array in model.state_dict().items()})  # its names too
+    x = normal((2, 6, 3, 4), "float64", 1)
+    x_tensor = torch.tensor(x, requires_grad=True)
+    y_tensor = peer(x_tensor)
+    y, pullback = model.forward(x)
+    np.testing.assert_allclose(y, y_tensor.detach().numpy(), rtol=1e-12, atol=1e-12)
+    y_tensor.sum().backward()
+    grad_x, grads = pullback(np.ones_like(y))
+    np.testing.assert_allclose(grad_x, x_tensor.grad.numpy(), rtol=1e-12, atol=1e-12)
+    for name, parameter in peer.named_parameters():
+        np.testing.assert_allclose(grads[name], parameter.grad.numpy(), rtol=1e-12, atol=1e-12)
 
 
 # --- PyTorch -------------------------------------------------------------------------------------
