@@ -157,6 +157,12 @@ def true_gradients(case, grad, x, weight):
     return gx.reshape(x.shape), gw, gb
 
 
+def all_terms(case, grad):
+    """How many products make an element of the result and of the gradients: of x, the weight and the bias."""
+    places = int(np.prod(case.x)) // case.weight[0]
+    return [case.terms + 1, case.gradient_terms, places, grad.size // case.channels]
+
+
 def check_forward(case, x, weight, bias):
     y = forward(case)(x, weight, bias, *case.params)
     magnitude = truth(case, *map(np.abs, (x, weight, bias)))
@@ -166,9 +172,7 @@ def check_forward(case, x, weight, bias):
 def check_backward(case, grad, x, weight):
     grads = backward(case)(grad, x, weight, *case.params)
     expected, magnitudes = (true_gradients(case, *each) for each in [(grad, x, weight), map(np.abs, (grad, x, weight))])
-    places = x.size // case.weight[0]  # how many products one weight takes part in
-    terms = [case.gradient_terms, places, grad.size // case.channels]
-    for got, want, magnitude, count in zip(grads, expected, magnitudes, terms, strict=True):
+    for got, want, magnitude, count in zip(grads, expected, magnitudes, all_terms(case, grad)[1:], strict=True):
         assert_close(got, want, magnitude, count, x.dtype)
 
 
@@ -359,14 +363,22 @@ def test_a_channels_last_input_gives_channels_last_results(count, backend):
     assert backward(case)(grad, x, weight, *case.params).x.flags.c_contiguous
 
 
-@over({name: CASES[name] for name in ("dcgan", "3x3, 33 to 17 channels", "2 groups", "depthwise", "3d mixed")})
-def test_bits_do_not_depend_on_the_threads(case, backend, threads):
-    case = case._replace(x=(5, *case.x[1:]))
+LARGE = {  # enough for several threads
+    "4x4, stride 2": ConvTranspose((2, 40, 17, 16), (40, 36, 4, 4), 2, 1),
+    "3x3": ConvTranspose((2, 64, 28, 28), (64, 64, 3, 3), 1, 1),
+    "depthwise": ConvTranspose((2, 70, 31, 30), (70, 1, 3, 3), 2, 1, 1, 70),
+}
+
+
+@pytest.mark.parametrize("memory", [np.copy, channels_last])
+@over(LARGE)
+def test_bits_do_not_depend_on_the_threads(case, memory, threads):
     x, weight, bias = data(case, "float32")
+    x = memory(x)
 
     def results():
         y = forward(case)(x, weight, bias, *case.params)
-        return [y, *backward(case)(normal(y.shape, "float32", 4), x, weight, *case.params)]
+        return [y, *backward(case)(y, x, weight, *case.params)]
 
     threads(1)
     alone = results()
@@ -485,23 +497,32 @@ def torch_layer(torch, case, x, weight, bias, grad):
 @settings(max_examples=200)
 def test_pytorch_agrees_on_any_layer(way, count, backend, torch, drawn):
     case, dtype, memory = drawn.draw(layers(count))
-    size = naive.transposed_size(
-        case.x[-count:], case.weight[2:], case.stride, [(p, p) for p in case.padding], *case[4:7:2]
-    )
     x, weight, bias = data(case, dtype)
-    grad = normal((*case.x[: -count - 1], case.channels, *size), dtype, 4)
+    size = naive.transposed_size(x.shape[-count:], weight.shape[2:], *case.solved[:3], case.dilation)
+    grad = normal((*x.shape[: -count - 1], case.channels, *size), dtype, 4)
     expected = torch_layer(torch, case, x, weight, bias, grad)
     magnitudes = torch_layer(torch, case, *map(np.abs, (x, weight, bias, grad)))
-    terms = [case.terms + 1, case.gradient_terms, x.size // len(weight), grad.size // case.channels]
     x, weight, grad = (form(a) for form, a in zip(memory, (x, weight, grad), strict=True))
     if way == "forward":
-        got = [forward(case)(x, weight, bias, *case.params)]
-        expected, magnitudes, terms = expected[:1], magnitudes[:1], terms[:1]
+        got, which = [forward(case)(x, weight, bias, *case.params)], slice(0, 1)
     else:
-        got = backward(case)(grad, x, weight, *case.params)
-        expected, magnitudes, terms = expected[1:], magnitudes[1:], terms[1:]
-    for one, want, magnitude, count in zip(got, expected, magnitudes, terms, strict=True):
-        assert_close(one, want, magnitude, count, dtype)
+        got, which = backward(case)(grad, x, weight, *case.params), slice(1, 4)
+    for one, want, magnitude, terms in zip(
+        got, expected[which], magnitudes[which], all_terms(case, grad)[which], strict=True
+    ):
+        assert_close(one, want, magnitude, terms, dtype)
+
+
+@over(LARGE | {"3d": ConvTranspose((1, 16, 4, 7, 7), (16, 24, 3, 3, 3), 2, 1, 1)})
+def test_pytorch_agrees_on_real_layers(case, dtype, backend, torch):
+    x, weight, bias = data(case, dtype)
+    y = forward(case)(x, weight, bias, *case.params)
+    grad = normal(y.shape, dtype, 4)
+    grads = backward(case)(grad, x, weight, *case.params)
+    expected = torch_layer(torch, case, x, weight, bias, grad)
+    magnitudes = torch_layer(torch, case, *map(np.abs, (x, weight, bias, grad)))
+    for got, want, magnitude, count in zip([y, *grads], expected, magnitudes, all_terms(case, grad), strict=True):
+        assert_close(got, want, magnitude, count, dtype)
 
 
 @pytest.mark.parametrize("more", [1, 2, 3])
