@@ -208,6 +208,27 @@ def test_it_is_the_adjoint_of_the_convolution_with_its_arguments(case, backend):
         assert abs(product - np.vdot(grad, y)) <= 1e-10 * scale
 
 
+@st.composite
+def padded(draw):
+    """A layer with pairs of padding, which PyTorch does not know, or with one of the names."""
+    axes = []
+    for _ in range(draw(st.integers(1, 2))):
+        kernel, stride, dilation, size = (draw(st.integers(1, 4)) for _ in range(4))
+        room = (size - 1) * stride + dilation * (kernel - 1)
+        before = draw(st.integers(0, room))
+        axes.append((size, kernel, stride, (before, draw(st.integers(0, room - before))), dilation))
+    size, kernel, stride, pads, dilation = zip(*axes, strict=True)
+    padding, groups = draw(st.sampled_from([pads, pads, "same", "same_lower"])), draw(st.integers(1, 2))
+    return ConvTranspose((2, 2 * groups, *size), (2 * groups, 3, *kernel), stride, padding, 0, groups, dilation)
+
+
+@given(case=padded())
+def test_any_padding_is_the_definition(case, backend):
+    x, weight, bias = data(case, "float64")
+    check_forward(case, x, weight, bias)
+    check_backward(case, normal(truth(case, x, weight, bias).shape, "float64", 4), x, weight)
+
+
 # --- answers typed by hand -----------------------------------------------------------------------
 
 
