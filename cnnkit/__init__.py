@@ -10,6 +10,7 @@ from cnnkit._version import __version__
 
 _SPATIAL = {
     "cnnkit.ops.conv": ("conv{n}d", "conv{n}d_backward"),
+    "cnnkit.ops.conv_transpose": ("conv_transpose{n}d", "conv_transpose{n}d_backward"),
     "cnnkit.ops.pool": ("max_pool{n}d", "max_pool{n}d_backward", "avg_pool{n}d", "avg_pool{n}d_backward"),
 }
 _PLAIN = {

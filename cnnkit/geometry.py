@@ -221,6 +221,108 @@ def _output_length(axis: str, n: int, k: int, s: int, d: int, before: int, after
     return length
 
 
+# ---------------------------------------------------------------- transposed convolution
+
+
+def conv_transpose(
+    ndim: int, x: Ints, weight: Ints, stride: Any, padding: Any, output_padding: Any, groups: Any, dilation: Any
+) -> ConvPlan:
+    """The plan of the convolution whose input gradient the transposed one is: from its result back to `x`."""
+    if type(stride) is type(padding) is type(output_padding) is type(groups) is type(dilation) is int:
+        return _parsed_conv_transpose(ndim, x, weight, stride, padding, output_padding, groups, dilation)
+    return _parse_conv_transpose(ndim, x, weight, stride, padding, output_padding, groups, dilation)
+
+
+def _parse_conv_transpose(
+    ndim: int, x: Ints, weight: Ints, stride: Any, padding: Any, output_padding: Any, groups: Any, dilation: Any
+) -> ConvPlan:
+    return _conv_transpose(
+        ndim,
+        x,
+        weight,
+        per_axis(stride, ndim, "stride"),
+        parse_padding(padding, ndim),
+        per_axis(output_padding, ndim, "output_padding", 0),
+        integer(groups, "groups"),
+        per_axis(dilation, ndim, "dilation"),
+    )
+
+
+_parsed_conv_transpose = lru_cache(_CACHED_PLANS)(_parse_conv_transpose)
+
+
+@lru_cache(_CACHED_PLANS)
+def _conv_transpose(
+    ndim: int,
+    x: Ints,
+    weight: Ints,
+    stride: Ints,
+    padding: str | Pairs,
+    output_padding: Ints,
+    groups: int,
+    dilation: Ints,
+) -> ConvPlan:
+    op = f"conv_transpose{ndim}d"
+    batch, channels, size = split_shape(x, ndim, op)
+    if len(weight) != ndim + 2 or min(weight) < 1:
+        kernel = ", ".join(f"k{axis}" for axis in AXES[ndim])
+        raise ValueError(f"weight has shape {weight}, but {op} needs (C_in, C_out // groups, {kernel}), none of them 0")
+    if weight[0] % groups:
+        raise ValueError(
+            f"weight of shape {weight} has {weight[0]} input channels, which groups={groups} does not divide"
+        )
+    if channels != weight[0]:
+        raise ValueError(f"x has {channels} channels, but weight of shape {weight} needs {weight[0]}")
+    spans = tuple(d * (k - 1) + 1 for k, d in zip(weight[2:], dilation, strict=True))
+    covered = tuple((n - 1) * s + span for n, s, span in zip(size, stride, spans, strict=True))
+    longest = tuple(n * s for n, s in zip(size, stride, strict=True))  # what a "same" convolution shortens to x
+    before, after = _solve_padding(padding, longest, weight[2:], stride, dilation)
+    _check_output_padding(padding, output_padding, longest, stride, dilation)
+    if padding in ("same", "same_lower"):  # a span that is shorter than the stride leaves a rest
+        output_padding = tuple(max(s - span, 0) for s, span in zip(stride, spans, strict=True))
+    axes = zip(AXES[ndim], size, covered, before, after, output_padding, strict=True)
+    result = tuple(_transposed_length(*one) for one in axes)
+    after = tuple(a - more for a, more in zip(after, output_padding, strict=True))  # the last window ends there
+    return ConvPlan(
+        batch, weight[1] * groups, channels, groups, result, weight[2:], stride, dilation, before, after, size
+    )
+
+
+def _check_output_padding(padding: str | Pairs, given: Ints, longest: Ints, stride: Ints, dilation: Ints) -> None:
+    for axis, more, length, s, d in zip(AXES[len(given)], given, longest, stride, dilation, strict=True):
+        if more and padding in ("same", "same_lower"):
+            raise ValueError(
+                f"output_padding is {more} along {axis}, but must be 0 with padding {padding!r}, "
+                f"which makes the result {length} long there"
+            )
+        if more >= max(s, d):
+            raise ValueError(
+                f"output_padding is {more} along {axis}, but must be smaller than the stride, {s}, or the dilation, {d}"
+            )
+
+
+def _transposed_length(axis: str, n: int, covered: int, before: int, after: int, more: int) -> int:
+    """``(n - 1) * stride + dilation*(k-1) + 1 - before - after + more``: what n windows cover, less the padding."""
+    if n < 1:
+        raise ValueError(f"x has {n} along {axis}, but needs at least 1 there")
+    length = covered - before - after + more
+    if length < 1:
+        raise ValueError(
+            f"padding takes {before + after} along {axis}, but x is spread to {covered + more} there, "
+            "and the result needs at least 1"
+        )
+    return length
+
+
+def transposed_terms(weight: Ints, stride: Ints, dilation: Ints, groups: int) -> float:
+    """How many products make one element of a transposed convolution, on average over those that taps reach.
+
+    Taps ``stride / gcd(stride, dilation)`` apart reach the same elements, those between them others.
+    """
+    apart = (min(k, s // math.gcd(s, d)) for k, s, d in zip(weight[2:], stride, dilation, strict=True))
+    return weight[0] // groups * math.prod(weight[2:]) / math.prod(apart)
+
+
 # ---------------------------------------------------------------- pooling
 
 

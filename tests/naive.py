@@ -119,6 +119,61 @@ def conv_backward(grad, x, weight, stride, pads, dilation, groups):
     return gx, gw, grad.sum(axis=(0, *range(2, grad.ndim)))
 
 
+# --- transposed convolution ----------------------------------------------------------------------
+
+
+def transposed_size(size, kernel, stride, pads, output_padding, dilation):
+    """How long the result is along each axis: what the kernels cover, less the padding, and some more."""
+    count = len(size)
+    numbers = (each_axis(v, count) for v in (kernel, stride, output_padding, dilation))
+    return tuple(
+        (n - 1) * s + d * (k - 1) + 1 - before - after + more
+        for n, k, s, more, d, (before, after) in zip(size, *numbers, pads, strict=True)
+    )
+
+
+def spread(size, kernel, stride, pads, dilation, out):
+    """Yield ``(input position, tap, output position)`` of all that is put into the result, not beside it."""
+    count = len(size)
+    kernel, stride, dilation = (each_axis(v, count) for v in (kernel, stride, dilation))
+    for at, tap in product(product(*map(range, size)), product(*map(range, kernel))):
+        to = tuple(
+            a * s - before + t * d for a, s, (before, _), t, d in zip(at, stride, pads, tap, dilation, strict=True)
+        )
+        if all(0 <= i < n for i, n in zip(to, out, strict=True)):
+            yield at, tap, to
+
+
+def conv_transpose(x, weight, bias, stride, pads, output_padding, groups, dilation):
+    """``y[n, o, to] = bias[o] + sum of x[n, c, at] * weight[c, o, tap]`` over all that meet there."""
+    x, weight = np.float64(x), np.float64(weight)
+    size, kernel, channels = x.shape[2:], weight.shape[2:], weight.shape[1] * groups
+    out = transposed_size(size, kernel, stride, pads, output_padding, dilation)
+    y = np.zeros((len(x), channels, *out))
+    ins, outs = _group_slices(x.shape[1], groups), _group_slices(channels, groups)
+    for (at, tap, to), (ci, co) in product(
+        spread(size, kernel, stride, pads, dilation, out), zip(ins, outs, strict=True)
+    ):
+        y[_at(to)][:, co] += x[_at(at)][:, ci] @ weight[_at(tap)][ci]
+    if bias is not None:
+        y += np.float64(bias).reshape(-1, *(1 for _ in size))
+    return y
+
+
+def conv_transpose_backward(grad, x, weight, stride, pads, output_padding, groups, dilation):
+    """``(gx, gw, gb)``: every product of `conv_transpose` hands the output's gradient to its two factors."""
+    grad, x, weight = np.float64(grad), np.float64(x), np.float64(weight)
+    gx, gw = np.zeros_like(x), np.zeros_like(weight)
+    ins, outs = _group_slices(x.shape[1], groups), _group_slices(grad.shape[1], groups)
+    for (at, tap, to), (ci, co) in product(
+        spread(x.shape[2:], weight.shape[2:], stride, pads, dilation, grad.shape[2:]), zip(ins, outs, strict=True)
+    ):
+        g = grad[_at(to)][:, co]
+        gx[_at(at)][:, ci] += g @ weight[_at(tap)][ci].T
+        gw[_at(tap)][ci] += x[_at(at)][:, ci].T @ g
+    return gx, gw, grad.sum(axis=(0, *range(2, grad.ndim)))
+
+
 # --- pooling -------------------------------------------------------------------------------------
 
 

@@ -162,6 +162,16 @@ FUNCTIONS = {  # name: (shapes of the arrays, the call, the definition)
         lambda g, x, w: cnnkit.conv2d_backward(g, x, w),
         lambda g, x, w: naive.conv_backward(g, x, w, 1, ((0, 0), (0, 0)), 1, 1),
     ),
+    "conv_transpose2d": (
+        [SHAPE, (4, 3, 3, 2), (6,)],
+        lambda x, w, b: cnnkit.conv_transpose2d(x, w, b, 2, PADS, 1, 2),
+        lambda x, w, b: naive.conv_transpose(x, w, b, 2, PADS, 1, 2, 1),
+    ),
+    "conv_transpose2d_backward": (
+        [(2, 6, 12, 15), SHAPE, (4, 3, 3, 2)],
+        lambda g, x, w: cnnkit.conv_transpose2d_backward(g, x, w, 2, PADS, 1, 2),
+        lambda g, x, w: naive.conv_transpose_backward(g, x, w, 2, PADS, 1, 2, 1),
+    ),
     "max_pool2d": ([SHAPE], max_indices, lambda x: naive.max_pool(x, *POOL)),
     "max_pool2d_backward": (
         [MAX_OUT],

@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks"
 RESULTS = BENCHMARKS / "results"
 pytestmark = pytest.mark.skipif(not (ROOT / "asv.conf.json").is_file(), reason="the benchmarks are in the source tree")
-SUITES = ("conv", "pool", "dense", "elementwise", "training", "startup")
+SUITES = ("conv", "conv_transpose", "pool", "dense", "elementwise", "training", "startup")
 KINDS = ("time_", "timeraw_", "peakmem_", "track_")
 
 
@@ -68,13 +68,16 @@ def test_cases_are_the_layers_that_they_are_named_after():
     assert cases.CONV["mobilenet_depthwise_144_stride2"].groups == 144
     assert cases.CONV["audio_1d_3_dilated"].op == "conv1d"
     assert cases.CONV["volume_3d_3x3x3_256"].op == "conv3d"
-    assert len(cases.CASES) == len(cases.CONV) + len(cases.POOL) + len(cases.DENSE) + len(cases.ELEMENTWISE)
+    kinds = cases.CONV, cases.CONV_TRANSPOSE, cases.POOL, cases.DENSE, cases.ELEMENTWISE
+    assert len(cases.CASES) == sum(map(len, kinds))
 
 
 def test_flops_are_counted():
     layer = cases.CONV["resnet_3x3_64"]
     assert cases.flops(layer, (4, 64, 56, 56), "forward") == 924_844_032  # 2 * 4 * 64 * 56 * 56 * 64 * 9
     assert cases.flops(layer, (4, 64, 56, 56), "backward") == 2 * 924_844_032
+    layer = cases.CONV_TRANSPOSE["unet_transposed_2x2_64"]
+    assert cases.flops(layer, (4, 64, 56, 56), "forward") == 205_520_896  # 2 * 4 * 64 * 56 * 56 * 128
     assert cases.flops(cases.POOL["vgg_max_pool_2x2"], (2, 128, 56, 56), "backward") == 2 * 128 * 112 * 112
 
 
@@ -235,7 +238,7 @@ def test_tables_have_speed_and_fraction_of_the_roof():
     assert row == "| a | 1 ms | 2 ms | 2.00 | 2.0 GFLOP/s | 50 % |"
 
 
-FEW = "lenet_5x5_16|digits_max_pool|inception_avg_pool|digits_dense|softmax|audio"
+FEW = "lenet_5x5_16|transposed_2x2|digits_max_pool|inception_avg_pool|digits_dense|softmax|audio"
 
 
 def test_bench_races_and_writes(tmp_path, capsys):
@@ -246,7 +249,7 @@ def test_bench_races_and_writes(tmp_path, capsys):
     raced = [(each["case"], each["direction"]) for each in content["results"]]
     names = [name for name in cases.CASES if re.search(FEW, name)]
     assert raced == [(name, direction) for name in names for direction in ("forward", "backward")]
-    assert len(names) == 6
+    assert len(names) == 7
     expected = {"cnnkit", *(peer.NAME for peer in peers.installed())}
     assert {name for each in content["results"] for name in each["seconds"]} == expected
     assert content["roofs"]["1"]["flops"] > 1e9

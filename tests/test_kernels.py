@@ -4,6 +4,7 @@ import os
 import pickle
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -173,8 +174,8 @@ def test_transpose_turns_a_matrix(one):
 @pytest.mark.parametrize("one", every("outer"))
 def test_pack_brings_rows_together(one):
     dtype = one_dtype(one)
-    source, offsets = np.arange(1, 1000).astype(dtype), np.array([5, 0, 31, 2])
-    for here in range(1, one.rows + 1):
+    source, many = np.arange(1, 1000).astype(dtype), np.random.default_rng(5).integers(0, 400, 2 * moves.FEW + 3)
+    for here, offsets in product(range(1, one.rows + 1), (many, many[: moves.FEW], many[:1])):
         to = np.full(len(offsets) * one.rows + 1, np.nan, dtype)
         run_pack(one.unit, to, one.rows, source, 40, here, offsets)
         expected = np.zeros((len(offsets), one.rows))

@@ -36,6 +36,16 @@ GOOD = {  # calls that work
         "groups": 2,
     },
     "conv3d_backward": {"grad_output": ones(1, 3, 2, 3, 4), "x": ones(1, 2, 4, 5, 6), "weight": ones(3, 2, 3, 3, 3)},
+    "conv_transpose1d": {"x": ones(2, 4, 5), "weight": ones(4, 6, 3)},
+    "conv_transpose2d": {"x": ones(2, 6, 3, 4), "weight": ones(6, 4, 3, 3), "bias": ones(8), "groups": 2, "stride": 2},
+    "conv_transpose3d": {"x": ones(1, 2, 3, 3, 3), "weight": ones(2, 3, 2, 2, 2)},
+    "conv_transpose2d_backward": {
+        "grad_output": ones(2, 8, 7, 9),
+        "x": ones(2, 6, 3, 4),
+        "weight": ones(6, 4, 3, 3),
+        "stride": 2,
+        "groups": 2,
+    },
     "max_pool1d": {"x": ones(2, 3, 9), "kernel_size": 2},
     "max_pool2d": {"x": ones(*SHAPE), "kernel_size": 2},
     "max_pool3d": {"x": ones(1, 2, 4, 4, 4), "kernel_size": 2},
@@ -191,6 +201,60 @@ NOT_NEEDED = [
     ({"needs": [["x"]]}, ValueError, f"needs is [['x']], but {NEEDS}"),
     ({"needs": None}, TypeError, f"needs is None, but {NEEDS}"),
     ({"needs": 5}, TypeError, f"needs is 5, but {NEEDS}"),
+]
+CONV_TRANSPOSE = [
+    ({"weight": ones(8, 2, 3, 3)}, ValueError, "x has 6 channels, but weight of shape (8, 2, 3, 3) needs 8"),
+    ({"groups": 4}, ValueError, "weight of shape (6, 4, 3, 3) has 6 input channels, which groups=4 does not divide"),
+    ({"x": ones(6, 3)}, ValueError, "x has shape (6, 3), but conv_transpose2d needs (N, C, H, W) or (C, H, W)"),
+    (
+        {"weight": ones(6, 4, 3)},
+        ValueError,
+        "weight has shape (6, 4, 3), but conv_transpose2d needs (C_in, C_out // groups, kH, kW), none of them 0",
+    ),
+    (
+        {"weight": ones(6, 0, 3, 3)},
+        ValueError,
+        "weight has shape (6, 0, 3, 3), but conv_transpose2d needs (C_in, C_out // groups, kH, kW), none of them 0",
+    ),
+    ({"x": ones(2, 6, 3, 0)}, ValueError, "x has 0 along W, but needs at least 1 there"),
+    (
+        {"padding": ((0, 0), (4, 5))},
+        ValueError,
+        "padding takes 9 along W, but x is spread to 9 there, and the result needs at least 1",
+    ),
+    (
+        {"padding": (5, 0), "output_padding": 1},
+        ValueError,
+        "padding takes 10 along H, but x is spread to 8 there, and the result needs at least 1",
+    ),
+    (
+        {"output_padding": (0, 2)},
+        ValueError,
+        "output_padding is 2 along W, but must be smaller than the stride, 2, or the dilation, 1",
+    ),
+    (
+        {"output_padding": 3, "dilation": 3},
+        ValueError,
+        "output_padding is 3 along H, but must be smaller than the stride, 2, or the dilation, 3",
+    ),
+    (
+        {"output_padding": 1, "padding": "same_lower"},
+        ValueError,
+        "output_padding is 1 along H, but must be 0 with padding 'same_lower', which makes the result 6 long there",
+    ),
+    ({"output_padding": -1}, ValueError, "output_padding is -1, but must be at least 0"),
+    ({"output_padding": 0.5}, TypeError, "output_padding is 0.5, but an int is needed"),
+    ({"output_padding": "same"}, TypeError, "output_padding is 'same', but an int is needed"),
+    ({"output_padding": True}, TypeError, "output_padding is True, but an int is needed"),
+    ({"output_padding": (1, 1, 1)}, ValueError, "output_padding is (1, 1, 1), but needs an int or 2 ints"),
+    ({"stride": 0}, ValueError, "stride is 0, but must be at least 1"),
+    ({"dilation": 1.5}, TypeError, "dilation is 1.5, but an int is needed"),
+    ({"groups": 0}, ValueError, "groups is 0, but must be at least 1"),
+    ({"padding": -1}, ValueError, "padding is -1, but must be at least 0"),
+    ({"padding": "full"}, ValueError, f"padding is 'full', but {PADDINGS}"),
+    ({"padding": (1, 1, 1)}, ValueError, f"padding is (1, 1, 1), but {PADDING}"),
+    *not_arrays("x"),
+    *not_arrays("weight"),
 ]
 POOL = [
     ({"kernel_size": 0}, ValueError, "kernel_size is 0, but must be at least 1"),
@@ -393,6 +457,62 @@ MISTAKES = {
             "grad_output has shape (1, 2, 2, 3, 4), but conv3d of x (1, 2, 4, 5, 6), weight (3, 2, 3, 3, 3) "
             "needs (1, 3, 2, 3, 4)",
         )
+    ],
+    "conv_transpose1d": [
+        ({"x": ones(9)}, ValueError, "x has shape (9,), but conv_transpose1d needs (N, C, L) or (C, L)"),
+        ({"output_padding": (0, 0)}, ValueError, "output_padding is (0, 0), but needs an int or 1 int"),
+        (
+            {"padding": 4},
+            ValueError,
+            "padding takes 8 along L, but x is spread to 7 there, and the result needs at least 1",
+        ),
+    ],
+    "conv_transpose2d": [
+        *CONV_TRANSPOSE,
+        (
+            {"bias": ones(4)},
+            ValueError,
+            "bias has shape (4,), but weight of shape (6, 4, 3, 3) with groups=2 needs (8,)",
+        ),
+        ({"bias": ones(8, dtype="float64")}, TypeError, "bias is float64, but x is float32: one dtype a call"),
+        (
+            {"weight": ones(6, 4, 3, 3, dtype="float64")},
+            TypeError,
+            "weight is float64, but x is float32: one dtype a call",
+        ),
+        *not_arrays("bias")[1:],
+        *not_floats("x", ones(2, 6, 3, 4)),
+    ],
+    "conv_transpose3d": [
+        ({"stride": (2, 2)}, ValueError, "stride is (2, 2), but needs an int or 3 ints"),
+        (
+            {"output_padding": 1},
+            ValueError,
+            "output_padding is 1 along D, but must be smaller than the stride, 1, or the dilation, 1",
+        ),
+    ],
+    "conv_transpose2d_backward": [
+        *CONV_TRANSPOSE,
+        (
+            {"grad_output": ones(2, 8, 8, 9)},
+            ValueError,
+            "grad_output has shape (2, 8, 8, 9), but conv_transpose2d of x (2, 6, 3, 4), weight (6, 4, 3, 3) "
+            "needs (2, 8, 7, 9)",
+        ),
+        (
+            {"output_padding": 1},
+            ValueError,
+            "grad_output has shape (2, 8, 7, 9), but conv_transpose2d of x (2, 6, 3, 4), weight (6, 4, 3, 3) "
+            "needs (2, 8, 8, 10)",
+        ),
+        (
+            {"x": ones(2, 6, 3, 4, dtype="float64")},
+            TypeError,
+            "x is float64, but grad_output is float32: one dtype a call",
+        ),
+        *NOT_NEEDED,
+        *not_arrays("grad_output"),
+        *not_floats("grad_output", ones(2, 8, 7, 9)),
     ],
     "max_pool1d": [
         ({"x": ones(9)}, ValueError, "x has shape (9,), but max_pool1d needs (N, C, L) or (C, L)"),

@@ -71,6 +71,8 @@ def test_round_trip(path, dtype):
     [
         nn.Conv1d(2, 4, 3, padding=((2, 1),), groups=2),
         nn.Conv3d(1, 2, (1, 2, 3), dtype="float64"),
+        nn.ConvTranspose2d(4, 6, 3, 2, ((1, 0), (0, 1)), (0, 1), 2, False, (1, 2)),
+        nn.ConvTranspose3d(1, 2, 3, 2, "same", dtype="float64"),
         nn.Dense(2, 3, bias=False),
         nn.MaxPool1d(3, 2, 1, 2),
         nn.MaxPool3d(2),

@@ -8,6 +8,7 @@ calls.
 from cnnkit.nn.callbacks import EarlyStopping, TrainingState
 from cnnkit.nn.checkpoint import Checkpoint
 from cnnkit.nn.conv import Conv1d, Conv2d, Conv3d
+from cnnkit.nn.conv_transpose import ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from cnnkit.nn.dense import Dense
 from cnnkit.nn.evaluation import evaluate, predict
 from cnnkit.nn.global_pool import GlobalAvgPool2d, GlobalMaxPool2d
@@ -27,6 +28,9 @@ __all__ = [
     "Conv1d",
     "Conv2d",
     "Conv3d",
+    "ConvTranspose1d",
+    "ConvTranspose2d",
+    "ConvTranspose3d",
     "Dense",
     "Dropout",
     "EarlyStopping",

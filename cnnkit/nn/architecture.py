@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 from cnnkit.nn.conv import Conv1d, Conv2d, Conv3d
+from cnnkit.nn.conv_transpose import ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from cnnkit.nn.dense import Dense
 from cnnkit.nn.global_pool import GlobalAvgPool2d, GlobalMaxPool2d
 from cnnkit.nn.layer import Layer
@@ -16,6 +17,7 @@ LAYERS: dict[str, type[Layer]] = {
     layer.__name__: layer
     for layer in (
         *(Conv1d, Conv2d, Conv3d, Dense),
+        *(ConvTranspose1d, ConvTranspose2d, ConvTranspose3d),
         *(MaxPool1d, MaxPool2d, MaxPool3d, AvgPool1d, AvgPool2d, AvgPool3d, GlobalAvgPool2d, GlobalMaxPool2d),
         *(ReLU, Flatten, Dropout, Sequential),
     )

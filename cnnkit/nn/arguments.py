@@ -4,12 +4,12 @@ from typing import Any
 
 from cnnkit.geometry import boolean, integer, parse_padding, per_axis
 
-__all__ = ["boolean", "integer", "per_axis", "short_padding", "short_per_axis"]
+__all__ = ["boolean", "check_groups", "integer", "per_axis", "short_padding", "short_per_axis"]
 
 
-def short_per_axis(value: Any, ndim: int, name: str) -> Any:
+def short_per_axis(value: Any, ndim: int, name: str, least: int = 1) -> Any:
     """A window argument: an int if it is the same for every axis, else one int for each."""
-    return _short(per_axis(value, ndim, name))
+    return _short(per_axis(value, ndim, name, least))
 
 
 def short_padding(padding: Any, ndim: int) -> Any:
@@ -18,6 +18,13 @@ def short_padding(padding: Any, ndim: int) -> Any:
     if isinstance(pairs, str) or any(before != after for before, after in pairs):
         return pairs
     return _short(tuple(before for before, _ in pairs))
+
+
+def check_groups(groups: int, **channels: int) -> None:
+    """Complain unless `groups` divides these numbers of channels."""
+    for name, count in channels.items():
+        if count % groups:
+            raise ValueError(f"{name} is {count}, which groups={groups} does not divide")
 
 
 def _short(values: tuple[int, ...]) -> Any:

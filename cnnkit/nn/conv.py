@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from cnnkit.arrays import Array
-from cnnkit.nn.arguments import integer, per_axis, short_padding, short_per_axis
+from cnnkit.nn.arguments import check_groups, integer, per_axis, short_padding, short_per_axis
 from cnnkit.nn.layer import Pullback
 from cnnkit.nn.weighted import Rng, WeightedLayer
 from cnnkit.ops.conv import (
@@ -50,9 +50,7 @@ class Conv(WeightedLayer):
         self._initialise(self._weight_shape(), bias, rng, dtype)
 
     def _weight_shape(self) -> tuple[int, ...]:
-        for name in ("in_channels", "out_channels"):
-            if getattr(self, name) % self.groups:
-                raise ValueError(f"{name} is {getattr(self, name)}, which groups={self.groups} does not divide")
+        check_groups(self.groups, in_channels=self.in_channels, out_channels=self.out_channels)
         kernel = per_axis(self.kernel_size, self.ndim, "kernel_size")
         return self.out_channels, self.in_channels // self.groups, *kernel
 

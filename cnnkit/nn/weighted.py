@@ -13,24 +13,35 @@ Rng = np.random.Generator | int | None
 
 
 class WeightedLayer(Layer):
-    """A layer with a `weight` (out, ...) and, unless it is None, a `bias` (out,)."""
+    """A layer with a `weight`, mostly (out, ...), and, unless it is None, a `bias` (out,)."""
 
     weight: Array
     bias: Array | None
     dtype: str
 
-    def _initialise(self, shape: tuple[int, ...], bias: bool, rng: Rng, dtype: Any) -> None:
+    def _initialise(
+        self,
+        shape: tuple[int, ...],
+        bias: bool,
+        rng: Rng,
+        dtype: Any,
+        *,
+        fan_in: float | None = None,
+        features: int | None = None,
+    ) -> None:
         """He initialisation: weights from a normal distribution of variance 2 / fan_in, biases zero.
 
-        The numbers are drawn in float64, so that models of either dtype start from the same weights.
+        `fan_in` is how many products make an output, `features` how many biases there are: by default those of a
+        weight (features, ...). The numbers are drawn in float64, so that models of either dtype start from the same
+        weights.
         """
         kind = np.dtype(dtype)
         if kind not in FLOATS:
             raise TypeError(f"dtype is {kind}, but a layer needs float32 or float64")
         self.dtype = kind.name
-        deviation = math.sqrt(2 / math.prod(shape[1:]))  # He et al. 2015, arXiv 1502.01852, equation 10
+        deviation = math.sqrt(2 / (fan_in or math.prod(shape[1:])))  # He et al. 2015, arXiv 1502.01852, equation 10
         self.weight = np.random.default_rng(rng).normal(0, deviation, shape).astype(kind)
-        self.bias = np.zeros(shape[0], kind) if boolean(bias, "bias") else None
+        self.bias = np.zeros(features or shape[0], kind) if boolean(bias, "bias") else None
 
     def parameters(self) -> dict[str, Array]:
         return {"weight": self.weight} if self.bias is None else {"weight": self.weight, "bias": self.bias}

@@ -8,6 +8,8 @@ not assume anything of strides, and never writes to an input. Batches may be emp
 =======================  =====================================================================================
 conv                     x, weight, bias, plan, activation, out
 conv_backward            grad_output, x, weight, plan, grad_x, grad_weight, grad_bias
+conv_transpose           x, weight, bias, plan, out
+sum_channels             x, out
 max_pool                 x, plan, out, indices
 max_pool_backward        grad_output, indices, grad_x
 avg_pool                 x, plan, divisors, out
@@ -24,7 +26,8 @@ cross_entropy            logits, labels, label_smoothing, out
 cross_entropy_backward   scale, logits, labels, label_smoothing, out
 =======================  =====================================================================================
 
-Arrays are (N, C, *spatial), for dense (N, features). `plan` is a `geometry.ConvPlan` or `geometry.PoolPlan`,
+Arrays are (N, C, *spatial), for dense (N, features). `plan` is a `geometry.ConvPlan` or `geometry.PoolPlan`, for
+`conv_transpose` that of the convolution from `out` to `x`, whose input gradient, with a bias, is wanted;
 `divisors` per spatial axis the factors of a window's divisor (`geometry.pool_divisors`), `activation` None or a name,
 `scale` what the gradient of each label is multiplied by.
 """

@@ -30,6 +30,25 @@ class Conv(NamedTuple):
         return self.stride, self.padding, self.dilation, self.groups
 
 
+class ConvTranspose(NamedTuple):
+    """A transposed convolution with a bias."""
+
+    x: Shape
+    weight: Shape
+    stride: int = 1
+    padding: int = 0
+    output_padding: int = 0
+
+    @property
+    def op(self) -> str:
+        return f"conv_transpose{len(self.weight) - 2}d"
+
+    @property
+    def window(self) -> tuple[int, int, int]:
+        """The arguments after the bias."""
+        return self.stride, self.padding, self.output_padding
+
+
 class Pool(NamedTuple):
     """Maximum or average pooling of images."""
 
@@ -64,7 +83,7 @@ class Elementwise(NamedTuple):
     x: Shape
 
 
-Case = Conv | Pool | Dense | Elementwise
+Case = Conv | ConvTranspose | Pool | Dense | Elementwise
 
 CONV = {
     "lenet_5x5_6": Conv((64, 1, 32, 32), (6, 1, 5, 5)),
@@ -94,6 +113,11 @@ CONV = {
     "digits_5x5_16": Conv((32, 1, 16, 16), (16, 1, 5, 5), 1, 2),
     "digits_3x3_32": Conv((32, 16, 8, 8), (32, 16, 3, 3), 1, 1),
 }
+CONV_TRANSPOSE = {
+    "unet_transposed_2x2_64": ConvTranspose((4, 128, 28, 28), (128, 64, 2, 2), 2),
+    "dcgan_transposed_4x4_128": ConvTranspose((16, 256, 8, 8), (256, 128, 4, 4), 2, 1),
+    "decoder_transposed_3x3_64": ConvTranspose((4, 128, 28, 28), (128, 64, 3, 3), 2, 1, 1),
+}
 POOL = {
     "resnet_max_pool_3x3": Pool("max", (4, 64, 112, 112), 3, 2, 1),
     "vgg_max_pool_2x2": Pool("max", (2, 128, 112, 112), 2, 2),
@@ -111,16 +135,16 @@ ELEMENTWISE = {
     "resnet_relu": Elementwise("relu", (4, 64, 112, 112)),
     "imagenet_softmax": Elementwise("softmax", (256, 1000)),
 }
-CASES: dict[str, Case] = {**CONV, **POOL, **DENSE, **ELEMENTWISE}
+CASES: dict[str, Case] = {**CONV, **CONV_TRANSPOSE, **POOL, **DENSE, **ELEMENTWISE}
 
 
 def arrays(case: Case, dtype: str = "float32") -> dict[str, np.ndarray]:
     """The layer's x and, where it has them, weight and bias: the same normal numbers in every run."""
     rng = np.random.default_rng(0)
     made = {"x": rng.standard_normal(case.x).astype(dtype)}
-    if isinstance(case, Conv | Dense):
+    if isinstance(case, Conv | ConvTranspose | Dense):
         made["weight"] = rng.standard_normal(case.weight).astype(dtype)
-        made["bias"] = rng.standard_normal(case.weight[0]).astype(dtype)
+        made["bias"] = rng.standard_normal(case.weight[isinstance(case, ConvTranspose)]).astype(dtype)
     return made
 
 
@@ -128,7 +152,9 @@ def flops(case: Case, y: Shape, direction: str) -> int:
     """Floating-point operations; a multiplication and its addition are two, and the way back takes two passes."""
     if isinstance(case, Conv | Dense):
         forward = 2 * int(np.prod(y)) * int(np.prod(case.weight[1:]))
+    elif isinstance(case, ConvTranspose):
+        forward = 2 * int(np.prod(case.x)) * int(np.prod(case.weight[1:]))
     else:
         forward = int(np.prod(y)) * (case.kernel_size**2 if isinstance(case, Pool) else 1)
-    passes = 2 if direction == "backward" and isinstance(case, Conv | Dense) else 1
+    passes = 2 if direction == "backward" and isinstance(case, Conv | ConvTranspose | Dense) else 1
     return forward * passes

@@ -3,7 +3,7 @@
 It is what the other rooms are checked against, and what runs where they cannot.
 """
 
-from cnnkit.rooms.array.conv import conv, conv_backward
+from cnnkit.rooms.array.conv import conv, conv_backward, conv_transpose, sum_channels
 from cnnkit.rooms.array.dense import dense, dense_backward
 from cnnkit.rooms.array.elementwise import (
     log_softmax,
@@ -21,6 +21,7 @@ __all__ = [
     "avg_pool_backward",
     "conv",
     "conv_backward",
+    "conv_transpose",
     "cross_entropy",
     "cross_entropy_backward",
     "dense",
@@ -33,4 +34,5 @@ __all__ = [
     "relu_backward",
     "softmax",
     "softmax_backward",
+    "sum_channels",
 ]

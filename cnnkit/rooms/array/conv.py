@@ -21,17 +21,25 @@ def conv_backward(
     grad_weight: Array | None,
     grad_bias: Array | None,
 ) -> None:
-    if grad_bias is not None:
-        grad_bias[...] = grad_output.sum((0, *range(2, grad_output.ndim)))
     if grad_x is not None:
-        grad_x[...] = 0
-    for tap, to, of in taps(plan):
-        grad = _flat(grad_output[to], plan.groups)
-        if grad_x is not None:
-            grad_x[of] += _spread(_tap(weight, tap, plan).swapaxes(1, 2) @ grad, grad_x[of])
-        if grad_weight is not None:
-            product = grad @ _flat(x[of], plan.groups).swapaxes(1, 2)
+        conv_transpose(grad_output, weight, None, plan, grad_x)
+    if grad_weight is not None:
+        for tap, to, of in taps(plan):
+            product = _flat(grad_output[to], plan.groups) @ _flat(x[of], plan.groups).swapaxes(1, 2)
             grad_weight[(..., *tap)] = product.reshape(weight.shape[:2])
+    if grad_bias is not None:
+        sum_channels(grad_output, grad_bias)
+
+
+def conv_transpose(x: Array, weight: Array, bias: Array | None, plan: ConvPlan, out: Array) -> None:
+    """The way back of `conv` to its input: each tap hands on to where it met the input."""
+    out[...] = 0 if bias is None else _per_channel(bias, out)
+    for tap, to, of in taps(plan):
+        out[of] += _spread(_tap(weight, tap, plan).swapaxes(1, 2) @ _flat(x[to], plan.groups), out[of])
+
+
+def sum_channels(x: Array, out: Array) -> None:
+    out[...] = x.sum((0, *range(2, x.ndim)))
 
 
 def _tap(weight: Array, tap: tuple[int, ...], plan: ConvPlan) -> Array:

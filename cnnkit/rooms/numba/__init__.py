@@ -1,6 +1,6 @@
 """The CPU room: Numba kernels for NumPy arrays, forward and backward, on any number of threads."""
 
-from cnnkit.rooms.numba.conv import conv, conv_backward
+from cnnkit.rooms.numba.conv import conv, conv_backward, conv_transpose, sum_channels
 from cnnkit.rooms.numba.dense import dense, dense_backward
 from cnnkit.rooms.numba.elementwise import (
     log_softmax,
@@ -18,6 +18,7 @@ __all__ = [
     "avg_pool_backward",
     "conv",
     "conv_backward",
+    "conv_transpose",
     "cross_entropy",
     "cross_entropy_backward",
     "dense",
@@ -30,4 +31,5 @@ __all__ = [
     "relu_backward",
     "softmax",
     "softmax_backward",
+    "sum_channels",
 ]

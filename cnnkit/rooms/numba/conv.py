@@ -58,28 +58,33 @@ def conv_backward(
     if grad_weight is not None:
         _backward_weight(grad_output, x, geometry.lift(plan), grad_weight)
     if grad_bias is not None:
-        sum_channels(arrays.lift(grad_output), grad_bias)
+        sum_channels(grad_output, grad_bias)
 
 
-def _backward_x(grad_output: Array, weight: Array, plan: ConvPlan, grad_x: Array) -> None:
+def conv_transpose(x: Array, weight: Array, bias: Array | None, plan: ConvPlan, out: Array) -> None:
+    _backward_x(x, weight, plan, out, None if bias is None else np.ascontiguousarray(bias))
+
+
+def _backward_x(grad_output: Array, weight: Array, plan: ConvPlan, grad_x: Array, bias: Array | None = None) -> None:
     """Convolutions of the output gradient, the weights flipped, their input and output channels exchanged."""
     if depthwise.takes_turned(plan, FEW, grad_output, grad_x):
         grad = depthwise.empty(grad_x)
-        _backward_x(depthwise.turned(grad_output), weight, plan, grad)
+        _backward_x(depthwise.turned(grad_output), weight, plan, grad, bias)
         depthwise.turn_back(grad, grad_x)
         return
     phases = geometry.input_gradient(plan)
+    nothing = 0 if bias is None else bias.reshape(-1, *(1,) * (grad_x.ndim - 2))
     if len(phases) == 1 or depthwise.takes(plan, grad_output, grad_x):
         for phase in phases:
             if phase.plan is None:
-                grad_x[phase.of] = 0
+                grad_x[phase.of] = nothing
             else:
                 flipped, one = weight[phase.kernel], geometry.lift(phase.plan)
-                _convolve(grad_output, flipped, None, one, False, grad_x[phase.of], swapped=True)
+                _convolve(grad_output, flipped, bias, one, False, grad_x[phase.of], swapped=True)
         return
     if volume(plan.stride) > lines.MANY:
-        grad_x[...] = 0
-    convolve(grad_output, weight, None, geometry.lift(plan), False, grad_x, swapped=True, back=True)
+        grad_x[...] = nothing
+    convolve(grad_output, weight, bias, geometry.lift(plan), False, grad_x, swapped=True, back=True)
 
 
 def _backward_weight(grad_output: Array, x: Array, plan: ConvPlan, grad_weight: Array) -> None:
@@ -100,25 +105,25 @@ def _backward_weight(grad_output: Array, x: Array, plan: ConvPlan, grad_weight: 
         grad_weight[...] = total
 
 
-def sum_channels(grad: Array, out: Array) -> None:
-    """The sum of each channel of grad (N, C, D, H, W)."""
-    pixels = grad.transpose(0, 2, 3, 4, 1)
+def sum_channels(x: Array, out: Array) -> None:
+    x = arrays.lift(x)
+    pixels = x.transpose(0, 2, 3, 4, 1)
     if pixels.flags.c_contiguous:
-        threads.run(_sum_pixels, len(out), grad.size / 4, pixels, out)
+        threads.run(_sum_pixels, len(out), x.size / 4, pixels, out)
     else:
-        threads.run(_sum_rows, len(out), grad.size, grad, out)
+        threads.run(_sum_rows, len(out), x.size, x, out)
 
 
 @kernel
-def _sum_rows(start, stop, grad, out):
+def _sum_rows(start, stop, x, out):
     """A work item is a channel: rows in vector order, then row by row in float64."""
-    batch, _, depth, height, _ = grad.shape
+    batch, _, depth, height, _ = x.shape
     for c in range(start, stop):
         total = np.float64(0)
         for n in range(batch):
             for d in range(depth):
                 for h in range(height):
-                    total += row_sum(grad[n, c, d, h])
+                    total += row_sum(x[n, c, d, h])
         out[c] = total
 
 

@@ -43,7 +43,7 @@ def dense_backward(
     if grad_weight is not None:
         _multiply(grad_output.T, x, None, False, grad_weight)
     if grad_bias is not None:
-        sum_channels(grad_output.T[None, :, None, None], grad_bias)
+        sum_channels(grad_output.T[None], grad_bias)
 
 
 def _multiply(a: Array, b: Array, bias: Array | None, relu: bool, out: Array) -> None:

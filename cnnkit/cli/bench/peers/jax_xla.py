@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cnnkit.cli.bench.cases import Conv, Dense, Elementwise, Pool
+from cnnkit.cli.bench.cases import Conv, ConvTranspose, Dense, Elementwise, Pool
 
 jax: Any = importlib.import_module("jax")
 lax: Any = jax.lax
@@ -30,6 +30,19 @@ def conv(case: Conv, arrays: Arrays, direction: str) -> Work:
         dilation = [case.dilation] * axes
         y = lax.conv_general_dilated(x, weight, rhs_dilation=dilation, feature_group_count=case.groups, **window)
         return y + bias.reshape(-1, *(1,) * axes)
+
+    return _work(layer, arrays, direction, "x", "weight", "bias")
+
+
+def convtranspose(case: ConvTranspose, arrays: Arrays, direction: str) -> Work:
+    """A convolution of x with zeros between its numbers, the kernel flipped and its channels exchanged."""
+    axes = tuple(range(2, len(case.weight)))
+    pads = [(size - 1 - case.padding, size - 1 - case.padding + case.output_padding) for size in case.weight[2:]]
+    window = {"window_strides": [1] * len(axes), "padding": pads, "lhs_dilation": [case.stride] * len(axes)}
+
+    def layer(x: Any, weight: Any, bias: Any) -> Any:
+        flipped = jnp.flip(weight, axes).swapaxes(0, 1)
+        return lax.conv_general_dilated(x, flipped, **window) + bias.reshape(-1, *(1 for _ in axes))
 
     return _work(layer, arrays, direction, "x", "weight", "bias")
 

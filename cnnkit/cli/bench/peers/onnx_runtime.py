@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cnnkit.cli.bench.cases import Conv, Dense, Elementwise, Pool
+from cnnkit.cli.bench.cases import Conv, ConvTranspose, Dense, Elementwise, Pool
 
 ort: Any = importlib.import_module("onnxruntime")
 onnx: Any = importlib.import_module("onnx")
@@ -29,6 +29,12 @@ def conv(case: Conv, arrays: Arrays, direction: str) -> Work:
     pads = [case.padding] * axes if isinstance(case.padding, int) else list(case.padding)
     window: dict[str, Any] = {"strides": [case.stride] * axes, "pads": pads * 2, "dilations": [case.dilation] * axes}
     return _work("Conv", arrays, direction, ("weight", "bias"), group=case.groups, **window)
+
+
+def convtranspose(case: ConvTranspose, arrays: Arrays, direction: str) -> Work:
+    strides, pads, output_padding = ([number] * (len(case.weight) - 2) for number in case.window)
+    window = {"strides": strides, "pads": pads * 2, "output_padding": output_padding}
+    return _work("ConvTranspose", arrays, direction, ("weight", "bias"), **window)
 
 
 def dense(case: Dense, arrays: Arrays, direction: str) -> Work:

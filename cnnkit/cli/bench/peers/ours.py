@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 import cnnkit
-from cnnkit.cli.bench.cases import Conv, Dense, Elementwise, Pool
+from cnnkit.cli.bench.cases import Conv, ConvTranspose, Dense, Elementwise, Pool
 
 NAME = "cnnkit"
 Arrays = dict[str, np.ndarray]
@@ -17,12 +17,15 @@ def use_threads(n: int) -> None:
     cnnkit.set_num_threads(n)
 
 
-def conv(case: Conv, arrays: Arrays, direction: str) -> Work:
+def conv(case: Conv | ConvTranspose, arrays: Arrays, direction: str) -> Work:
     x, weight, bias = arrays["x"], arrays["weight"], arrays["bias"]
     forward, backward = getattr(cnnkit, case.op), getattr(cnnkit, f"{case.op}_backward")
     if direction == "forward":
         return lambda: (forward(x, weight, bias, *case.window),)
     return lambda: tuple(backward(arrays["grad"], x, weight, *case.window))
+
+
+convtranspose = conv
 
 
 def dense(case: Dense, arrays: Arrays, direction: str) -> Work:

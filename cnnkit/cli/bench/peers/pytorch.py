@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cnnkit.cli.bench.cases import Conv, Dense, Elementwise, Pool
+from cnnkit.cli.bench.cases import Conv, ConvTranspose, Dense, Elementwise, Pool
 
 torch: Any = importlib.import_module("torch")
 F: Any = torch.nn.functional
@@ -30,6 +30,16 @@ def conv(case: Conv, arrays: Arrays, direction: str) -> Work:
     axes = len(case.weight) - 2
     stride, padding, dilation = [case.stride] * axes, _per_axis(case.padding, axes), [case.dilation] * axes
     window = ([case.weight[0]], stride, padding, dilation, False, [0] * axes, case.groups, [True] * 3)
+    return lambda: aten.convolution_backward(grad, x, weight, *window)
+
+
+def convtranspose(case: ConvTranspose, arrays: Arrays, direction: str) -> Work:
+    x, weight, bias, grad = _tensors(arrays, "x", "weight", "bias", "grad")
+    if direction == "forward":
+        forward = getattr(F, case.op)
+        return lambda: (forward(x, weight, bias, *case.window),)
+    stride, padding, output_padding = ([number] * (len(case.weight) - 2) for number in case.window)
+    window = ([case.weight[1]], stride, padding, [1] * len(stride), True, output_padding, 1, [True] * 3)
     return lambda: aten.convolution_backward(grad, x, weight, *window)
 
 
