@@ -47,8 +47,8 @@ _chosen: ContextVar[str | None] = ContextVar("backend", default=os.environ.get("
 def use_backend(name: str) -> Iterator[None]:
     """Run everything inside the ``with`` block on exactly this backend, with no fallback.
 
-    The choice holds for the current thread (and asyncio task). The environment variable ``CNNKIT_BACKEND`` makes it
-    for a whole process.
+    The choice holds for the current thread (and asyncio task), as that of `cnnkit.options`. The environment variable
+    ``CNNKIT_BACKEND`` makes it for a whole process.
 
     Parameters
     ----------
