@@ -7,16 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from cnnkit import dispatch, settings
+import cnnkit
+from cnnkit import dispatch
 from cnnkit.arrays import Array, namespace
 from cnnkit.geometry import boolean, integer
+from cnnkit.nn import AvgPool2d, Conv2d, Dense, Layer, MaxPool2d, ReLU
 from cnnkit.nn.arguments import floating
-from cnnkit.nn.conv import Conv2d
-from cnnkit.nn.dense import Dense
-from cnnkit.nn.layer import Layer
-from cnnkit.nn.plain import ReLU
-from cnnkit.nn.pool import AvgPool2d, MaxPool2d
-from cnnkit.ops import elementwise, loss
 
 
 def warmup(
@@ -143,7 +139,7 @@ def _layer(
     x: Array = np.ones(shape, getattr(layer, "dtype", dtype))
     if channels_last:
         x = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
-    with settings.options(algorithm=algorithm):
+    with cnnkit.options(algorithm=algorithm):
         layer(x)
         y, pullback = layer.forward(x)
         pullback(y)
@@ -152,9 +148,9 @@ def _layer(
 def _softmax(dtype: str) -> None:
     x = np.ones((8, 10), dtype)
     for name in ("softmax", "log_softmax"):
-        getattr(elementwise, f"{name}_backward")(getattr(elementwise, name)(x), x)
+        getattr(cnnkit, f"{name}_backward")(getattr(cnnkit, name)(x), x)
 
 
 def _cross_entropy(dtype: str) -> None:
     logits, labels = np.ones((8, 10), dtype), np.zeros(8, np.int64)
-    loss.cross_entropy_backward(loss.cross_entropy(logits, labels), logits, labels)
+    cnnkit.cross_entropy_backward(cnnkit.cross_entropy(logits, labels), logits, labels)

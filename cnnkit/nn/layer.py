@@ -295,6 +295,19 @@ class Layer(ABC):
         save_model(self, path)
 
 
+def check_state(live: Mapping[str, Array], state: Mapping[str, Array]) -> None:
+    """Complain unless `state` has the names, shapes and dtypes of the `live` arrays."""
+    differing = sorted(live.keys() ^ state.keys())
+    if differing:
+        raise ValueError(f"state and model must have the same names, but differ in {', '.join(differing)}")
+    for name, array in live.items():
+        given = state[name]
+        if given.shape != array.shape:
+            raise ValueError(f"{name!r} has shape {given.shape} in state, but {array.shape} in the model")
+        if given.dtype != array.dtype:
+            raise TypeError(f"{name!r} is {given.dtype} in state, but {array.dtype} in the model")
+
+
 def prefixed(parts: Mapping[str, Mapping[str, Array]]) -> dict[str, Array]:
     """Several dicts as one: ``{"0": {"weight": w}}`` as ``{"0.weight": w}``."""
     return {f"{place}.{name}": array for place, part in parts.items() for name, array in part.items()}
@@ -308,16 +321,3 @@ def located(place: str, layer: Layer, x: Array) -> Iterator[None]:
     except (TypeError, ValueError) as error:
         error.add_note(f"in {place}, {layer!r}, given x of shape {getattr(x, 'shape', None)}")
         raise
-
-
-def check_state(live: Mapping[str, Array], state: Mapping[str, Array]) -> None:
-    """Complain unless `state` has the names, shapes and dtypes of the `live` arrays."""
-    differing = sorted(live.keys() ^ state.keys())
-    if differing:
-        raise ValueError(f"state and model must have the same names, but differ in {', '.join(differing)}")
-    for name, array in live.items():
-        given = state[name]
-        if given.shape != array.shape:
-            raise ValueError(f"{name!r} has shape {given.shape} in state, but {array.shape} in the model")
-        if given.dtype != array.dtype:
-            raise TypeError(f"{name!r} is {given.dtype} in state, but {array.dtype} in the model")
