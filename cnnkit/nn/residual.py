@@ -44,7 +44,7 @@ class Residual(Layer):
         for name, layer in self.children().items():
             if not isinstance(layer, Layer):
                 raise TypeError(f"{name} is {layer!r}, but a layer is needed, such as nn.Sequential(...)")
-        if shortcut is body and body.parameters():
+        if shortcut is body and body.state_dict():
             raise ValueError(f"shortcut is body, but {body!r} has parameters of its own: make another one")
 
     def children(self) -> dict[str, Layer]:

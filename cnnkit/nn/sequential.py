@@ -44,7 +44,7 @@ class Sequential(Layer):
         for i, layer in enumerate(layers):
             if not isinstance(layer, Layer):
                 raise TypeError(f"layer {i} is {layer!r}, but Sequential needs layers: Sequential(layer, layer, ...)")
-            if layer.parameters() and any(layer is other for other in layers[:i]):
+            if layer.state_dict() and any(layer is other for other in layers[:i]):
                 raise ValueError(f"layer {i} is given twice, but {layer!r} has parameters of its own: make another one")
         self.layers = layers
 
