@@ -107,9 +107,9 @@ def test_names_are_paths():
 @pytest.mark.parametrize(
     ("shortcut", "sentence"),
     [
-        (None, r"x has \(2, 2, 6, 6\): give a shortcut that makes the same shape"),
-        (nn.Conv2d(2, 4, 1), r"shortcut \(2, 4, 6, 6\): make the same shape"),
-        (nn.Conv2d(2, 1, 1, 2), r"shortcut \(2, 1, 3, 3\): make the same shape"),  # NumPy would broadcast it
+        (None, r"x has shape \(2, 2, 6, 6\): a shortcut that makes the same shape is needed"),
+        (nn.Conv2d(2, 4, 1), r"shortcut makes \(2, 4, 6, 6\): the same shape is needed"),
+        (nn.Conv2d(2, 1, 1, 2), r"shortcut makes \(2, 1, 3, 3\): the same shape is needed"),  # NumPy would broadcast it
     ],
 )
 def test_what_is_added_must_have_one_shape(run, shortcut, sentence):

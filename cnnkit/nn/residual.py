@@ -81,6 +81,7 @@ def _sum(x: Array, body: Array, shortcut: Array | None = None) -> Array:
     """A new array: `body` may be `x` itself, and a pullback may still need it."""
     other = x if shortcut is None else shortcut
     if body.shape != other.shape:
-        way = f"x has {x.shape}: give a shortcut that makes" if shortcut is None else f"shortcut {other.shape}: make"
-        raise ValueError(f"body makes y of shape {body.shape}, but {way} the same shape")
+        way = "x has shape" if shortcut is None else "shortcut makes"
+        need = "a shortcut that makes the same shape" if shortcut is None else "the same shape"
+        raise ValueError(f"body makes y of shape {body.shape}, but {way} {other.shape}: {need} is needed")
     return body + other
