@@ -23,6 +23,7 @@ _PLAIN = {
     "cnnkit.rooms.threads": ("set_num_threads", "get_num_threads"),
     "cnnkit.settings": ("options",),
     "cnnkit.config": ("show_config",),
+    "cnnkit.warming": ("warmup",),
 }
 _HOME = {name: module for module, names in _PLAIN.items() for name in names}
 _HOME |= {name.format(n=n): module for module, names in _SPATIAL.items() for name in names for n in (1, 2, 3)}

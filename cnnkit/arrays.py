@@ -24,6 +24,16 @@ def namespace(array: Array) -> Any:
     return sys.modules[family(array) or "numpy"]
 
 
+def on_host(array: Array) -> Array:
+    """The array in the memory of the processor: itself, or a copy of what is on the GPU."""
+    return array.get() if family(array) == "cupy" else array
+
+
+def beside(array: Array, other: Array) -> Array:
+    """The array in the memory where `other` is, and of its library."""
+    return namespace(other).asarray(array) if family(other) == "cupy" else on_host(array)
+
+
 def check(dtypes: tuple[np.dtype, ...] = FLOATS, **given: Any) -> list[Array]:
     """The given arrays in a form that every backend takes; one library and one dtype for all of them.
 

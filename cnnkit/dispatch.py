@@ -38,6 +38,8 @@ BACKENDS = {  # in order of preference
     "cupy": Backend("cupy", "cnnkit.rooms.array", ("cupy",), 'pip install "cnnkit[cuda13]" or "cnnkit[cuda12]"'),
 }
 
+DEVICES = {"cpu": "numpy", "cuda": "cupy"}  # where a model can be, and whose arrays it has there
+
 _chosen: ContextVar[str | None] = ContextVar("backend", default=os.environ.get("CNNKIT_BACKEND") or None)
 
 
@@ -45,8 +47,8 @@ _chosen: ContextVar[str | None] = ContextVar("backend", default=os.environ.get("
 def use_backend(name: str) -> Iterator[None]:
     """Run everything inside the ``with`` block on exactly this backend, with no fallback.
 
-    The choice holds for the current thread (and asyncio task). The environment variable ``CNNKIT_BACKEND`` makes it
-    for a whole process.
+    The choice holds for the current thread (and asyncio task), as that of `cnnkit.options`. The environment variable
+    ``CNNKIT_BACKEND`` makes it for a whole process.
 
     Parameters
     ----------
@@ -112,6 +114,16 @@ def _find(op: str, family: str, chosen: str | None) -> Callable[..., Any]:
             return getattr(_room(name), op)
     able = [name for name in BACKENDS if not why_not(name) and hasattr(_room(name), op)]
     raise NotImplementedError(f"{op} is not made for the backend {chosen!r}, but for: {', '.join(able)}")
+
+
+def mover(device: str) -> Callable[[arrays.Array], arrays.Array]:
+    """What makes a copy of an array on a device, wherever the array is."""
+    if not isinstance(device, str) or device not in DEVICES:
+        raise ValueError(f"device is {device!r}, but the devices are {', '.join(map(repr, DEVICES))}")
+    if device == "cpu":
+        return lambda array: arrays.on_host(array).copy()
+    _room(DEVICES[device])
+    return importlib.import_module("cupy").array
 
 
 def current_backend(family: str = "numpy") -> str:

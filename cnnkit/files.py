@@ -9,7 +9,7 @@ from os import PathLike
 
 import numpy as np
 
-from cnnkit.arrays import Array
+from cnnkit.arrays import Array, on_host
 
 KIND, CHECKSUM = "cnnkit.kind", "cnnkit.crc32"  # entries of a file's metadata: what it holds, and whether still whole
 
@@ -20,7 +20,9 @@ def write_tensors(path: Path, kind: str, tensors: Mapping[str, Array], metadata:
     """Write one safetensors file that says of itself that it holds a `kind`."""
     from safetensors.numpy import save
 
-    plain = {name: np.array(array, array.dtype.newbyteorder("="), order="C") for name, array in tensors.items()}
+    plain = {
+        name: np.array(on_host(array), array.dtype.newbyteorder("="), order="C") for name, array in tensors.items()
+    }
     texts = {KIND: kind, **metadata}
     write_atomically(path, save(plain, {CHECKSUM: _checksum(plain, texts), **texts}))
 

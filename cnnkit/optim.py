@@ -118,6 +118,12 @@ class Optimizer(ABC):
     """What every optimizer is: `step` changes parameters in place, `state_dict` tells what it remembers.
 
     A subclass gives `_kinds`, the names of what it keeps per parameter, and `_update`.
+
+    Examples
+    --------
+    >>> from cnnkit import optim
+    >>> isinstance(optim.SGD(lr=0.1), optim.Optimizer)
+    True
     """
 
     lr: float | Schedule

@@ -51,6 +51,12 @@ def options(*, algorithm: str | None = None, max_workspace: int | None = None) -
 
     Notes
     -----
+    Threads: a thread that is started inside the block begins with the usual choices, not with those of the block (as
+    Python's own ``decimal`` contexts do); choose in the function that it runs, or send the choice along by
+    ``pool.submit(contextvars.copy_context().run, function, ...)``. The threads that one call works with need none.
+    asyncio: a task begins with what holds where it is made, and so does ``asyncio.to_thread``; what it then chooses is
+    its own. Generators have no context of their own: do not yield inside the block.
+
     With ``|x| <= X`` in the 6x6 inputs (of every channel) that a tile of 4x4 outputs reads, and W the sum of the
     absolute weights of a filter over ``n`` channels and depths, a Winograd result is off by at most
     ``(n + 26) * eps * 88 * X * W``, and the direct sum by ``(9 * n + 4) * eps / 2 * X * W``. Typical errors are 1.6 to

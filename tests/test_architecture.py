@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,6 +23,7 @@ BESIDE = {
     "optim": ("arrays",),
     "config": ("_version", "dispatch", "rooms"),
     "settings": ("geometry",),
+    "warming": ("geometry", "arrays", "dispatch", "ops", "nn", "settings"),
 }
 ROOMS = ("array", "numba")
 
@@ -54,7 +56,7 @@ def test_imports_go_one_way(part):
     allowed = {
         "arrays": left - {"geometry"},
         "nn": left | {"optim", "files"},
-        "cli": left | {"optim", "files", "datasets", "config", "rooms", "_version"},
+        "cli": left | {"optim", "files", "datasets", "config", "rooms", "warming", "_version"},
     }.get(part, left)
     for path in modules(part):
         assert imported_parts(path) <= allowed, path
@@ -146,6 +148,37 @@ def public_functions() -> list[str]:
     return [name for name in cnnkit.__all__ if inspect.isfunction(getattr(cnnkit, name))]
 
 
+def public_objects() -> dict[str, Any]:
+    """Functions and classes of the public modules, and the methods that these classes define."""
+    found: dict[str, Any] = {}
+    for module in ("nn", "optim", "datasets"):
+        for name in getattr(cnnkit, module).__all__:
+            value = getattr(getattr(cnnkit, module), name)
+            if inspect.isroutine(value) or inspect.isclass(value):
+                found[f"{module}.{name}"] = value
+            for method, one in vars(value).items() if inspect.isclass(value) else ():
+                function = one.__func__ if isinstance(one, classmethod) else one
+                if inspect.isfunction(function) and not method.startswith("_") and function.__doc__:
+                    found[f"{module}.{name}.{method}"] = function
+    return found
+
+
+@pytest.mark.parametrize("name", public_objects())
+def test_the_docstrings_of_modules_have_their_sections(name):
+    value = public_objects()[name]
+    text = inspect.getdoc(value) or ""
+    assert "Examples\n--------\n>>> " in text
+    signature = inspect.signature(value)
+    parameters = [one.lstrip("*") for one in signature.parameters if one not in ("self", "cls")]
+    if parameters and not re.search(r"Parameters[^.]* those\s+of\s+`\w+`|\nAttributes\n-----", text):
+        assert "Parameters\n----------" in text
+        for parameter in parameters:
+            assert re.search(rf"\b{parameter}\b", text), parameter
+    returns = signature.return_annotation
+    if inspect.isfunction(value) and returns not in (None, "None", signature.empty):
+        assert "Returns\n-------" in text
+
+
 @pytest.mark.parametrize("name", public_functions())
 def test_docstrings_have_their_sections(name):
     text = inspect.getdoc(getattr(cnnkit, name))
@@ -156,3 +189,5 @@ def test_docstrings_have_their_sections(name):
             assert parameter in text, parameter
         assert "Parameters\n----------" in text
         assert "Raises\n------" in text
+    if name not in ("options", "set_num_threads", "show_config", "use_backend"):
+        assert "Returns\n-------" in text

@@ -39,6 +39,9 @@ LAYERS = {
     "flatten": (nn.Flatten, (2, 3, 4, 5), (2, 60)),
     "dropout": (lambda: nn.Dropout(0.3), (3, 4), (3, 4)),
     "sequential": (lambda: small_model("float64"), (3, 2, 8, 7), (3, 4)),
+    "residual": (lambda: nn.Residual(nn.Conv2d(2, 2, 3, padding=1, **F64)), (2, 2, 5, 4), (2, 2, 5, 4)),
+    "residual shortcut": (lambda: residual("float64"), (2, 2, 5, 4), (2, 3, 3, 2)),
+    "residual of nothing": (lambda: nn.Residual(nn.Sequential(), nn.Sequential()), (3, 4), (3, 4)),
 }
 EVERY_LAYER = pytest.mark.parametrize(("make", "x_shape", "y_shape"), LAYERS.values(), ids=LAYERS)
 BATCHED = {name: row for name, row in LAYERS.items() if "unbatched" not in name}
@@ -55,6 +58,14 @@ def small_model(dtype):
         nn.Dropout(0.2),
         nn.Dense(10, 4, **settings),
     )
+
+
+def residual(dtype):
+    """A block within a block; its body ends in a ReLU, whose pullback keeps what it made."""
+    settings = {"dtype": dtype, "rng": np.random.default_rng(4)}
+    inner = nn.Residual(nn.Sequential(nn.Conv2d(3, 3, 3, padding=1, **settings), nn.ReLU()))
+    body = nn.Sequential(nn.Conv2d(2, 3, 3, 2, 1, **settings), inner, nn.Dropout(0.2))
+    return nn.Residual(body, nn.Conv2d(2, 3, 1, 2, bias=False, **settings))
 
 
 def normal(shape, seed=1):
@@ -203,6 +214,8 @@ def test_number_of_parameters(layer, count):
         (nn.Dense(3, 2, dtype=np.float64), "Dense(3, 2, dtype='float64')"),
         (nn.MaxPool2d(2, (2, 1)), "MaxPool2d(2, stride=(2, 1))"),
         (nn.Sequential(nn.Flatten(), nn.Dropout(0.5)), "Sequential(Flatten(), Dropout(0.5))"),
+        (nn.Residual(nn.Sequential(nn.ReLU())), "Residual(Sequential(ReLU()))"),
+        (nn.Residual(nn.ReLU(), nn.Dense(2, 2)), "Residual(ReLU(), shortcut=Dense(2, 2))"),
     ],
     ids=str,
 )
@@ -309,6 +322,8 @@ def test_state_that_does_not_fit_changes_nothing(change, error, sentence):
         (lambda: nn.Dropout(1.0), ValueError, r"rate is 1\.0, but must be at least 0 and below 1"),
         (lambda: nn.Dropout("half"), TypeError, r"rate is 'half', but a number is needed"),
         (lambda: nn.Sequential([nn.ReLU()]), TypeError, r"layer 0 is \[ReLU\(\)\], but Sequential needs layers"),
+        (lambda: nn.Residual(None), TypeError, r"body is None, but a layer is needed, such as nn\.Sequential"),
+        (lambda: nn.Residual(nn.ReLU(), [nn.ReLU()]), TypeError, r"shortcut is \[ReLU\(\)\], but a layer is needed"),
     ],
 )
 def test_refused_settings(make, error, sentence):

@@ -18,6 +18,13 @@ class Images(NamedTuple):
         The images.
     labels : numpy.ndarray of int64, shape (N,)
         The class of each image, counted from 0.
+
+    Examples
+    --------
+    >>> from cnnkit import datasets
+    >>> x, labels = datasets.digits()
+    >>> x.shape, labels.shape
+    ((1797, 1, 8, 8), (1797,))
     """
 
     x: Array

@@ -1,4 +1,4 @@
-"""Models: layers that return their own way back, `Sequential`, and training.
+"""Models: layers that return their own way back, `Sequential` and `Residual`, and training.
 
 ``y = model(x)`` infers. ``y, pullback = model.forward(x)`` also returns the way back, ``grad_x, grads =
 pullback(grad_y)``, where `grads` has the keys of ``model.parameters()``. Nothing is remembered on a layer between
@@ -16,6 +16,7 @@ from cnnkit.nn.history import History
 from cnnkit.nn.layer import Layer
 from cnnkit.nn.plain import Dropout, Flatten, ReLU
 from cnnkit.nn.pool import AvgPool1d, AvgPool2d, AvgPool3d, MaxPool1d, MaxPool2d, MaxPool3d
+from cnnkit.nn.residual import Residual
 from cnnkit.nn.saving import load
 from cnnkit.nn.sequential import Sequential
 from cnnkit.nn.training import fit
@@ -43,6 +44,7 @@ __all__ = [
     "MaxPool2d",
     "MaxPool3d",
     "ReLU",
+    "Residual",
     "Sequential",
     "TrainingState",
     "evaluate",

@@ -10,6 +10,7 @@ from cnnkit.nn.global_pool import GlobalAvgPool2d, GlobalMaxPool2d
 from cnnkit.nn.layer import Layer
 from cnnkit.nn.plain import Dropout, Flatten, ReLU
 from cnnkit.nn.pool import AvgPool1d, AvgPool2d, AvgPool3d, MaxPool1d, MaxPool2d, MaxPool3d
+from cnnkit.nn.residual import Residual
 from cnnkit.nn.sequential import Sequential
 
 # All that a file can ask for
@@ -19,7 +20,7 @@ LAYERS: dict[str, type[Layer]] = {
         *(Conv1d, Conv2d, Conv3d, Dense),
         *(ConvTranspose1d, ConvTranspose2d, ConvTranspose3d),
         *(MaxPool1d, MaxPool2d, MaxPool3d, AvgPool1d, AvgPool2d, AvgPool3d, GlobalAvgPool2d, GlobalMaxPool2d),
-        *(ReLU, Flatten, Dropout, Sequential),
+        *(ReLU, Flatten, Dropout, Sequential, Residual),
     )
 }
 
@@ -37,28 +38,29 @@ def from_json(text: str) -> Layer:
         raise ValueError("the architecture is nested too deeply") from None
 
 
-def _describe(layer: Layer) -> dict[str, Any]:
-    if LAYERS.get(type(layer).__name__) is not type(layer):
-        raise TypeError(f"{layer!r} is no layer of cnnkit's own, but only those can be saved and loaded again")
-    config = layer.config()
-    if isinstance(layer, Sequential):
-        config = {"layers": [_describe(one) for one in layer]}
-    return {"layer": type(layer).__name__, **config}
+def _describe(value: Any) -> Any:
+    """A layer, or a constructor argument, which may be a layer or a tuple of layers."""
+    if isinstance(value, tuple):
+        return [_describe(one) for one in value]
+    if not isinstance(value, Layer):
+        return value
+    if LAYERS.get(type(value).__name__) is not type(value):
+        raise TypeError(f"{value!r} is no layer of cnnkit's own, but only those can be saved and loaded again")
+    return {"layer": type(value).__name__} | {name: _describe(one) for name, one in value.config().items()}
 
 
 def _build(description: Any) -> Layer:
     if not isinstance(description, dict) or description.get("layer") not in LAYERS:
         raise ValueError(f"the architecture has {_shortened(description)} where a layer of cnnkit's is needed")
-    config = {name: _tuples(value) for name, value in description.items() if name != "layer"}
-    kind = LAYERS[description["layer"]]
-    if kind is Sequential:
-        return Sequential(*(_build(one) for one in config.get("layers", ())))
-    return kind(**config)
+    config = {name: _argument(value) for name, value in description.items() if name != "layer"}
+    return LAYERS[description["layer"]].from_config(**config)
 
 
-def _tuples(value: Any) -> Any:
-    """JSON's lists as the tuples they were."""
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+def _argument(value: Any) -> Any:
+    """JSON's lists as the tuples they were, and its objects as layers."""
+    if isinstance(value, list):
+        return tuple(map(_argument, value))
+    return _build(value) if isinstance(value, dict) else value
 
 
 def _shortened(value: Any, length: int = 60) -> str:

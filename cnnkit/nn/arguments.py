@@ -2,9 +2,20 @@
 
 from typing import Any
 
+import numpy as np
+
+from cnnkit.arrays import FLOATS
 from cnnkit.geometry import boolean, integer, parse_padding, per_axis
 
-__all__ = ["boolean", "check_groups", "integer", "per_axis", "short_padding", "short_per_axis"]
+__all__ = ["boolean", "check_groups", "floating", "integer", "per_axis", "short_padding", "short_per_axis"]
+
+
+def floating(dtype: Any) -> np.dtype:
+    """The dtype of a layer's parameters."""
+    kind = np.dtype(dtype)
+    if kind not in FLOATS:
+        raise TypeError(f"dtype is {kind}, but a layer needs float32 or float64")
+    return kind
 
 
 def short_per_axis(value: Any, ndim: int, name: str, least: int = 1) -> Any:

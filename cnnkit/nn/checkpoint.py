@@ -4,7 +4,7 @@ import json
 import os
 from typing import Any
 
-from cnnkit.arrays import Array
+from cnnkit.arrays import Array, beside
 from cnnkit.files import Path, read_tensors, write_tensors
 from cnnkit.nn.architecture import to_json
 from cnnkit.nn.arguments import integer
@@ -68,7 +68,7 @@ def resume_from(path: Path, model: Layer, optimizer: Optimizer) -> History:
         history = _read_history(metadata.get("history", ""))
         state = _part(tensors, "model.")
         check_state(model.state_dict(), state)
-        optimizer.load_state_dict(_part(tensors, "optimizer."))
+        optimizer.load_state_dict(_beside(model, _part(tensors, "optimizer.")))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{os.fspath(path)} does not fit: {error}") from error
     model.load_state_dict(state)
@@ -85,6 +85,12 @@ def _read_history(text: str) -> History:
     if not isinstance(saved, dict) or not all(isinstance(saved.get(name), list) for name in MONITORS):
         raise ValueError(f"its history is {text[:60]}, but lists of {', '.join(MONITORS)} are needed")
     return History(**saved)
+
+
+def _beside(model: Layer, tensors: dict[str, Array]) -> dict[str, Array]:
+    """Tensors of a file in the memory where the model is."""
+    where = next(iter(model.parameters().values()), None)
+    return tensors if where is None else {name: beside(array, where) for name, array in tensors.items()}
 
 
 def _part(tensors: dict[str, Array], prefix: str) -> dict[str, Array]:

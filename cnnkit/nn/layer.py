@@ -1,14 +1,18 @@
 """What every layer is: a forward pass that returns its own way back, and named parameters."""
 
+import copy
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from os import PathLike
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
-from cnnkit.arrays import Array
+from cnnkit import dispatch
+from cnnkit.arrays import Array, beside
+from cnnkit.nn.arguments import floating
 
 # grad_x, grads = pullback(grad_y, needs_x=True); without needs_x, grad_x may be None
 Pullback = Callable[..., tuple[Array, dict[str, Array]]]
@@ -18,8 +22,11 @@ class Layer(ABC):
     """The base of all layers, and of your own.
 
     A subclass stores its constructor arguments under their names and gives ``__call__`` and `forward`; one with
-    parameters also gives `parameters`. Nothing about a call is remembered on the layer: what the way back needs lives
-    in the pullback.
+    parameters also gives `parameters`, one that is made of layers `children`. Nothing about a call is remembered on
+    the layer: what the way back needs lives in the pullback.
+
+    ``copy.deepcopy(layer)`` shares no array with `layer`. A layer can be pickled, which is how ``multiprocessing``
+    sends it; into files use `save`, for reading a pickle can run code.
 
     Examples
     --------
@@ -68,8 +75,23 @@ class Layer(ABC):
         ((4, 3), (2, 3), array([4., 4.]))
         """
 
+    def children(self) -> dict[str, "Layer"]:
+        """Return the layers that this one is made of, by the names that stand before those of their parameters.
+
+        Returns
+        -------
+        dict of str to Layer
+
+        Examples
+        --------
+        >>> from cnnkit import nn
+        >>> nn.Residual(nn.Conv2d(4, 8, 1), nn.Conv2d(4, 8, 1)).children()
+        {'body': Conv2d(4, 8, 1), 'shortcut': Conv2d(4, 8, 1)}
+        """
+        return {}
+
     def parameters(self) -> dict[str, Array]:
-        """Return the live arrays that training changes, by name.
+        """Return the live arrays that training changes, by name; of a layer made of layers, those of its children.
 
         Returns
         -------
@@ -81,7 +103,7 @@ class Layer(ABC):
         >>> sum(array.size for array in nn.Conv2d(1, 8, 3).parameters().values())
         80
         """
-        return {}
+        return prefixed({place: child.parameters() for place, child in self.children().items()})
 
     def config(self) -> dict[str, Any]:
         """Return the constructor arguments that make this layer again, by name.
@@ -100,6 +122,27 @@ class Layer(ABC):
         names = [name for name in inspect.signature(type(self)).parameters if name != "rng"]
         return {name: getattr(self, name) for name in names}
 
+    @classmethod
+    def from_config(cls, **config: Any) -> Self:
+        """Make the layer that `config` describes, with new parameters.
+
+        Parameters
+        ----------
+        **config
+            What `config` returned.
+
+        Returns
+        -------
+        Layer
+
+        Examples
+        --------
+        >>> from cnnkit import nn
+        >>> nn.Dense.from_config(**nn.Dense(784, 10).config())
+        Dense(784, 10)
+        """
+        return cls(**config)
+
     def __repr__(self) -> str:
         given = []
         for name, value in self.config().items():
@@ -113,6 +156,8 @@ class Layer(ABC):
     def state_dict(self) -> dict[str, Array]:
         """Return all that the layer has learnt, by name: the live arrays.
 
+        These are the parameters and whatever else a layer or one of its children keeps, such as running statistics.
+
         Returns
         -------
         dict of str to array
@@ -123,7 +168,7 @@ class Layer(ABC):
         >>> list(nn.Sequential(nn.Dense(4, 3), nn.ReLU(), nn.Dense(3, 2, bias=False)).state_dict())
         ['0.weight', '0.bias', '2.weight']
         """
-        return self.parameters()
+        return prefixed({place: child.state_dict() for place, child in self.children().items()}) | self.parameters()
 
     def load_state_dict(self, state: Mapping[str, Array]) -> None:
         """Copy `state` into the live arrays.
@@ -151,7 +196,76 @@ class Layer(ABC):
         live = self.state_dict()
         check_state(live, state)
         for name, array in live.items():
-            array[...] = state[name]
+            array[...] = beside(state[name], array)
+
+    def astype(self, dtype: Any) -> Self:
+        """Return a copy of the layer that computes in another dtype; this one stays as it is.
+
+        Parameters
+        ----------
+        dtype : {"float32", "float64"}
+
+        Returns
+        -------
+        Layer
+            It shares no array with this one.
+
+        Raises
+        ------
+        TypeError
+            If there is no layer of this dtype.
+
+        Examples
+        --------
+        >>> from cnnkit import nn
+        >>> nn.Sequential(nn.Dense(4, 3), nn.ReLU()).astype("float64")
+        Sequential(Dense(4, 3, dtype='float64'), ReLU())
+        """
+        kind = floating(dtype)
+        twin = self._copy(lambda array: array.copy() if array.dtype.kind in "iub" else array.astype(kind))
+        for layer in twin._family():
+            if "dtype" in vars(layer):  # constructor arguments are stored under their names
+                vars(layer)["dtype"] = kind.name
+        return twin
+
+    def to(self, device: str) -> Self:
+        """Return a copy of the layer on a device; this one stays where it is.
+
+        Parameters
+        ----------
+        device : {"cpu", "cuda"}
+            ``"cpu"`` makes its arrays NumPy arrays, ``"cuda"`` CuPy arrays on CuPy's current device. Give the layer
+            arrays of the same library then.
+
+        Returns
+        -------
+        Layer
+            It shares no array with this one, wherever that is.
+
+        Raises
+        ------
+        ValueError
+            If there is no device of this name.
+        ImportError
+            If CuPy cannot run here, with the reason.
+
+        Examples
+        --------
+        >>> from cnnkit import nn
+        >>> nn.Dense(4, 3).to("cpu")
+        Dense(4, 3)
+        """
+        return self._copy(dispatch.mover(device))
+
+    def _copy(self, change: Callable[[Array], Array]) -> Self:
+        """A deep copy, but for the arrays that the layer has learnt: there stands what `change` makes of them."""
+        return copy.deepcopy(self, {id(array): change(array) for array in self.state_dict().values()})
+
+    def _family(self) -> Iterator["Layer"]:
+        """This layer and all that it is made of."""
+        yield self
+        for child in self.children().values():
+            yield from child._family()
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write architecture and parameters into one safetensors file, which `cnnkit.nn.load` reads.
@@ -192,3 +306,18 @@ def check_state(live: Mapping[str, Array], state: Mapping[str, Array]) -> None:
             raise ValueError(f"{name!r} has shape {given.shape} in state, but {array.shape} in the model")
         if given.dtype != array.dtype:
             raise TypeError(f"{name!r} is {given.dtype} in state, but {array.dtype} in the model")
+
+
+def prefixed(parts: Mapping[str, Mapping[str, Array]]) -> dict[str, Array]:
+    """Several dicts as one: ``{"0": {"weight": w}}`` as ``{"0.weight": w}``."""
+    return {f"{place}.{name}": array for place, part in parts.items() for name, array in part.items()}
+
+
+@contextmanager
+def located(place: str, layer: Layer, x: Array) -> Iterator[None]:
+    """Add to an error in which of several layers it arose."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        error.add_note(f"in {place}, {layer!r}, given x of shape {getattr(x, 'shape', None)}")
+        raise

@@ -1,13 +1,12 @@
 """Layers one after the other."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from cnnkit.arrays import Array
-from cnnkit.nn.layer import Layer, Pullback
+from cnnkit.nn.layer import Layer, Pullback, located, prefixed
 
 
 class Sequential(Layer):
@@ -45,39 +44,40 @@ class Sequential(Layer):
         for i, layer in enumerate(layers):
             if not isinstance(layer, Layer):
                 raise TypeError(f"layer {i} is {layer!r}, but Sequential needs layers: Sequential(layer, layer, ...)")
-            if layer.parameters() and any(layer is other for other in layers[:i]):
+            if layer.state_dict() and any(layer is other for other in layers[:i]):
                 raise ValueError(f"layer {i} is given twice, but {layer!r} has parameters of its own: make another one")
         self.layers = layers
 
     def __call__(self, x: Array) -> Array:
         for i, layer in enumerate(self.layers):
-            with _located(i, layer, x):
+            with located(f"layer {i}", layer, x):
                 x = layer(x)
         return x
 
     def forward(self, x: Array, rng: np.random.Generator | None = None) -> tuple[Array, Pullback]:
         pullbacks: list[Pullback] = []
         for i, layer in enumerate(self.layers):
-            with _located(i, layer, x):
+            with located(f"layer {i}", layer, x):
                 x, back = layer.forward(x, rng)
             pullbacks.append(back)
         first = next((i for i, layer in enumerate(self.layers) if layer.parameters()), len(self.layers))
 
         def pullback(grad: Array, *, needs_x: bool = True) -> tuple[Array, dict[str, Array]]:
-            grads: dict[str, Array] = {}
+            grads: dict[str, dict[str, Array]] = {}
             last = 0 if needs_x else first  # below it lies nothing that anyone asks for
             for i in range(len(pullbacks) - 1, last - 1, -1):
                 grad, own = pullbacks[i](grad, needs_x=needs_x or i > last)
-                grads = {f"{i}.{name}": array for name, array in own.items()} | grads
-            return grad if needs_x else None, grads
+                grads = {str(i): own} | grads
+            return grad if needs_x else None, prefixed(grads)
 
         return x, pullback
 
-    def parameters(self) -> dict[str, Array]:
-        return {f"{i}.{name}": array for i, layer in enumerate(self) for name, array in layer.parameters().items()}
+    def children(self) -> dict[str, Layer]:
+        return {str(i): layer for i, layer in enumerate(self.layers)}
 
-    def config(self) -> dict[str, Any]:
-        return {"layers": self.layers}
+    @classmethod
+    def from_config(cls, **config: Any) -> Self:
+        return cls(*tuple(config.pop("layers", ())), **config)
 
     def __repr__(self) -> str:
         return f"Sequential({', '.join(map(repr, self.layers))})"
@@ -90,13 +90,3 @@ class Sequential(Layer):
 
     def __len__(self) -> int:
         return len(self.layers)
-
-
-@contextmanager
-def _located(i: int, layer: Layer, x: Array) -> Iterator[None]:
-    """Add to an error where it arose."""
-    try:
-        yield
-    except (TypeError, ValueError) as error:
-        error.add_note(f"in layer {i}, {layer!r}, given x of shape {getattr(x, 'shape', None)}")
-        raise

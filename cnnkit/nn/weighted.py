@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from cnnkit.arrays import FLOATS, Array
-from cnnkit.nn.arguments import boolean
+from cnnkit.arrays import Array
+from cnnkit.nn.arguments import boolean, floating
 from cnnkit.nn.layer import Layer
 
 Rng = np.random.Generator | int | None
@@ -35,9 +35,7 @@ class WeightedLayer(Layer):
         weight (features, ...). The numbers are drawn in float64, so that models of either dtype start from the same
         weights.
         """
-        kind = np.dtype(dtype)
-        if kind not in FLOATS:
-            raise TypeError(f"dtype is {kind}, but a layer needs float32 or float64")
+        kind = floating(dtype)
         self.dtype = kind.name
         deviation = math.sqrt(2 / (fan_in or math.prod(shape[1:])))  # He et al. 2015, arXiv 1502.01852, equation 10
         self.weight = np.random.default_rng(rng).normal(0, deviation, shape).astype(kind)

@@ -26,6 +26,8 @@ class _Cache(FunctionCache):
     that cannot be read or written is no reason to fail, only to compile.
     """
 
+    saved = 0  # functions that this process compiled
+
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(function)
         self._cache_file = IndexDataCacheFile(self._cache_path, self._impl.filename_base, _sources())
@@ -39,6 +41,7 @@ class _Cache(FunctionCache):
             return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
+        _Cache.saved += 1
         with suppress(OSError):  # a full disk, a folder that became read-only
             super().save_overload(sig, data)
 
@@ -98,6 +101,11 @@ def _vector_unit() -> tuple[int, int]:
 
 VECTOR_BYTES, REGISTERS = _vector_unit()
 FMAS = 1 if VECTOR_BYTES == 64 and llvm.get_host_cpu_name() == "znver4" else 2  # multiply-adds of vectors in a cycle
+
+
+def compiled() -> int:
+    """How many functions this process has compiled, instead of reading them from the disk."""
+    return _Cache.saved
 
 
 def describe() -> dict[str, Any]:

@@ -73,6 +73,13 @@ def tiles(kind: str, dtype: np.dtype) -> list[Tile]:
     return [Tile(kind, rows, vectors, dtype) for rows, vectors in sizes]
 
 
+def compile_all(dtype: np.dtype) -> None:
+    """Compile all tiles of a dtype, or read them from the disk."""
+    for kind in ("outer", "inner", *(("product",) if dtype == np.float32 else ())):
+        for tile in tiles(kind, dtype):
+            tile.loop  # noqa: B018
+
+
 def _compiled(name: str, numbers: int, body: Any) -> Any:
     """An intrinsic that emits a tile's loop, by ``body(emit, tile, *numbers)``, and gives its address."""
 
