@@ -38,7 +38,6 @@ MISSING = {
     "dropout_backward",
     "mse_loss",
     "mse_loss_backward",
-    "nn.ConvTranspose{n}d",
     "nn.AdaptiveMaxPool{n}d",
     "nn.AdaptiveAvgPool{n}d",
     "nn.BatchNorm{n}d",
