@@ -27,7 +27,9 @@ class Savings(NamedTuple):
     connections: int
 
 
-def conv_parameters(in_channels: int, out_channels: int, kernel_size: Any, *, bias: bool = True, groups: int = 1) -> int:
+def conv_parameters(
+    in_channels: int, out_channels: int, kernel_size: Any, *, bias: bool = True, groups: int = 1
+) -> int:
     """Count the parameters of a convolution: ``out_channels * (in_channels / groups * taps + 1)``.
 
     They do not depend on the size of the image: each filter is used everywhere.

@@ -107,5 +107,3 @@ def _scipy_sparse() -> Any:
     except ImportError:
         raise ImportError('conv_matrix needs SciPy: pip install "cnnkit[analysis]"') from None
     return scipy.sparse
-
-

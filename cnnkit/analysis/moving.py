@@ -184,5 +184,3 @@ def _check_images(x: Any, extra: int = 2) -> int:
     if x.ndim <= extra:
         raise ValueError(f"{name} has shape {x.shape}, but (N, C, *sizes) is needed")
     return x.ndim - extra
-
-

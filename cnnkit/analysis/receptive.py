@@ -108,8 +108,9 @@ def receptive_field(layers: Any, input_size: Any = None) -> list[ReceptiveField]
     reach = pixel(ndim, length)
     rows = [_row("input", None, reach, length)]
     for name, layer in named:
-        for place, one, reach in follow(name, layer, reach):
-            rows.append(_row(place, one, reach, length))
+        for place, one, after in follow(name, layer, reach):
+            rows.append(_row(place, one, after, length))
+            reach = after
     return rows
 
 
@@ -171,8 +172,9 @@ def follow(
     """
     if is_chain(layer):
         for part, inner in children(layer).items():
-            for place, one, reach in follow(f"{name}.{part}".strip("."), inner, reach, preserves):
-                yield place, one, reach
+            for place, one, after in follow(f"{name}.{part}".strip("."), inner, reach, preserves):
+                yield place, one, after
+                reach = after
     elif hasattr(layer, "shortcut"):  # Residual: all ways begin here and end in a sum
         ends = [] if layer.shortcut is not None else [reach]
         for part, inner in children(layer).items():
@@ -292,7 +294,8 @@ def _row(name: str, layer: Any, reach: Reach, image: tuple[int, ...] | None) -> 
     if image is not None:
         parts = zip(reach.size, image, strict=True)
         coverage = math.prod(min(float(size), n) / n for size, n in parts)
-    return ReceptiveField(name or type(layer).__name__, layer, *map(shortest, reach[:3]), coverage)
+    size, jump, start = map(shortest, reach[:3])
+    return ReceptiveField(name or type(layer).__name__, layer, size, jump, start, coverage)
 
 
 def shortest(values: tuple[Any, ...]) -> Any:

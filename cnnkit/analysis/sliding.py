@@ -93,9 +93,7 @@ def _plain(number: Any) -> str:
     return f"{float(number):g}"
 
 
-def plot_slide(
-    image: Array, kernel: Array, stride: Any = 1, padding: Any = 0, *, step: int = 0, ax: Any = None
-) -> Any:
+def plot_slide(image: Array, kernel: Array, stride: Any = 1, padding: Any = 0, *, step: int = 0, ax: Any = None) -> Any:
     """Draw one step of `slide`: the image with the window on it, the kernel, the outputs so far, and the sum.
 
     Parameters
@@ -158,10 +156,13 @@ def animate_slide(image: Array, kernel: Array, stride: Any = 1, padding: Any = 0
 
     Examples
     --------
+    >>> import os, tempfile
     >>> import numpy as np
     >>> from cnnkit.analysis import animate_slide, sobel
-    >>> animation = animate_slide(np.ones((5, 5)), sobel(1))
-    >>> animation.save("slide.gif", writer="pillow")  # doctest: +SKIP
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     animate_slide(np.ones((3, 4)), sobel(1)).save(os.path.join(folder, "slide.gif"), writer="pillow")
+    ...     os.listdir(folder)
+    ['slide.gif']
     """
     from cnnkit.analysis.drawing import animation
 

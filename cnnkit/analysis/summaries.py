@@ -142,7 +142,8 @@ def summary(model: Layer, input_shape: tuple[int, ...]) -> Summary:
     --------
     >>> from cnnkit import nn
     >>> from cnnkit.analysis import summary
-    >>> model = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Dense(128, 10))
+    >>> convolution = nn.Conv2d(1, 8, 3, padding=1)
+    >>> model = nn.Sequential(convolution, nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Dense(128, 10))
     >>> table = summary(model, (1, 1, 8, 8))
     >>> table.parameters, table.multiply_adds, table.rows[2].output_shape, table.rows[2].receptive_field
     (1370, 5888, (1, 8, 4, 4), 4)

@@ -1,7 +1,7 @@
 """Watching a model at work: what each of its layers is given and what it gives.
 
-A model is run as a shallow copy of itself, whose layers note down what they make; the parameters are shared, and the model
-itself is not touched. So any layer can be watched, also one of your own that holds others.
+A model is run as a shallow copy of itself, whose layers note down what they make; the parameters are shared, and the
+model itself is not touched. So any layer can be watched, also one of your own that holds others.
 """
 
 import copy
@@ -14,6 +14,7 @@ import numpy as np
 from cnnkit import arrays
 from cnnkit.arrays import Array
 from cnnkit.nn.layer import Layer
+
 
 class Call(NamedTuple):
     """One layer at work."""
