@@ -211,6 +211,11 @@ def test_the_kernel_slides_with_the_sums_written_out(backend):
     np.testing.assert_array_equal(output, naive)
 
 
+def test_slide_sums_bytes_without_overflow():
+    white = np.full((3, 3), 255, np.uint8)
+    assert [step.total for step in analysis.slide(white, white)] == [9 * 255**2]
+
+
 def test_slide_with_stride_and_padding():
     x, kernel = np.arange(20.0).reshape(4, 5), np.arange(6.0).reshape(2, 3)
     padding = ((1, 0), (0, 2))
@@ -225,6 +230,8 @@ def test_sobel():
     np.testing.assert_array_equal(analysis.sobel(0), [[-1, -2, -1], [0, 0, 0], [1, 2, 1]])
     assert analysis.sobel(0).size == 9
     assert analysis.sobel(-1, dtype="float32").dtype == np.float32
+    with pytest.raises(TypeError, match=r"^dtype is uint8, but a floating-point type is needed$"):
+        analysis.sobel(1, dtype="uint8")
     ndimage = pytest.importorskip("scipy.ndimage", reason="a second opinion")
     photo = photograph(dtype="float64")
     for axis in (0, 1):

@@ -90,7 +90,7 @@ def sobel(axis: int, *, dtype: Any = "float64") -> Array:
     ValueError
         If `axis` is neither 0 nor 1 (nor -1 nor -2).
     TypeError
-        If `axis` is no int.
+        If `axis` is no int, or `dtype` no floating-point type.
 
     References
     ----------
@@ -104,5 +104,7 @@ def sobel(axis: int, *, dtype: Any = "float64") -> Array:
            [-2.,  0.,  2.],
            [-1.,  0.,  1.]])
     """
+    if np.dtype(dtype).kind != "f":
+        raise TypeError(f"dtype is {np.dtype(dtype)}, but a floating-point type is needed")
     vertical = np.outer([1, 2, 1], [-1, 0, 1]).astype(dtype)
     return vertical if geometry.axis(axis, 2) == 1 else vertical.T.copy()

@@ -68,6 +68,7 @@ def slide(image: Array, kernel: Array, stride: Any = 1, padding: Any = 0) -> lis
     (0, 1) (2 x -1) + (4 x 1) = 2
     """
     plan = _plan(image, kernel, stride, padding)
+    image, kernel = image.astype(np.float64), kernel.astype(np.float64)  # sums of small integers would wrap around
     padded = np.pad(image, list(zip(plan.before, plan.after, strict=True)))
     steps = []
     for i, j in np.ndindex(plan.output_size):

@@ -11,7 +11,7 @@ from cnnkit.cli.explain.page import figure, page, paragraph, table
 from cnnkit.datasets import Images, digits, split
 from cnnkit.plotting import BLUE, ORANGE
 
-SUBJECT = "where dense layers win (trains some seconds)"
+SUBJECT = "where dense layers win (trains a moment)"
 TRAIN, TEST = 1000, 500
 
 
