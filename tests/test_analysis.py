@@ -348,7 +348,7 @@ def models():
         "stack": [conv(1, 2, 3), nn.ReLU(), conv(2, 2, 3, padding=1), nn.MaxPool2d(2), conv(2, 1, 3)],
         "strides": [odd, conv(2, 1, 3, dilation=2)],
         "same": [conv(1, 2, 4, padding="same", stride=3), nn.AvgPool2d(3, 1, padding=1), conv(2, 1, 2)],
-        "ceil": [nn.MaxPool2d(3, 2, ceil_mode=True), conv(1, 1, 3)],
+        "ceil": [nn.MaxPool2d(3, 2, ceil_mode=True), nn.GlobalMaxPool2d()],
         "nested": [plain, nn.Sequential(conv(2, 1, 3, stride=2))],
         "residual": [conv(1, 2, 3), Residual(padded), nn.ReLU()],
         "branches": [Residual(halved, conv(1, 2, 1, stride=2))],
@@ -555,6 +555,7 @@ def test_a_summary_runs_layers_of_all_kinds_and_says_what_it_knows():
     assert [row.name for row in rows] == ["0", "1", "2", "2.first", "2.others.0", "2.others.1", "3"]
     assert [row.receptive_field for row in rows] == [3, 3, None, None, None, None, None]  # how it connects is not known
     assert [row.output_shape[2] for row in rows] == [7, 7, 3, 5, 5, 3, 3]
+    assert [row.activation_bytes for row in rows] == [196, 196, 0, 200, 200, 72, 72]  # the block's is its last layer's
 
 
 def test_looking_leaves_the_model_as_it_was():

@@ -257,13 +257,14 @@ def plot_receptive_field(layers: Any, input_size: Any, *, ax: Any = None) -> Any
     shades = colormaps["viridis"](np.linspace(0.95, 0.05, len(rows)))
     for row, shade in zip(reversed(rows.values()), shades, strict=True):
         _draw_field(ax, row, size, shade)
-    ax.set(xlim=(0, size[1]), ylim=(size[0], 0), aspect="equal", anchor="W", xlabel="pixels", ylabel="pixels")
+    step = max(1, max(size) // 8)
+    ax.set(xlim=(0, 2 * size[1]), ylim=(size[0], 0), aspect="equal", ylabel="pixels")  # the names stand to the right
+    ax.set(xticks=range(0, size[1] + 1, step), yticks=range(0, size[0] + 1, step))
+    ax.spines[:].set_visible(False)
     if max(size) <= 16:
-        ax.set_xticks(range(size[1] + 1))
-        ax.set_yticks(range(size[0] + 1))
-        ax.grid(color="0.75", linewidth=0.8)
-        ax.set_axisbelow(False)
-    ax.legend(title="sees pixels (of the image)", loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
+        ax.vlines(range(size[1] + 1), 0, size[0], color="0.75", linewidth=0.8)
+        ax.hlines(range(size[0] + 1), 0, size[1], color="0.75", linewidth=0.8)
+    ax.legend(title="sees pixels (of the image)", loc="center right", frameon=False, fontsize="small", borderpad=0)
     return ax
 
 
@@ -272,7 +273,7 @@ def _draw_field(ax: Any, row: Any, size: Sequence[int], colour: Array) -> None:
 
     height, width = (row.size, row.size) if not isinstance(row.size, tuple) else row.size
     high, wide = min(height, size[0]), min(width, size[1])
-    corner = (size[1] - wide) / 2, (size[0] - high) / 2
+    corner = (size[1] - wide) // 2, (size[0] - high) // 2
     label = f"{row.name}: {height:g} x {width:g} ({100 * row.coverage:.3g} %)"
     ax.add_patch(Rectangle(corner, wide, high, facecolor=colour, edgecolor="white", linewidth=1.5, label=label))
 

@@ -176,7 +176,7 @@ def follow(
                 yield place, one, after
                 reach = after
     elif hasattr(layer, "shortcut"):  # Residual: all ways begin here and end in a sum
-        ends = [] if layer.shortcut is not None else [reach]
+        ends = []  # without a layer there, the shortcut is a number by itself, which the body sees anyway
         for part, inner in children(layer).items():
             end = reach
             for place, one, end in follow(f"{name}.{part}".strip("."), inner, reach, preserves):

@@ -182,7 +182,7 @@ def multiply_adds(layer: Layer, x: Array, y: Array) -> int:
     A transposed convolution does it the other way round: each input is multiplied by its channel's weights.
     """
     weight = layer.parameters().get("weight")
-    if children(layer) or weight is None or weight.ndim < 2:
+    if weight is None or weight.ndim < 2:
         return 0
     return (x if hasattr(layer, "output_padding") else y).size * weight[0].size
 

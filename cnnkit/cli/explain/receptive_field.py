@@ -63,10 +63,10 @@ def _rings(rows: list[analysis.ReceptiveField]) -> str:
 
 def draw() -> Any:
     """The stack and the network as nested squares."""
-    shown = figure(15, 4.8)
+    shown = figure(13.5, 3.9)
     left, right = shown.subplots(1, 2)
     analysis.plot_receptive_field(STACK, 7, ax=left)
-    left.set_title("Three layers of 3 x 3")
+    left.set_title("Three layers of 3 x 3", loc="left")
     analysis.plot_receptive_field(ALEXNET, 224, ax=right)
-    right.set_title("AlexNet")
+    right.set_title("AlexNet", loc="left")
     return shown
