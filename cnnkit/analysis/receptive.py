@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from cnnkit import geometry
-from cnnkit.analysis.tracing import children
+from cnnkit.analysis.tracing import children, is_chain
 from cnnkit.nn.layer import Layer
 
 WINDOW = ("kernel_size", "stride", "padding", "dilation")  # what describes a layer, in the order of a tuple
@@ -185,11 +185,6 @@ def follow(
         yield name, layer, _union(ends)
     else:
         yield name, layer, _through(name, layer, reach, preserves)
-
-
-def is_chain(layer: Any) -> bool:
-    """Whether the layer is its layers one after the other, as `Sequential` is."""
-    return isinstance(layer, Layer) and hasattr(layer, "layers") and hasattr(layer, "__iter__")
 
 
 def _union(ways: list[Reach]) -> Reach:

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cnnkit import arrays, dispatch, geometry
-from cnnkit.analysis.receptive import follow, is_chain, ndim_of, pixel, shortest
-from cnnkit.analysis.tracing import Call, children, trace, zeros
+from cnnkit.analysis.receptive import follow, ndim_of, pixel, shortest
+from cnnkit.analysis.tracing import Call, children, is_chain, trace, zeros
 from cnnkit.arrays import Array
 from cnnkit.nn.layer import Layer
 

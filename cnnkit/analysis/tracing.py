@@ -32,7 +32,7 @@ class FeatureMap(NamedTuple):
     Attributes
     ----------
     name : str
-        The layer's place in the model, such as ``"0"`` or ``"2.body.1"``.
+        The layer's place in the model, such as ``"0"`` or ``"2.body.1"``; ``""`` for a model that is one layer.
     layer : Layer
     output : array
         (N, C, \\*sizes) after a convolution, (N, features) after a dense layer.
@@ -55,8 +55,8 @@ def feature_maps(model: Layer, x: Array) -> list[FeatureMap]:
     Returns
     -------
     list of FeatureMap
-        In the order in which the layers finished; of a layer that holds others, these first. The last one's output is
-        ``model(x)``.
+        In the order in which the layers finished: of a block that holds others, these first. A `Sequential` does
+        nothing that its layers do not, and is left out. The last output is ``model(x)``.
 
     Raises
     ------
@@ -77,8 +77,7 @@ def feature_maps(model: Layer, x: Array) -> list[FeatureMap]:
     1 ReLU() (1, 4, 6, 6)
     2 MaxPool2d(2) (1, 4, 3, 3)
     """
-    calls = trace(model, x)
-    return [FeatureMap(call.name, call.layer, call.y) for call in calls if call.name or not children(model)]
+    return [FeatureMap(call.name, call.layer, call.y) for call in trace(model, x) if not is_chain(call.layer)]
 
 
 def trace(model: Layer, x: Array) -> list[Call]:
@@ -105,6 +104,11 @@ def children(layer: Layer) -> dict[str, Layer]:
         elif isinstance(value, (tuple, list)):
             held |= {_part(name, i): one for i, one in enumerate(value) if isinstance(one, Layer)}
     return held
+
+
+def is_chain(layer: object) -> bool:
+    """Whether the layer is its layers one after the other, as `Sequential` is."""
+    return isinstance(layer, Layer) and hasattr(layer, "layers") and hasattr(layer, "__iter__")
 
 
 def _part(attribute: str, i: int) -> str:

@@ -11,6 +11,7 @@ from cnnkit import analysis
 from cnnkit.arrays import Array
 from cnnkit.cli.explain.page import figure, page, paragraph, table
 from cnnkit.datasets import photograph, shift
+from cnnkit.plotting import SIGNED
 
 SUBJECT = "a moved image, the moved answer"
 SHIFT = 5
@@ -78,7 +79,7 @@ def draw() -> Any:
         for axes, name in zip(row[1:], ("conv", "dense"), strict=True):
             answer = f[name](pictures)[0, 0]
             limit = abs(f[name](x)[0, 0]).max()
-            axes.imshow(answer, cmap="PuOr_r", vmin=-limit, vmax=limit)
+            axes.imshow(answer, cmap=SIGNED, vmin=-limit, vmax=limit)
             axes.set_title(f"{name}({when})")
     for axes in panels.flat:
         axes.set(xticks=[], yticks=[])
