@@ -558,6 +558,18 @@ def test_a_summary_runs_layers_of_all_kinds_and_says_what_it_knows():
     assert [row.activation_bytes for row in rows] == [196, 196, 0, 200, 200, 72, 72]  # the block's is its last layer's
 
 
+def test_a_layer_that_keeps_the_size_but_has_weights_may_see_more():
+    class Smooth(Mine):
+        def parameters(self):
+            return {"weight": np.ones((1, 1, 3, 3), "f4")}
+
+        def __call__(self, x):
+            return cnnkit.conv2d(x, self.parameters()["weight"], padding=1)
+
+    rows = analysis.summary(nn.Sequential(nn.Conv2d(1, 1, 3), Mine(), Smooth(), nn.ReLU()), (1, 1, 9, 9)).rows
+    assert [row.receptive_field for row in rows] == [3, 3, None, None]
+
+
 def test_looking_leaves_the_model_as_it_was():
     model = network()
     before = {name: array.copy() for name, array in model.parameters().items()}

@@ -207,7 +207,8 @@ def _through(name: str, layer: Any, reach: Reach, preserves: Callable[[str], boo
         return _everything(reach)
     if type(layer).__module__.startswith("cnnkit.nn.") and not children(layer):
         return reach
-    if not children(layer) and preserves(name):
+    weighted = any(array.ndim > 1 for array in layer.parameters().values())  # as if it mixed what it is given
+    if preserves(name) and not weighted and not children(layer):
         return reach
     raise TypeError(
         f"layer {name} is {layer!r}, which does not say what it sees: give it kernel_size (1 for a number by itself)"
