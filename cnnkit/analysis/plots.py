@@ -321,7 +321,7 @@ def plot_conv_matrix(
     rows, columns = matrix.shape
     ax.locator_params(integer=True)
     ax.set(xlabel=f"{columns} inputs", ylabel=f"{rows} outputs")
-    ax.set_title(f"{matrix.nnz:,} of {rows * columns:,} entries, {weight.size} different")
+    ax.set_title(f"{matrix.nnz:,} of {rows * columns:,} entries, from {weight.size} weights")
     return ax
 
 
