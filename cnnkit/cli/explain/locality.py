@@ -9,7 +9,7 @@ from cnnkit.arrays import Array
 from cnnkit.cli.explain.page import beside, captioned, figure, page, paragraph, table
 from cnnkit.datasets import digits, photograph, shift
 
-SUBJECT = "neighbours belong together, flattening forgets it"
+SUBJECT = "neighbours agree, flattening forgets them"
 DISTANCES = (1, 2, 4, 8, 16, 32)
 
 
