@@ -27,7 +27,7 @@ _PLAIN = {
 }
 _HOME = {name: module for module, names in _PLAIN.items() for name in names}
 _HOME |= {name.format(n=n): module for module, names in _SPATIAL.items() for name in names for n in (1, 2, 3)}
-_MODULES = ("datasets", "nn", "optim")
+_MODULES = ("analysis", "datasets", "nn", "optim")
 
 __all__ = ["__version__", *sorted(_HOME), *_MODULES]
 

@@ -15,12 +15,13 @@ import cnnkit
 from cnnkit import rooms
 
 PACKAGE = Path(cnnkit.__file__).parent
-ORDER = ("geometry", "arrays", "dispatch", "ops", "nn", "cli")  # each imports only what stands to its left
+ORDER = ("geometry", "arrays", "dispatch", "ops", "nn", "analysis", "cli")  # each imports only what stands to its left
 BESIDE = {
     "_version": (),
     "files": ("arrays",),
     "datasets": ("files", "geometry", "arrays"),
     "optim": ("arrays",),
+    "plotting": (),
     "config": ("_version", "dispatch", "rooms"),
     "settings": ("geometry",),
     "warming": ("geometry", "arrays", "dispatch", "ops", "nn", "settings"),
@@ -55,8 +56,9 @@ def test_imports_go_one_way(part):
     left = {*ORDER[: ORDER.index(part) + 1]}
     allowed = {
         "arrays": left - {"geometry"},
-        "nn": left | {"optim", "files"},
-        "cli": left | {"optim", "files", "datasets", "config", "rooms", "warming", "_version"},
+        "nn": left | {"optim", "files", "plotting", "analysis"},  # the last for Layer.summary, when it is called
+        "analysis": left | {"datasets", "plotting"},
+        "cli": left | {"optim", "files", "datasets", "config", "rooms", "plotting", "warming", "_version"},
     }.get(part, left)
     for path in modules(part):
         assert imported_parts(path) <= allowed, path
@@ -87,7 +89,8 @@ def test_heavy_libraries_stay_in_their_room(heavy):
 def test_importing_cnnkit_imports_nothing_heavy():
     heavy = ("numba", "llvmlite", "cupy", "scipy", "matplotlib", "tqdm", "safetensors", "torch")
     code = (
-        f"import sys, cnnkit; cnnkit.conv2d, cnnkit.nn, cnnkit.optim; print([m for m in {heavy} if m in sys.modules])"
+        "import sys, cnnkit; cnnkit.conv2d, cnnkit.nn, cnnkit.optim, cnnkit.analysis; "
+        f"print([m for m in {heavy} if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 

@@ -47,20 +47,6 @@ MISSING = {
     "nn.SiLU",
     "nn.Sigmoid",
     "nn.Tanh",
-    "analysis.conv_parameters",
-    "analysis.dense_parameters",
-    "analysis.parameter_savings",
-    "analysis.receptive_field",
-    "analysis.conv_matrix",
-    "analysis.equivariance_error",
-    "analysis.invariance_error",
-    "analysis.neighbour_correlation",
-    "analysis.training_examples_needed",
-    "analysis.sobel",
-    "analysis.summary",
-    "analysis.feature_maps",
-    "cnnkit explain",
-    "cnnkit summary",
 }
 
 # Exactly these arguments, but for more that must be named and need not be given, such as pooling's `out` (that much the

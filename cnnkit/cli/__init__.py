@@ -9,11 +9,11 @@ import sys
 from collections.abc import Sequence
 
 from cnnkit._version import __version__
-from cnnkit.cli import bench, compare, info, warmup
+from cnnkit.cli import bench, compare, explain, info, summary, warmup
 
 __all__ = ["main"]
 
-COMMANDS = (bench, compare, info, warmup)
+COMMANDS = (compare, explain, summary, bench, warmup, info)
 WRONG_USE, INTERRUPTED = 2, 130  # exit codes, as shells and argparse have them
 
 

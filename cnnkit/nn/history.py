@@ -3,6 +3,8 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from cnnkit import plotting
+
 __all__ = ["History"]
 
 
@@ -100,7 +102,7 @@ class History:
         >>> ax.get_xlabel()
         'epoch'
         """
-        ax = _new_axes() if ax is None else ax
+        ax = plotting.axes(ax, "History.plot")
         right = ax.twinx()
         lines = self._draw(ax, "loss", "-") + self._draw(right, "accuracy", "--")
         ax.set(xlabel="epoch", ylabel="loss")
@@ -116,11 +118,3 @@ class History:
             if values:
                 lines += ax.plot(range(1, len(values) + 1), values, style, color=color, label=label)
         return lines
-
-
-def _new_axes() -> Any:
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError:
-        raise ImportError('History.plot needs matplotlib: pip install "cnnkit[plot]"') from None
-    return plt.figure().add_subplot()

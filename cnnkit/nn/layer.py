@@ -294,6 +294,36 @@ class Layer(ABC):
 
         save_model(self, path)
 
+    def summary(self, input_shape: tuple[int, ...]) -> Any:
+        """Tabulate the layer or model: output shapes, parameters, multiply-adds, memory and receptive fields.
+
+        Parameters
+        ----------
+        input_shape : tuple of int
+            What it takes, with the batch: (N, C, H, W).
+
+        Returns
+        -------
+        cnnkit.analysis.Summary
+            Print it; its `rows` hold the numbers.
+
+        Raises
+        ------
+        ValueError
+            If it cannot take this shape.
+        TypeError
+            If `input_shape` has something else than ints.
+
+        Examples
+        --------
+        >>> from cnnkit import nn
+        >>> nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU()).summary((1, 1, 8, 8)).multiply_adds
+        2592
+        """
+        from cnnkit.analysis import summary  # which looks at layers of all kinds
+
+        return summary(self, input_shape)
+
 
 def check_state(live: Mapping[str, Array], state: Mapping[str, Array]) -> None:
     """Complain unless `state` has the names, shapes and dtypes of the `live` arrays."""

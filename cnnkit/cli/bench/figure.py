@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from cnnkit.cli.bench.race import OURS, Result
 from cnnkit.cli.bench.report import Measured, of_roof
 from cnnkit.cli.bench.roofs import Roofs
+from cnnkit.plotting import BLUE, ORANGE
 
-STYLES = {"forward": ("#0072B2", "o"), "backward": ("#D55E00", "^")}
+STYLES = {"forward": (BLUE, "o"), "backward": (ORANGE, "^")}
 NAMED = 6  # cases: those farthest below their roof
 
 

@@ -16,9 +16,9 @@ from matplotlib.figure import Figure
 from cnnkit.arrays import Array
 from cnnkit.cli.compare.experiment import Result, Task
 from cnnkit.cli.compare.networks import NETWORKS
+from cnnkit.plotting import BLUE, GREEN, ORANGE
 
-# Okabe & Ito's colours, which most people with a colour vision deficiency tell apart; markers for all others
-STYLES = dict(zip(NETWORKS, [("#0072B2", "o"), ("#009E73", "s"), ("#D55E00", "^")], strict=True))
+STYLES = dict(zip(NETWORKS, [(BLUE, "o"), (GREEN, "s"), (ORANGE, "^")], strict=True))
 SHOWN = 12  # weights of each layer, at most
 COLUMNS = 6
 

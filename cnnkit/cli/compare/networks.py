@@ -64,13 +64,5 @@ def parameters(model: nn.Sequential) -> int:
 
 
 def multiply_adds(model: nn.Sequential, image: Array) -> int:
-    """Multiplications of a weight, each with its addition, for one image of shape (1, C, H, W).
-
-    Convolution and dense layers alike: an output value takes one for each weight of its output channel.
-    """
-    total = 0
-    for layer in model:
-        image = layer(image)
-        weight = layer.parameters().get("weight")
-        total += 0 if weight is None else image.size * weight[0].size
-    return total
+    """Multiplications of a weight, each with its addition, for one image of shape (1, C, H, W)."""
+    return model.summary(image.shape).multiply_adds
