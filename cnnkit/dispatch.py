@@ -14,7 +14,7 @@ from functools import lru_cache
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from cnnkit import arrays
+from cnnkit import arrays, halves
 
 
 class Backend(NamedTuple):
@@ -94,7 +94,10 @@ def backends() -> dict[str, tuple[bool, str]]:
 
 def implementation(op: str, array: arrays.Array) -> Callable[..., Any]:
     """The function that runs `op` on `array`."""
-    return _find(op, arrays.family(array), _chosen.get())
+    run = _find(op, arrays.family(array), _chosen.get())
+    if array.itemsize == 2 and arrays.is_half(array.dtype):
+        return halves.in_float32(op, run)
+    return run
 
 
 @lru_cache

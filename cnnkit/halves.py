@@ -1,0 +1,79 @@
+"""float16 and bfloat16: stored as they are, computed in float32.
+
+No room knows halves. `in_float32` stands between a public function and its room: inputs go in as float32 copies, and
+what the room fills is rounded into the arrays that were given, a part of the batch at a time where an op allows it.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from typing import Any
+
+from cnnkit import arrays, settings
+
+Given = dict[str, Any]
+
+# by the contract's names: what a room fills, and what has an image at each place of its first axis; a result that has
+# not is a sum over all images
+RESULTS = ("out", "grad_x", "grad_weight", "grad_bias", "indices")
+BATCHED = ("x", "grad_output", "logits", "labels", "scale", "out", "grad_x", "indices")
+# ops that see one image at a time; others are done at once
+IN_PARTS = (
+    *("conv", "conv_backward", "dense", "dense_backward"),
+    *("max_pool", "max_pool_backward", "avg_pool", "avg_pool_backward"),
+    *("relu", "relu_backward", "softmax", "softmax_backward", "log_softmax", "log_softmax_backward"),
+    *("cross_entropy", "cross_entropy_backward"),
+)
+
+
+@lru_cache
+def in_float32(op: str, run: Callable[..., None]) -> Callable[..., None]:
+    """A room's function for arrays of halves."""
+    names = tuple(inspect.signature(run).parameters)
+
+    def call(*args: Any) -> None:
+        given = dict(zip(names, args, strict=True))
+        shared = {name: _widened(value) for name, value in given.items() if name not in (*BATCHED, *RESULTS)}
+        sums: Given = {}
+        for part in _parts(op, given | shared):
+            wide = {name: _blank(value) if name in RESULTS else _widened(value) for name, value in part.items()}
+            run(*(wide[name] for name in names))
+            for name in (name for name in names if name in RESULTS and _half(part[name])):
+                if name in BATCHED:
+                    part[name][...] = arrays.rounded(wide[name], part[name].dtype)
+                else:
+                    sums[name] = sums[name] + wide[name] if name in sums else wide[name]
+        for name, total in sums.items():
+            given[name][...] = arrays.rounded(total, given[name].dtype)
+
+    return call
+
+
+def _parts(op: str, given: Given) -> Iterator[Given]:
+    """The arguments for so many images at a time as `max_workspace` has room for, in float32."""
+    batched = {name: value for name, value in given.items() if name in BATCHED and value is not None}
+    images = min(len(value) if value.ndim else 1 for value in batched.values())
+    copies = sum(4 * value.size for value in batched.values() if _half(value))
+    at_once = max(1, settings.current().max_workspace * images // max(1, copies))
+    if op not in IN_PARTS or given.get("axis") == 0 or at_once >= images:
+        yield given
+        return
+    for start in range(0, images, at_once):
+        part = {name: value[start : start + at_once] for name, value in batched.items()}
+        if "plan" in given:
+            part["plan"] = given["plan"]._replace(batch=min(at_once, images - start))
+        yield given | part
+
+
+def _half(value: Any) -> bool:
+    return hasattr(value, "dtype") and arrays.is_half(value.dtype)
+
+
+def _widened(value: Any) -> Any:
+    """A float32 copy of an array of halves; anything else as it is."""
+    return value.astype("float32") if _half(value) else value
+
+
+def _blank(value: Any) -> Any:
+    """A float32 array in place of one of halves that is to be filled; anything else as it is."""
+    return arrays.namespace(value).empty_like(value, dtype="float32") if _half(value) else value
