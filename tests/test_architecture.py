@@ -23,6 +23,7 @@ BESIDE = {
     "config": ("_version", "dispatch", "rooms"),
     "settings": ("geometry",),
     "halves": ("arrays", "settings"),
+    "interop": (),
 }
 ROOMS = ("array", "numba")
 
@@ -80,7 +81,7 @@ def test_a_room_imports_plans_arrays_and_itself(room):
     ("heavy", "room"),
     [
         *(("numba", "rooms/numba"), ("llvmlite", "rooms/numba"), ("cupy", "rooms/cuda")),
-        *(("torch", "nowhere"), ("jax", "nowhere"), ("ml_dtypes", "nowhere")),
+        *(("torch", "interop/torch.py"), ("jax", "nowhere"), ("ml_dtypes", "nowhere")),
     ],
 )
 def test_heavy_libraries_stay_in_their_room(heavy, room):
