@@ -14,6 +14,8 @@ from functools import lru_cache
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from cnnkit import arrays, halves
 
 
@@ -94,7 +96,8 @@ def backends() -> dict[str, tuple[bool, str]]:
 
 def implementation(op: str, array: arrays.Array) -> Callable[..., Any]:
     """The function that runs `op` on `array`."""
-    run = _find(op, arrays.family(array), _chosen.get())
+    family = "numpy" if type(array) is np.ndarray else arrays.family(array)
+    run = _find(op, family, _chosen.get())
     if array.itemsize == 2 and arrays.is_half(array.dtype):
         return halves.in_float32(op, run)
     return run
