@@ -78,7 +78,7 @@ def accumulator(dtype: np.dtype) -> np.dtype:
 
 def rounded(array: Array, dtype: np.dtype) -> Array:
     """The numbers in the given dtype, to the nearest; what is too large is infinite."""
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         return array.astype(dtype, copy=False)
 
 

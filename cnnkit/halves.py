@@ -1,7 +1,7 @@
 """float16 and bfloat16: stored as they are, computed in float32.
 
-No room knows halves. `in_float32` stands between a public function and its room: inputs go in as float32 copies, and
-what the room fills is rounded into the arrays that were given, a part of the batch at a time where an op allows it.
+Rooms compute nothing in halves. `in_float32` stands between a public function and its room: inputs go in as float32
+copies; what the room fills is rounded into the arrays that were given; a part of the batch at a time where it can be.
 """
 
 import inspect
@@ -12,6 +12,7 @@ from typing import Any
 from cnnkit import arrays, settings
 
 Given = dict[str, Any]
+Fill = Callable[..., None]
 
 # by the contract's names: what a room fills, and what has an image at each place of its first axis; a result that has
 # not is a sum over all images
@@ -27,24 +28,32 @@ IN_PARTS = (
 
 
 @lru_cache
-def in_float32(op: str, run: Callable[..., None]) -> Callable[..., None]:
-    """A room's function for arrays of halves."""
+def in_float32(op: str, run: Fill, widen: Fill, narrow: Fill) -> Fill:
+    """A room's function for arrays of halves, which two others of the room make float32 of, and back."""
     names = tuple(inspect.signature(run).parameters)
+
+    def widened(name: str, value: Any) -> Any:
+        if not _half(value):
+            return value
+        wide = arrays.namespace(value).empty_like(value, dtype="float32")
+        if name not in RESULTS:
+            widen(value, wide)
+        return wide
 
     def call(*args: Any) -> None:
         given = dict(zip(names, args, strict=True))
-        shared = {name: _widened(value) for name, value in given.items() if name not in (*BATCHED, *RESULTS)}
+        shared = {name: widened(name, value) for name, value in given.items() if name not in (*BATCHED, *RESULTS)}
         sums: Given = {}
         for part in _parts(op, given | shared):
-            wide = {name: _blank(value) if name in RESULTS else _widened(value) for name, value in part.items()}
+            wide = {name: widened(name, value) for name, value in part.items()}
             run(*(wide[name] for name in names))
             for name in (name for name in names if name in RESULTS and _half(part[name])):
                 if name in BATCHED:
-                    part[name][...] = arrays.rounded(wide[name], part[name].dtype)
+                    narrow(wide[name], part[name])
                 else:
                     sums[name] = sums[name] + wide[name] if name in sums else wide[name]
         for name, total in sums.items():
-            given[name][...] = arrays.rounded(total, given[name].dtype)
+            narrow(total, given[name])
 
     return call
 
@@ -67,13 +76,3 @@ def _parts(op: str, given: Given) -> Iterator[Given]:
 
 def _half(value: Any) -> bool:
     return hasattr(value, "dtype") and arrays.is_half(value.dtype)
-
-
-def _widened(value: Any) -> Any:
-    """A float32 copy of an array of halves; anything else as it is."""
-    return value.astype("float32") if _half(value) else value
-
-
-def _blank(value: Any) -> Any:
-    """A float32 array in place of one of halves that is to be filled; anything else as it is."""
-    return arrays.namespace(value).empty_like(value, dtype="float32") if _half(value) else value

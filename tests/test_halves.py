@@ -52,12 +52,12 @@ def test_every_op_of_the_contract_is_tried_here(monkeypatch):
     """A new row of the contract needs one in `test_arrays.FUNCTIONS` or `ALONG`, which all other tests go through."""
     asked = set()
 
-    def noted(op, array):
+    def noted(op, *how):
         asked.add(op)
-        return found(op, array)
+        return find(op, *how)
 
-    found = dispatch.implementation
-    monkeypatch.setattr(dispatch, "implementation", noted)
+    find = dispatch._find
+    monkeypatch.setattr(dispatch, "_find", noted)
     for shapes, call, _ in EVERY.values():
         call(*given(shapes, HALVES["float16"]))
     assert set(contract()) - asked == set()
@@ -226,6 +226,9 @@ def test_a_batch_is_done_in_parts_that_fit_the_workspace(name, images, half, bac
     find, sizes = dispatch._find, []
 
     def spied(*args):
+        if args[0] in ("widen", "narrow"):
+            return find(*args)
+
         @functools.wraps(find(*args))
         def spy(*arrays):
             given = dict(zip(inspect.signature(find(*args)).parameters, arrays, strict=True))
@@ -260,6 +263,40 @@ def test_empty_and_unbatched_arrays(half, backend):
     x = whole((4, 6, 6), half, 2)
     assert_same(cnnkit.conv2d(x, weight), cnnkit.conv2d(x[None], weight)[0])
     assert_same(cnnkit.relu(np.array(-1, half)), np.array(0, half))
+
+
+# --- float32 and back ----------------------------------------------------------------------------
+
+EVERY_HALF = np.arange(1 << 16, dtype=np.uint16)
+
+
+def same_numbers(a, b):
+    """The same bits, but for those of NaN."""
+    np.testing.assert_array_equal(a.astype(np.float32), b.astype(np.float32))
+    there = ~np.isnan(b.astype(np.float32))
+    assert_same(a[there], b[there])
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_every_half_is_widened_and_comes_back(step, half, backend):
+    x = EVERY_HALF.view(half)[::step]
+    wide, back = np.empty(x.shape, np.float32), np.empty(x.shape, half)
+    dispatch.implementation("widen", wide)(x, wide)
+    same_numbers(wide, x.astype(np.float32))
+    dispatch.implementation("narrow", wide)(wide, back)
+    same_numbers(back, x)
+
+
+def test_numbers_are_rounded_to_the_nearest_half_and_ties_to_even(half, backend):
+    """At every half, just beside it, at the ties between it and the next, and just beside these."""
+    bits = EVERY_HALF.view(half).astype(np.float32).view(np.uint32).astype(np.int64)
+    tie = 1 << (22 - {"float16": 10, "bfloat16": 7}[half.name])
+    beside = np.array([0, -1, 1, tie - 1, tie, tie + 1, 2 * tie - 1])
+    x = (bits[:, None] + beside).astype(np.uint32).view(np.float32)
+    out = np.empty(x.shape, half)
+    dispatch.implementation("narrow", x)(x, out)
+    with np.errstate(over="ignore", invalid="ignore"):
+        same_numbers(out, x.astype(half))
 
 
 # --- mistakes ------------------------------------------------------------------------------------
