@@ -16,7 +16,7 @@ Fill = Callable[..., None]
 
 # by the contract's names: what a room fills, and what has an image at each place of its first axis; a result that has
 # not is a sum over all images
-RESULTS = ("out", "grad_x", "grad_weight", "grad_bias", "indices")
+RESULTS = ("out", "grad_x", "grad_weight", "grad_bias")
 BATCHED = ("x", "grad_output", "logits", "labels", "scale", "out", "grad_x", "indices")
 # ops that see one image at a time; others are done at once
 IN_PARTS = (
@@ -60,11 +60,14 @@ def in_float32(op: str, run: Fill, widen: Fill, narrow: Fill) -> Fill:
 
 def _parts(op: str, given: Given) -> Iterator[Given]:
     """The arguments for so many images at a time as `max_workspace` has room for, in float32."""
+    if op not in IN_PARTS or given.get("axis") == 0:
+        yield given
+        return
     batched = {name: value for name, value in given.items() if name in BATCHED and value is not None}
     images = min(len(value) if value.ndim else 1 for value in batched.values())
     copies = sum(4 * value.size for value in batched.values() if _half(value))
     at_once = max(1, settings.current().max_workspace * images // max(1, copies))
-    if op not in IN_PARTS or given.get("axis") == 0 or at_once >= images:
+    if at_once >= images:
         yield given
         return
     for start in range(0, images, at_once):

@@ -69,6 +69,26 @@ def test_what_is_said_of_the_contract_is_in_it():
     assert set(halves.IN_PARTS) <= set(contract())
 
 
+def test_every_name_of_the_contract_is_an_input_or_a_result():
+    """A room's results in halves are those of these names: a new name has to be put on one side."""
+    inputs = {
+        "x",
+        "weight",
+        "bias",
+        "grad_output",
+        "logits",
+        "labels",
+        "scale",
+        "plan",
+        "divisors",
+        "activation",
+        "axis",
+    }
+    inputs |= {"label_smoothing", "indices"}  # indices are a result too, but no halves
+    names = {name for parameters in contract().values() for name in parameters}
+    assert names - inputs - set(halves.RESULTS) == set()
+
+
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_exact_sums_are_rounded_once(name, half, backend):
     shapes, call, definition = FUNCTIONS[name]
