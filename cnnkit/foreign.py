@@ -1,7 +1,7 @@
 """Arrays of other libraries, such as torch tensors: in where their memory is, out as the same library's, by DLPack.
 
-Arrays of NumPy and CuPy pay nothing for it: a public function runs as it is written, until its check meets a foreign
-array. Then it is called once more, with NumPy or CuPy views of the same memory.
+Arrays of NumPy and CuPy pay next to nothing for it: a public function runs as it is written, until its check meets a
+foreign array. Then it is called once more, with NumPy or CuPy views of the same memory.
 """
 
 import importlib

@@ -14,9 +14,7 @@ from cnnkit import arrays, settings
 Given = dict[str, Any]
 Fill = Callable[..., None]
 
-# by the contract's names: what a room fills, and what has an image at each place of its first axis; a result that has
-# not is a sum over all images
-RESULTS = ("out", "grad_x", "grad_weight", "grad_bias")
+# by the contract's names: what has an image at each place of its first axis; a result that has not is a sum over all
 BATCHED = ("x", "grad_output", "logits", "labels", "scale", "out", "grad_x", "indices")
 # ops that see one image at a time; others are done at once
 IN_PARTS = (
@@ -36,18 +34,18 @@ def in_float32(op: str, run: Fill, widen: Fill, narrow: Fill) -> Fill:
         if not _half(value):
             return value
         wide = arrays.namespace(value).empty_like(value, dtype="float32")
-        if name not in RESULTS:
+        if not _filled(name):
             widen(value, wide)
         return wide
 
     def call(*args: Any) -> None:
         given = dict(zip(names, args, strict=True))
-        shared = {name: widened(name, value) for name, value in given.items() if name not in (*BATCHED, *RESULTS)}
+        shared = {name: widened(name, given[name]) for name in names if name not in BATCHED and not _filled(name)}
         sums: Given = {}
         for part in _parts(op, given | shared):
             wide = {name: widened(name, value) for name, value in part.items()}
             run(*(wide[name] for name in names))
-            for name in (name for name in names if name in RESULTS and _half(part[name])):
+            for name in (name for name in names if _filled(name) and _half(part[name])):
                 if name in BATCHED:
                     narrow(wide[name], part[name])
                 else:
@@ -63,7 +61,7 @@ def _parts(op: str, given: Given) -> Iterator[Given]:
     if op not in IN_PARTS or given.get("axis") == 0:
         yield given
         return
-    batched = {name: value for name, value in given.items() if name in BATCHED and value is not None}
+    batched = {name: value for name, value in given.items() if name in BATCHED and hasattr(value, "shape")}
     images = min(len(value) if value.ndim else 1 for value in batched.values())
     copies = sum(4 * value.size for value in batched.values() if _half(value))
     at_once = max(1, settings.current().max_workspace * images // max(1, copies))
@@ -75,6 +73,11 @@ def _parts(op: str, given: Given) -> Iterator[Given]:
         if "plan" in given:
             part["plan"] = given["plan"]._replace(batch=min(at_once, images - start))
         yield given | part
+
+
+def _filled(name: str) -> bool:
+    """Whether a room fills what the contract calls so: `out`, or a gradient, but the one that comes in."""
+    return name == "out" or (name.startswith("grad_") and name != "grad_output")
 
 
 def _half(value: Any) -> bool:

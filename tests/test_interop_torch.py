@@ -142,6 +142,28 @@ def test_a_tensor_changed_after_the_forward_is_noticed():
         y.sum().backward()
 
 
+def test_a_gradient_that_nobody_computes_is_missed():
+    op = operators._Operator(lambda y, target: y - target, lambda grad_output, y: grad_output, ("grad_output", "y"), ())
+    y, target = tensor(3), tensor(3, seed=1)
+    result = operators._Call.apply(op, {}, ("y", "target"), y, target)
+    with pytest.raises(NotImplementedError, match=r"^target requires grad, but gradients are known of y alone$"):
+        result.sum().backward()
+    result = operators._Call.apply(op, {}, ("y", "target"), y, target.detach())
+    result.sum().backward()
+    assert y.grad.tolist() == [1, 1, 1]
+
+
+def test_what_stands_behind_a_result_is_given_back():
+    """As a dropout's mask is."""
+    forward = lambda x: (x * 2, torch.tensor([True, False]))  # noqa: E731
+    op = operators._Operator(forward, lambda grad_output, kept: grad_output * kept, ("grad_output", "kept"), ("kept",))
+    x = tensor(2)
+    y, kept = operators._Call.apply(op, {}, ("x",), x)
+    y.sum().backward()
+    assert x.grad.tolist() == [1, 0]
+    assert not kept.requires_grad
+
+
 def test_what_is_no_tensor_is_refused():
     with pytest.raises(TypeError, match=r"^x is a ndarray, but a torch.Tensor is needed: cnnkit.relu takes other arr"):
         operators.relu(np.ones(3))

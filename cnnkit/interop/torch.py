@@ -11,9 +11,9 @@ Arguments are those of the function of this name in cnnkit, but for `out` and `a
 torch says so if a second derivative is asked for.
 
 An operator is a line at the end of this file. It finds ``NAME`` and ``NAME_backward`` in cnnkit; the latter is given
-what its parameters are called: arguments of the forward by their names, `grad_output`, `indices` (that the forward
-returns behind its result with ``return_indices=True``), `input_shape` (of the first argument), and as `needs` the names
-of the tensors whose gradients are wanted. It returns a NamedTuple of gradients under these names, or that of the first.
+what its parameters are called: arguments of the forward by their names, `grad_output`, `input_shape` (of the first
+argument), as `needs` the names of the tensors whose gradients are wanted, and under any other name, such as `indices`,
+what the forward returns behind its result. It returns a NamedTuple of gradients under these names, or the first's.
 """
 
 import inspect
@@ -27,14 +27,16 @@ from torch.autograd.function import once_differentiable
 import cnnkit
 
 NOT_HERE = ("out", "activation")
+KNOWN = ("grad_output", "input_shape", "needs")  # what a way back may want besides arguments of the forward
 
 
 class _Operator(NamedTuple):
-    """A function, its way back, and the names of what that is given."""
+    """A function, its way back, the names of what that is given, and of these what stands `behind` the result."""
 
     forward: Callable[..., Any]
     backward: Callable[..., Any]
     wants: tuple[str, ...]
+    behind: tuple[str, ...]
 
 
 class _Call(torch.autograd.Function):
@@ -42,12 +44,12 @@ class _Call(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, op: _Operator, others: dict[str, Any], names: tuple[str, ...], *tensors: torch.Tensor) -> Any:
-        indexed = {"return_indices": True} if "indices" in op.wants else {}
+        indexed = {"return_indices": True} if "indices" in op.behind else {}
         result = op.forward(**_plain(names, tensors), **(others | indexed))
         keep = {name: tensor for name, tensor in zip(names, tensors, strict=True) if name in op.wants}
-        if indexed:
-            keep["indices"] = result[1]
-            ctx.mark_non_differentiable(result[1])
+        if op.behind:
+            keep |= zip(op.behind, result[1:], strict=True)
+            ctx.mark_non_differentiable(*result[1:])
         ctx.save_for_backward(*keep.values())
         ctx.op, ctx.names, ctx.kept = op, names, tuple(keep)
         ctx.others = others | {"input_shape": tuple(tensors[0].shape)}
@@ -59,10 +61,12 @@ class _Call(torch.autograd.Function):
         wanted = ctx.needs_input_grad[3:]
         needs = tuple(name for name, need in zip(ctx.names, wanted, strict=True) if need)
         known = ctx.others | _plain(ctx.kept, ctx.saved_tensors) | {"grad_output": grad_output.detach(), "needs": needs}
-        grads = ctx.op.backward(**{name: known[name] for name in ctx.op.wants})
-        if not isinstance(grads, tuple):
-            return None, None, None, grads, *(None for _ in wanted[1:])
-        return None, None, None, *(getattr(grads, name, None) for name in ctx.names)
+        computed: Any = ctx.op.backward(**{name: known[name] for name in ctx.op.wants})
+        grads = computed._asdict() if hasattr(computed, "_asdict") else {ctx.names[0]: computed}
+        for name in needs:
+            if name not in grads:
+                raise NotImplementedError(f"{name} requires grad, but gradients are known of {', '.join(grads)} alone")
+        return None, None, None, *(grads.get(name) for name in ctx.names)
 
 
 def _plain(names: tuple[str, ...], tensors: tuple[torch.Tensor, ...]) -> dict[str, torch.Tensor]:
@@ -73,8 +77,9 @@ def _plain(names: tuple[str, ...], tensors: tuple[torch.Tensor, ...]) -> dict[st
 def _operator(name: str) -> Callable[..., Any]:
     """The function of this name as an operator."""
     forward, backward = getattr(cnnkit, name), getattr(cnnkit, f"{name}_backward")
-    op = _Operator(forward, backward, tuple(inspect.signature(backward).parameters))
-    signature = inspect.signature(forward)
+    signature, wants = inspect.signature(forward), tuple(inspect.signature(backward).parameters)
+    behind = tuple(want for want in wants if want not in (*signature.parameters, *KNOWN))
+    op = _Operator(forward, backward, wants, behind)
     signature = signature.replace(parameters=[p for p in signature.parameters.values() if p.name not in NOT_HERE])
     first = next(iter(signature.parameters))
 
