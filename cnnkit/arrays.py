@@ -1,15 +1,21 @@
 """What an array is: its library, its dtype, its memory order; every complaint about one is made here."""
 
 import sys
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 Array = Any  # a numpy.ndarray or a cupy.ndarray; which one is known at run time only
 
-FLOATS = (np.dtype("float32"), np.dtype("float64"))
+FLOATS = (np.dtype("float32"), np.dtype("float64"))  # computed as they are; where they are taken, halves are too
+HALVES = ("float16", "bfloat16")  # by name: the second is a dtype of ml_dtypes, which need not be there
 INTEGERS = tuple(np.dtype(kind) for kind in ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"))
 OPTIONAL = ("bias",)  # arguments that may be None
+
+
+class ForeignArrayError(TypeError):
+    """An array of another library where one of NumPy or CuPy is needed; `foreign.any_library` knows what to do."""
 
 
 def family(array: Any) -> str | None:
@@ -61,11 +67,34 @@ def plain(array: Any, name: str, dtypes: tuple[np.dtype, ...] = FLOATS) -> Array
     if type(array) is np.ndarray and array.dtype in dtypes and array.flags.aligned:
         return array
     _refuse_foreign(array, name, dtypes)
-    if array.dtype.newbyteorder("=") not in dtypes:
+    native = _native(array.dtype)
+    if native not in dtypes and not (FLOATS[0] in dtypes and is_half(native)):
         raise TypeError(f"{name} is {array.dtype}, but {_either(dtypes)} is needed")
     if family(array) == "numpy":
-        return np.require(np.asarray(array), array.dtype.newbyteorder("="), "A")
+        return np.require(np.asarray(array), native, "A")
     return array
+
+
+@lru_cache
+def is_half(dtype: np.dtype) -> bool:
+    """Whether a dtype is stored as it is and computed in float32."""
+    return dtype.name in HALVES
+
+
+def accumulator(dtype: np.dtype) -> np.dtype:
+    """What numbers of a dtype are summed in: float32 for halves."""
+    return FLOATS[0] if is_half(dtype) else dtype
+
+
+def rounded(array: Array, dtype: np.dtype) -> Array:
+    """The numbers in the given dtype, to the nearest; what is too large is infinite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return array.astype(dtype, copy=False)
+
+
+def _native(dtype: np.dtype) -> np.dtype:
+    """The dtype in the machine's byte order; those of ml_dtypes always are, and their `newbyteorder` forgets them."""
+    return dtype if dtype.isnative else dtype.newbyteorder("=")
 
 
 def _refuse_foreign(array: Any, name: str, dtypes: tuple[np.dtype, ...] = FLOATS) -> None:
@@ -75,15 +104,21 @@ def _refuse_foreign(array: Any, name: str, dtypes: tuple[np.dtype, ...] = FLOATS
         return
     if array is None:
         raise TypeError(f"{name} is None, but an array is needed")
-    kind = f"{type(array).__module__}.{type(array).__qualname__}".removeprefix("builtins.")
     if hasattr(array, "__dlpack__"):
-        raise TypeError(f"{name} is a {kind}, but a numpy or cupy array is needed: numpy.from_dlpack({name}) makes one")
+        raise ForeignArrayError(
+            f"{name} is a {kind(array)}, but a numpy or cupy array is needed: numpy.from_dlpack({name}) makes one"
+        )
     dtype = "float32" if FLOATS[0] in dtypes else "int64"
-    raise TypeError(f"{name} is a {kind}, but an array is needed: write numpy.asarray({name}, dtype='{dtype}')")
+    raise TypeError(f"{name} is a {kind(array)}, but an array is needed: write numpy.asarray({name}, dtype='{dtype}')")
+
+
+def kind(value: Any) -> str:
+    """What something is called in a complaint: its type, in full."""
+    return f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
 
 
 def _either(dtypes: tuple[np.dtype, ...]) -> str:
-    names = [str(dtype) for dtype in dtypes]
+    names = [*(HALVES if FLOATS[0] in dtypes else ()), *map(str, dtypes)]
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
 
 
@@ -120,11 +155,31 @@ def lift(array: Array) -> Array:
 _LIFT = {ndim: (slice(None), slice(None), *(None,) * (5 - ndim)) for ndim in (3, 4, 5)}
 
 
-def one_library(**given: Array) -> None:
+def one_library(**given: Any) -> None:
     """Two arrays of different dtypes still belong to one library."""
     (first, a), (second, b) = given.items()
-    if family(a) != family(b):
-        raise TypeError(f"{second} is a {family(b)} array, but {first} is a {family(a)} array: one library a call")
+    if family(a) != family(b) or (family(a) is None and home(a) is not home(b)):
+        names = library(b), library(a)
+        raise TypeError(f"{second} is a {names[0]} array, but {first} is a {names[1]} array: one library a call")
+
+
+def library(array: Any) -> str:
+    """The name of an array's library."""
+    return family(array) or getattr(home(array), "__name__", kind(array)).partition(".")[0]
+
+
+def home(array: Any) -> Any:
+    """The module that makes foreign arrays like this one from others through DLPack; None if there is none."""
+    if hasattr(array, "__array_namespace__"):
+        return array.__array_namespace__()
+    bases: Any = type(array).__mro__
+    return _home(bases)
+
+
+@lru_cache
+def _home(bases: tuple[type, ...]) -> Any:
+    modules = [sys.modules.get(base.__module__.partition(".")[0]) for base in bases]
+    return next((module for module in modules if hasattr(module, "from_dlpack")), None)
 
 
 def _one_dtype(**given: Array) -> None:

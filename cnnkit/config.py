@@ -9,7 +9,7 @@ from cnnkit import dispatch
 from cnnkit._version import __version__
 from cnnkit.rooms import threads
 
-PACKAGES = ("numpy", "numba", "llvmlite", "cupy-cuda12x", "cupy-cuda13x", "numba-cuda", "torch")
+PACKAGES = ("numpy", "numba", "llvmlite", "cupy-cuda12x", "cupy-cuda13x", "numba-cuda", "ml_dtypes", "torch", "jax")
 
 
 def show_config() -> None:

@@ -14,7 +14,9 @@ from functools import lru_cache
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from cnnkit import arrays
+import numpy as np
+
+from cnnkit import arrays, halves
 
 
 class Backend(NamedTuple):
@@ -96,7 +98,12 @@ def backends() -> dict[str, tuple[bool, str]]:
 
 def implementation(op: str, array: arrays.Array) -> Callable[..., Any]:
     """The function that runs `op` on `array`."""
-    return _find(op, arrays.family(array), _chosen.get())
+    family = "numpy" if type(array) is np.ndarray else arrays.family(array)
+    run = _find(op, family, _chosen.get())
+    if array.itemsize == 2 and arrays.is_half(array.dtype):
+        ways = (_find(name, family, _chosen.get()) for name in ("widen", "narrow"))
+        return halves.in_float32(op, run, *ways)
+    return run
 
 
 @lru_cache

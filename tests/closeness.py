@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 
+SMALLEST = {"float16": 2.0**-24, "bfloat16": 2.0**-133}  # the distance between the smallest numbers of the halves
+
 
 def eps(dtype):
     """The distance from 1 to the next number of the format (``ml_dtypes`` formats included)."""
@@ -23,8 +25,8 @@ def tolerance(dtype, magnitude, terms, expected=0.0):
     accumulated = np.result_type(dtype, np.float32) if np.dtype(dtype).kind == "f" else np.float32
     tiny = float(np.finfo(accumulated).smallest_normal)
     bound = (terms + 4) * eps(accumulated) * np.asarray(magnitude, np.float64) + tiny
-    if eps(dtype) > eps(accumulated):
-        bound = bound + eps(dtype) * np.abs(expected)
+    if eps(dtype) > eps(accumulated):  # half a unit of what is rounded
+        bound = bound + eps(dtype) / 2 * (np.abs(expected) + bound) + SMALLEST[np.dtype(dtype).name] / 2
     return bound
 
 

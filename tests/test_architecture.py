@@ -15,7 +15,7 @@ import cnnkit
 from cnnkit import rooms
 
 PACKAGE = Path(cnnkit.__file__).parent
-ORDER = ("geometry", "arrays", "dispatch", "ops", "nn", "analysis", "cli")  # each imports only what stands to its left
+ORDER = ("geometry", "arrays", "dispatch", "foreign", "ops", "nn", "analysis", "cli")  # imports go to the left
 BESIDE = {
     "_version": (),
     "files": ("arrays",),
@@ -25,6 +25,8 @@ BESIDE = {
     "config": ("_version", "dispatch", "rooms"),
     "settings": ("geometry",),
     "warming": ("geometry", "arrays", "dispatch", "ops", "nn", "settings"),
+    "halves": ("arrays", "settings"),
+    "interop": (),
 }
 ROOMS = ("array", "numba")
 
@@ -56,6 +58,7 @@ def test_imports_go_one_way(part):
     left = {*ORDER[: ORDER.index(part) + 1]}
     allowed = {
         "arrays": left - {"geometry"},
+        "dispatch": left | {"halves"},
         "nn": left | {"optim", "files", "plotting", "analysis"},  # the last for Layer.summary, when it is called
         "analysis": left | {"datasets", "plotting"},
         "cli": left | {"optim", "files", "datasets", "config", "rooms", "plotting", "warming", "_version"},
@@ -78,16 +81,21 @@ def test_a_room_imports_plans_arrays_and_itself(room):
         assert all(name.split(".")[2] in (room, "threads") for name in others), path
 
 
-@pytest.mark.parametrize("heavy", ["numba", "llvmlite", "cupy", "torch"])
-def test_heavy_libraries_stay_in_their_room(heavy):
-    room = {"numba": "numba", "llvmlite": "numba"}.get(heavy, "cuda")
+@pytest.mark.parametrize(
+    ("heavy", "room"),
+    [
+        *(("numba", "rooms/numba"), ("llvmlite", "rooms/numba"), ("cupy", "rooms/cuda")),
+        *(("torch", "interop/torch.py"), ("jax", "nowhere"), ("ml_dtypes", "nowhere")),
+    ],
+)
+def test_heavy_libraries_stay_in_their_room(heavy, room):
     for path in modules():
-        if not path.is_relative_to(PACKAGE / "rooms" / room):
+        if not path.is_relative_to(PACKAGE / room):
             assert heavy not in {name.split(".")[0] for name in imported(path)}, path
 
 
 def test_importing_cnnkit_imports_nothing_heavy():
-    heavy = ("numba", "llvmlite", "cupy", "scipy", "matplotlib", "tqdm", "safetensors", "torch")
+    heavy = ("numba", "llvmlite", "cupy", "scipy", "matplotlib", "tqdm", "safetensors", "torch", "ml_dtypes")
     code = (
         "import sys, cnnkit; cnnkit.conv2d, cnnkit.nn, cnnkit.optim, cnnkit.analysis; "
         f"print([m for m in {heavy} if m in sys.modules])"
@@ -111,7 +119,7 @@ def test_rooms_keep_the_contract(room):
 
 
 def test_the_contract_is_read_whole():
-    assert len(contract()) == 18
+    assert len(contract()) == 20
     assert contract()["relu"] == ["x", "out"]
 
 

@@ -409,6 +409,20 @@ def test_out_may_lie_between_the_inputs(backend):
         cnnkit.conv2d(buffer[:, :2], np.ones((2, 2, 1, 1)), out=buffer[:, 1:3])
 
 
+def test_out_in_the_other_byte_order_is_refused(dtype, backend):
+    x, out = np.ones((2, 3), dtype), byte_swapped(np.full((2, 4), 7, dtype))
+    with pytest.raises(TypeError, match=f"^out is {out.dtype}, but the result is {dtype}$"):
+        cnnkit.dense(x, np.ones((4, 3), dtype), out=out)
+    assert (out == 7).all()
+
+
+def test_an_array_of_no_axes_is_an_array(dtype, backend):
+    x = np.array(-2, dtype)
+    for number in (x, byte_swapped(x), read_only(x)):
+        assert_same(cnnkit.relu(number), np.array(0, dtype))
+        assert_same(cnnkit.relu_backward(number, np.array(2, dtype)), x)
+
+
 def test_an_unbatched_channels_last_image_gives_one(backend):
     x = np.ones((6, 7, 3)).transpose(2, 0, 1)
     y = cnnkit.conv2d(x, np.ones((4, 3, 3, 3)), padding=1)

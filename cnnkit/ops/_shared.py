@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from cnnkit.arrays import Array
+from cnnkit.foreign import any_library
 from cnnkit.geometry import AXES
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -14,7 +15,10 @@ EVERYTHING = ("x", "weight", "bias")
 
 
 def documented(text: str, ndim: int, example: str = "") -> Callable[[Function], Function]:
-    """Give a function the docstring `text`, in which ``@n``, ``@in``, ``@out`` and ``@kernel`` stand for its axes."""
+    """Give a function the docstring `text`, in which ``@n``, ``@in``, ``@out`` and ``@kernel`` stand for its axes.
+
+    It is one of three that are made at once, and is let take `any_library` too.
+    """
     axes = AXES[ndim]
     shapes = {"@n": str(ndim), "@in": ", ".join(axes), "@out": ", ".join(f"{a}_out" for a in axes)}
     shapes["@kernel"] = ", ".join(f"k{a}" for a in axes)
@@ -24,7 +28,7 @@ def documented(text: str, ndim: int, example: str = "") -> Callable[[Function], 
         for word, meaning in shapes.items():
             full = full.replace(word, meaning)
         function.__doc__ = f"{full}\n\nExamples\n--------\n{inspect.cleandoc(example)}\n"
-        return function
+        return any_library(function)
 
     return decorate
 

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from cnnkit import arrays, dispatch, geometry
 from cnnkit.arrays import Array
+from cnnkit.foreign import any_library
 from cnnkit.ops._shared import EVERYTHING, check_activation, check_needs
 
 
@@ -15,6 +16,7 @@ class DenseGrads(NamedTuple):
     bias: Array | None
 
 
+@any_library
 def dense(
     x: Array, weight: Array, bias: Array | None = None, *, activation: str | None = None, out: Array | None = None
 ) -> Array:
@@ -25,7 +27,7 @@ def dense(
     Parameters
     ----------
     x : array, shape (..., in_features)
-        float32 or float64, with any strides.
+        float16, bfloat16, float32 or float64, with any strides.
     weight : array, shape (out_features, in_features)
     bias : array, shape (out_features,), optional
     activation : {None, "relu"}
@@ -66,6 +68,7 @@ def dense(
     return y
 
 
+@any_library
 def dense_backward(grad_output: Array, x: Array, weight: Array, *, needs: tuple[str, ...] = EVERYTHING) -> DenseGrads:
     """Gradients of :func:`dense` with respect to its input, weight and bias.
 

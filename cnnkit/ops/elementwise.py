@@ -4,15 +4,17 @@ from typing import Any
 
 from cnnkit import arrays, dispatch, geometry
 from cnnkit.arrays import Array
+from cnnkit.foreign import any_library
 
 
+@any_library
 def relu(x: Array) -> Array:
     """Rectified linear unit, ``max(x, 0)``; NaN stays NaN.
 
     Parameters
     ----------
     x : array of any shape
-        float32 or float64.
+        float16, bfloat16, float32 or float64.
 
     Returns
     -------
@@ -37,6 +39,7 @@ def relu(x: Array) -> Array:
     return y
 
 
+@any_library
 def relu_backward(grad_output: Array, x: Array) -> Array:
     """Gradient of :func:`relu`: `grad_output` where ``x > 0`` (or NaN), else 0.
 
@@ -71,6 +74,7 @@ def relu_backward(grad_output: Array, x: Array) -> Array:
     return grad_x
 
 
+@any_library
 def softmax(x: Array, axis: int = -1) -> Array:
     """Softmax, ``exp(x) / sum(exp(x))`` along `axis`: positive numbers that sum to 1.
 
@@ -79,7 +83,7 @@ def softmax(x: Array, axis: int = -1) -> Array:
     Parameters
     ----------
     x : array of at least one axis
-        float32 or float64.
+        float16, bfloat16, float32 or float64.
     axis : int
 
     Returns
@@ -103,6 +107,7 @@ def softmax(x: Array, axis: int = -1) -> Array:
     return _along("softmax", axis, x=x)
 
 
+@any_library
 def softmax_backward(grad_output: Array, x: Array, axis: int = -1) -> Array:
     """Gradient of :func:`softmax`: with ``p = softmax(x)``, ``p * (grad_output - sum(grad_output * p))`` along `axis`.
 
@@ -133,13 +138,14 @@ def softmax_backward(grad_output: Array, x: Array, axis: int = -1) -> Array:
     return _along("softmax_backward", axis, grad_output=grad_output, x=x)
 
 
+@any_library
 def log_softmax(x: Array, axis: int = -1) -> Array:
     """Logarithm of the softmax, ``x - log(sum(exp(x)))`` along `axis`, without its underflow.
 
     Parameters
     ----------
     x : array of at least one axis
-        float32 or float64.
+        float16, bfloat16, float32 or float64.
     axis : int
 
     Returns
@@ -163,6 +169,7 @@ def log_softmax(x: Array, axis: int = -1) -> Array:
     return _along("log_softmax", axis, x=x)
 
 
+@any_library
 def log_softmax_backward(grad_output: Array, x: Array, axis: int = -1) -> Array:
     """Gradient of :func:`log_softmax`: ``grad_output - softmax(x) * sum(grad_output)`` along `axis`.
 

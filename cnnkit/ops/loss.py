@@ -7,10 +7,12 @@ import numpy as np
 
 from cnnkit import arrays, dispatch, geometry
 from cnnkit.arrays import INTEGERS, Array
+from cnnkit.foreign import any_library
 
 REDUCTIONS = ("mean", "sum", "none")
 
 
+@any_library
 def cross_entropy(logits: Array, labels: Array, *, label_smoothing: float = 0.0, reduction: str = "mean") -> Array:
     """Cross entropy between the softmax of `logits` and the true classes.
 
@@ -23,7 +25,7 @@ def cross_entropy(logits: Array, labels: Array, *, label_smoothing: float = 0.0,
     Parameters
     ----------
     logits : array, shape (N, K) or (N, K, *spatial)
-        float32 or float64.
+        float16, bfloat16, float32 or float64.
     labels : array of an integer dtype, shape (N,) or (N, *spatial)
         Each from 0 to K - 1.
     label_smoothing : float
@@ -51,12 +53,14 @@ def cross_entropy(logits: Array, labels: Array, *, label_smoothing: float = 0.0,
     """
     logits, labels = _check(logits, labels, label_smoothing, reduction)
     run = dispatch.implementation("cross_entropy", logits)
-    losses = arrays.empty(labels.shape, logits)
+    dtype = logits.dtype if reduction == "none" else arrays.accumulator(logits.dtype)
+    losses = arrays.empty(labels.shape, logits, dtype)
     if labels.size:
         run(logits, labels, float(label_smoothing), losses)
-    return losses if reduction == "none" else getattr(losses, reduction)()
+    return losses if reduction == "none" else arrays.rounded(getattr(losses, reduction)(), logits.dtype)
 
 
+@any_library
 def cross_entropy_backward(
     grad_output: Any, logits: Array, labels: Array, *, label_smoothing: float = 0.0, reduction: str = "mean"
 ) -> Array:
@@ -126,6 +130,6 @@ def _scale(grad_output: Any, logits: Array, labels: Array, reduction: str) -> Ar
         _, grad_output = arrays.check(logits=logits, grad_output=grad_output)
     needed = labels.shape if reduction == "none" else ()
     geometry.check_shape("grad_output", np.shape(grad_output), needed, "reduction={!r}", reduction)
-    scale = arrays.empty(labels.shape, logits)
+    scale = arrays.empty(labels.shape, logits, arrays.accumulator(logits.dtype))
     scale[...] = grad_output
     return scale / labels.size if reduction == "mean" else scale

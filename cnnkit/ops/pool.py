@@ -36,7 +36,7 @@ _MAX = f"""
     Parameters
     ----------
     x : array, shape (N, C, @in) or (C, @in)
-        float32, float64 or an integer dtype.{_PARAMETERS.rstrip()}
+        float16, bfloat16, float32, float64 or an integer dtype.{_PARAMETERS.rstrip()}
     dilation : int or tuple of @n ints
         Step between the taps of one window.
     ceil_mode : bool
@@ -78,7 +78,7 @@ _AVG = f"""
     Parameters
     ----------
     x : array, shape (N, C, @in) or (C, @in)
-        float32 or float64.{_PARAMETERS.rstrip()}
+        float16, bfloat16, float32 or float64.{_PARAMETERS.rstrip()}
     ceil_mode : bool
         Also take a last window that hangs over the end, if it begins inside `x` or the padding before it.
     count_include_pad : bool

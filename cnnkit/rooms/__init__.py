@@ -4,6 +4,7 @@ A room is a module that has functions of these names and parameters. Every one *
 its results; what is passed as None is not wanted. A room may assume that arguments were checked: arrays of its own
 library, aligned and in native byte order, one dtype, shapes that fit the plan, results that overlap no input. It may
 not assume anything of strides, and never writes to an input. Batches may be empty, but for softmax and the losses.
+float16 and bfloat16 are seen by `widen`, which makes float32 of them, and `narrow`, the way back, alone.
 
 =======================  =====================================================================================
 conv                     x, weight, bias, plan, activation, out
@@ -24,6 +25,8 @@ log_softmax              x, axis, out
 log_softmax_backward     grad_output, x, axis, out
 cross_entropy            logits, labels, label_smoothing, out
 cross_entropy_backward   scale, logits, labels, label_smoothing, out
+widen                    x, out
+narrow                   x, out
 =======================  =====================================================================================
 
 Arrays are (N, C, *spatial), for dense (N, features). `plan` is a `geometry.ConvPlan` or `geometry.PoolPlan`, for

@@ -13,6 +13,7 @@ from cnnkit.rooms.array.elementwise import (
     softmax,
     softmax_backward,
 )
+from cnnkit.rooms.array.halves import narrow, widen
 from cnnkit.rooms.array.loss import cross_entropy, cross_entropy_backward
 from cnnkit.rooms.array.pool import avg_pool, avg_pool_backward, max_pool, max_pool_backward
 
@@ -30,9 +31,11 @@ __all__ = [
     "log_softmax_backward",
     "max_pool",
     "max_pool_backward",
+    "narrow",
     "relu",
     "relu_backward",
     "softmax",
     "softmax_backward",
     "sum_channels",
+    "widen",
 ]

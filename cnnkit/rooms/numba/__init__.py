@@ -10,6 +10,7 @@ from cnnkit.rooms.numba.elementwise import (
     softmax,
     softmax_backward,
 )
+from cnnkit.rooms.numba.halves import narrow, widen
 from cnnkit.rooms.numba.loss import cross_entropy, cross_entropy_backward
 from cnnkit.rooms.numba.pool import avg_pool, avg_pool_backward, max_pool, max_pool_backward
 
@@ -27,9 +28,11 @@ __all__ = [
     "log_softmax_backward",
     "max_pool",
     "max_pool_backward",
+    "narrow",
     "relu",
     "relu_backward",
     "softmax",
     "softmax_backward",
     "sum_channels",
+    "widen",
 ]

@@ -1,0 +1,1 @@
+"""Bridges to other libraries' own machinery; each is imported by name, and imports its library."""
