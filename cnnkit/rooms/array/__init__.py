@@ -14,6 +14,7 @@ from cnnkit.rooms.array.elementwise import (
     softmax_backward,
 )
 from cnnkit.rooms.array.loss import cross_entropy, cross_entropy_backward
+from cnnkit.rooms.array.norm import norm, norm_backward
 from cnnkit.rooms.array.pool import avg_pool, avg_pool_backward, max_pool, max_pool_backward
 
 __all__ = [
@@ -29,6 +30,8 @@ __all__ = [
     "log_softmax_backward",
     "max_pool",
     "max_pool_backward",
+    "norm",
+    "norm_backward",
     "relu",
     "relu_backward",
     "softmax",

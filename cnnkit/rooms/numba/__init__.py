@@ -11,6 +11,7 @@ from cnnkit.rooms.numba.elementwise import (
     softmax_backward,
 )
 from cnnkit.rooms.numba.loss import cross_entropy, cross_entropy_backward
+from cnnkit.rooms.numba.norm import norm, norm_backward
 from cnnkit.rooms.numba.pool import avg_pool, avg_pool_backward, max_pool, max_pool_backward
 
 __all__ = [
@@ -26,6 +27,8 @@ __all__ = [
     "log_softmax_backward",
     "max_pool",
     "max_pool_backward",
+    "norm",
+    "norm_backward",
     "relu",
     "relu_backward",
     "softmax",
