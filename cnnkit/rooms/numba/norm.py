@@ -25,11 +25,13 @@ import numpy as np
 
 from cnnkit.arrays import Array
 from cnnkit.rooms import threads
-from cnnkit.rooms.numba.machine import keep, kernel, part
+from cnnkit.rooms.numba.machine import L2, keep, kernel, part
 from cnnkit.rooms.numba.vectors import address, at, lanes, load, load_all, size, splat, store, store_all, sum_lanes
 
 BLOCK = 2048  # numbers that are summed in vectors, in x's dtype, before their sums go to float64
 ROWS = 32  # and rows, where channels lie closest together
+NEAR = 8 << 10  # bytes of neighbouring sets that are gone through together, for memory is fetched in pieces
+NEAR_ROWS = 64 << 10  # bytes of rows that are gone through a second time
 BAND = 512  # rows of a work item: bands do not depend on the number of threads
 
 
@@ -117,10 +119,16 @@ def _planes(
     n, groups, per_group, pixels = x.shape
     sums, numbers = _tables(len(mean), x)
     given = _place(x), None if grad is None else _place(grad), _place(out)
-    sizes = n // len(mean), groups, per_group, pixels
+    size, images = per_group * pixels * x.itemsize, n // len(mean)
+    together = max(1, min(NEAR // size, L2 // (2 * size * images), groups // 8))
+    sizes = images, groups, per_group, pixels, together
     scale = gamma, beta, mean, variance, sums, numbers
     work = x.size * (0.2 if grad is None else 0.4)
-    threads.run(_plane_sets, mean.size, work, x.dtype.type(0), eps, measure, summing, sizes, *given, *scale)
+    if not summing and grad is None:
+        _set_numbers(0, groups, False, eps, False, 1, groups, per_group, np.zeros((1, x.shape[1] * per_group)), *scale)
+        threads.run(_write_planes, n, work, x.dtype.type(0), sizes, _place(x), _place(out), numbers, keep=(x, out))
+        return sums[:, 2], sums[:, 3]
+    threads.run(_plane_sets, len(mean) * -(-groups // together), work, x.dtype.type(0), eps, measure, summing, sizes, *given, *scale)
     return sums[:, 2], sums[:, 3]
 
 
@@ -141,7 +149,7 @@ def _pixels(
         sums[...] = by_band.reshape(len(mean), -1, 4, channels).sum(1)
     scale = gamma, beta, mean, variance, sums, numbers
     count = x.size // mean.size
-    _pixel_numbers(0, mean.size, grad is not None, eps, measure, count, groups, per_group, pivots, *scale)
+    _set_numbers(0, mean.size, grad is not None, eps, measure, count, groups, per_group, pivots, *scale)
     if out is not None:
         threads.run(_write_pixels, n * bands, work, zero, measure, sizes, *given, _place(out), numbers)
     return sums[:, 2], sums[:, 3]
@@ -319,43 +327,59 @@ def _write(x, g, out, count, zero, centre, a, b, d):
 def _plane_sets(
     start, stop, zero, eps, measure, summing, sizes, x, g, out, gamma, beta, mean, variance, sums, numbers
 ):  # fmt: skip
-    """A work item is a set, of some planes: x (and g) read twice, the second time from the cache if they fit, and out
-    written."""
-    images, groups, per_group, pixels = sizes
-    for s in range(start, stop):
-        n, group = divmod(s, groups)
-        pivot = np.float64(at(x[0] + n * x[1][0] + group * x[1][1], 0, zero))
+    """A work item is some neighbouring sets of planes, in the order of memory: x (and g) read twice, the second time
+    from the cache if they fit, and out written."""
+    images, groups, per_group, pixels, together = sizes
+    items = -(-groups // together)
+    for item in range(start, stop):
+        n, block = divmod(item, items)
+        first, last = block * together, min((block + 1) * together, groups)
         if summing:
-            for k in range(per_group):
-                for i in range(n, n + images):  # all images if they are one set, for n is 0 then
-                    here = x[0] + i * x[1][0] + group * x[1][1] + k * x[1][2]
-                    if g is None:
-                        one = _run(here, None, None, pixels, pivot, zero)
-                    else:
-                        slopes = g[0] + i * g[1][0] + group * g[1][1] + k * g[1][2]
-                        one = _run(here, slopes, None, pixels, pivot, zero)
-                    c = group * per_group + k
-                    sums[n, 0, c] += one[0]
-                    sums[n, 1, c] += one[1]
-                    if g is not None:
-                        sums[n, 2, c] += one[2]
-                        sums[n, 3, c] += one[3]
-        back, count = g is not None, images * per_group * pixels
-        _solve(back, eps, measure, pivot, count, n, group, per_group, gamma, beta, mean, variance, sums, numbers)
+            for i in range(n, n + images):  # all images if they are one set, for n is 0 then
+                for group in range(first, last):
+                    pivot = np.float64(at(x[0] + n * x[1][0] + group * x[1][1], 0, zero))
+                    for k in range(per_group):
+                        here = x[0] + i * x[1][0] + group * x[1][1] + k * x[1][2]
+                        if g is None:
+                            one = _run(here, None, None, pixels, pivot, zero)
+                        else:
+                            slopes = g[0] + i * g[1][0] + group * g[1][1] + k * g[1][2]
+                            one = _run(here, slopes, None, pixels, pivot, zero)
+                        for j in range(2 if g is None else 4):
+                            sums[n, j, group * per_group + k] += one[j]
+        for group in range(first, last):
+            pivot = np.float64(at(x[0] + n * x[1][0] + group * x[1][1], 0, zero))
+            back, count = g is not None, images * per_group * pixels
+            _solve(back, eps, measure, pivot, count, n, group, per_group, gamma, beta, mean, variance, sums, numbers)
         if out[0]:
-            for k in range(per_group):
-                centre, a, b, d = numbers[n, :, group * per_group + k]
-                for i in range(n, n + images):
-                    here = x[0] + i * x[1][0] + group * x[1][1] + k * x[1][2]
-                    to = out[0] + i * out[1][0] + group * out[1][1] + k * out[1][2]
-                    if g is None:
-                        _write(here, None, to, pixels, zero, centre, a, b, d)
-                    else:
-                        slopes = g[0] + i * g[1][0] + group * g[1][1] + k * g[1][2]
-                        if measure:
-                            _write(here, slopes, to, pixels, zero, centre, a, b, d)
-                        else:  # whatever x is
-                            _write(slopes, None, to, pixels, zero, zero, zero, a, zero)
+            for i in range(n, n + images):
+                _write_sets(i, n, first, last, zero, measure, per_group, pixels, x, g, out, numbers)
+
+
+@kernel
+def _write_planes(start, stop, zero, sizes, x, out, numbers):
+    """A work item is an image, normalised with known statistics: x read and out written once."""
+    _, groups, per_group, pixels, _ = sizes
+    for i in range(start, stop):
+        _write_sets(i, 0, 0, groups, zero, True, per_group, pixels, x, None, out, numbers)
+
+
+@part
+def _write_sets(i, n, first, last, zero, measure, per_group, pixels, x, g, out, numbers):
+    """An image's planes of some groups, with the numbers of set n."""
+    for group in range(first, last):
+        for k in range(per_group):
+            centre, a, b, d = numbers[n, :, group * per_group + k]
+            here = x[0] + i * x[1][0] + group * x[1][1] + k * x[1][2]
+            to = out[0] + i * out[1][0] + group * out[1][1] + k * out[1][2]
+            if g is None:
+                _write(here, None, to, pixels, zero, centre, a, b, d)
+            else:
+                slopes = g[0] + i * g[1][0] + group * g[1][1] + k * g[1][2]
+                if measure:
+                    _write(here, slopes, to, pixels, zero, centre, a, b, d)
+                else:  # whatever x is
+                    _write(slopes, None, to, pixels, zero, zero, zero, a, zero)
 
 
 # ---------------------------------------------------------------- pixels
@@ -367,50 +391,66 @@ def _pixel_sums(start, stop, zero, sizes, x, g, pivots, by_band):
     bands, channels, pixels = sizes
     part_sums = np.full((5, channels + 2 * lanes(zero)), zero)
     pitch = (channels + 2 * lanes(zero)) * size(zero)
+    rows = max(8, min(ROWS, NEAR_ROWS // (channels * size(zero))))
     place = part_sums.ctypes.data
     for item in range(start, stop):
         image, band = divmod(item, bands)
         n = image if len(pivots) > 1 else 0
         end = min(pixels, (band + 1) * BAND)
-        for first in range(band * BAND, end, ROWS):
-            count = min(ROWS, end - first)
+        for first in range(band * BAND, end, rows):
+            count = min(rows, end - first)
             here = x[0] + image * x[1][0] + first * x[1][3]
-            for c in range(0, channels, 2 * lanes(zero)):
-                p, to = here + c * size(zero), place + c * size(zero)
-                if g is None:
-                    _column_sums(p, x[1][3], None, 0, count, channels - c, to, pitch, zero)
-                else:
-                    q = g[0] + image * g[1][0] + first * g[1][3] + c * size(zero)
-                    _column_sums(p, x[1][3], q, g[1][3], count, channels - c, to, pitch, zero)
+            if g is None:
+                _rows_of_sums(here, x[1][3], None, 0, count, channels, place, pitch, zero)
+            else:
+                slopes = g[0] + image * g[1][0] + first * g[1][3]
+                _rows_of_sums(here, x[1][3], slopes, g[1][3], count, channels, place, pitch, zero)
             _add_up(g is not None, part_sums, count, pivots[n], by_band[item])
     keep(part_sums)
 
 
 @part
-def _column_sums(x, x_step, g, g_step, rows, here, to, pitch, zero):
-    """As `_block`, of columns of two vectors' width, about their means: these come first, and sums stay apart."""
-    share, step, more = 1.0 / rows, lanes(zero) * size(zero), here - lanes(zero)
-    m0 = m1 = splat(zero, zero)
-    for i in range(rows):
-        p = x + i * x_step
-        m0, m1 = m0 + load(p, here, zero) * share, m1 + load(p + step, more, zero) * share
-    s0 = s1 = q0 = q1 = t0 = t1 = r0 = r1 = splat(zero, zero)
-    for i in range(rows):
-        p = x + i * x_step
-        d0, d1 = load(p, here, zero) - m0, load(p + step, more, zero) - m1
-        s0, q0 = s0 + d0, q0 + d0 * d0
-        s1, q1 = s1 + d1, q1 + d1 * d1
+def _rows_of_sums(x, x_step, g, g_step, rows, channels, to, pitch, zero):
+    """As `_block`, of columns and about their means: these come first, sums of g next, and all stay apart.
+
+    The first time in the order of memory, for that is how it is fetched best; then column by column, from the cache.
+    """
+    share, step, grads = 1.0 / rows, lanes(zero) * size(zero), to + pitch
+    for c in range(0, channels, lanes(zero)):
+        store_all(to + c * size(zero), splat(zero, zero))
+        store_all(grads + c * size(zero), splat(zero, zero))
+    for i in range(0, rows, 4):
+        for c in range(0, channels, lanes(zero)):
+            p, here = c * size(zero), channels - c
+            mean = _sum_of_4(x + i * x_step + p, x_step, rows - i, here, zero) * share
+            store_all(to + p, load_all(to + p, zero) + mean)
+            if g is not None:
+                slope = _sum_of_4(g + i * g_step + p, g_step, rows - i, here, zero)
+                store_all(grads + p, load_all(grads + p, zero) + slope)
+    for c in range(0, channels, 2 * lanes(zero)):
+        p, here, more = c * size(zero), channels - c, channels - c - lanes(zero)
+        m0, m1 = load_all(to + p, zero), load_all(to + p + step, zero)
+        s0 = s1 = q0 = q1 = r0 = r1 = splat(zero, zero)
+        for i in range(rows):
+            q = x + i * x_step + p
+            d0, d1 = load(q, here, zero) - m0, load(q + step, more, zero) - m1
+            s0, q0 = s0 + d0, q0 + d0 * d0
+            s1, q1 = s1 + d1, q1 + d1 * d1
+            if g is not None:
+                q = g + i * g_step + p
+                r0, r1 = r0 + load(q, here, zero) * d0, r1 + load(q + step, more, zero) * d1
+        _store_both(to + 2 * pitch + p, step, s0, s1)
+        _store_both(to + 3 * pitch + p, step, q0, q1)
         if g is not None:
-            q = g + i * g_step
-            g0, g1 = load(q, here, zero), load(q + step, more, zero)
-            t0, r0 = t0 + g0, r0 + g0 * d0
-            t1, r1 = t1 + g1, r1 + g1 * d1
-    _store_both(to, step, m0, m1)
-    _store_both(to + pitch, step, s0, s1)
-    _store_both(to + 2 * pitch, step, q0, q1)
-    if g is not None:
-        _store_both(to + 3 * pitch, step, t0, t1)
-        _store_both(to + 4 * pitch, step, r0, r1)
+            _store_both(to + 4 * pitch + p, step, r0, r1)
+
+
+@part
+def _sum_of_4(p, step, rows, here, zero):
+    """The sum of the vectors of up to 4 rows."""
+    second, third, fourth = here if rows > 1 else 0, here if rows > 2 else 0, here if rows > 3 else 0
+    a, b = load(p, here, zero), load(p + step, second, zero)
+    return (a + b) + (load(p + 2 * step, third, zero) + load(p + 3 * step, fourth, zero))
 
 
 @part
@@ -424,19 +464,19 @@ def _add_up(back, part_sums, count, pivots, totals):
     """The sums of a block, about its means, to those about the pivots."""
     for c in range(len(pivots)):
         shift = np.float64(part_sums[0, c]) - pivots[c]
-        total = np.float64(part_sums[1, c])
+        total = np.float64(part_sums[2, c])
         about = total + count * shift
         totals[0, c] += about
-        totals[1, c] += np.float64(part_sums[2, c]) + shift * (total + about)
+        totals[1, c] += np.float64(part_sums[3, c]) + shift * (total + about)
     if back:
         for c in range(len(pivots)):
             shift = np.float64(part_sums[0, c]) - pivots[c]
-            totals[2, c] += np.float64(part_sums[3, c])
-            totals[3, c] += np.float64(part_sums[4, c]) + shift * np.float64(part_sums[3, c])
+            totals[2, c] += np.float64(part_sums[1, c])
+            totals[3, c] += np.float64(part_sums[4, c]) + shift * np.float64(part_sums[1, c])
 
 
 @kernel
-def _pixel_numbers(
+def _set_numbers(
     start, stop, back, eps, measure, count, groups, per_group, pivots, gamma, beta, mean, variance, sums, numbers
 ):  # fmt: skip
     """A work item is a set."""
