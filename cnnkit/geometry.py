@@ -428,9 +428,13 @@ def group_norm(x: Ints, num_groups: int) -> Ints:
     """Statistics are those of one image and group."""
     if len(x) < 2:
         raise ValueError(f"x has shape {x}, but group_norm needs (N, C) or (N, C, *spatial)")
-    if x[1] % num_groups:
-        raise ValueError(f"x of shape {x} has {x[1]} channels, which num_groups={num_groups} does not divide")
+    check_groups(x[1], num_groups, "x of shape {} has {} channels", x, x[1])
     return x[0], num_groups, x[1] // num_groups, volume(x[2:])
+
+
+def check_groups(channels: int, num_groups: int, what: str, *numbers: Any) -> None:
+    if channels % num_groups:
+        raise ValueError(f"{what.format(*numbers)}, which num_groups={num_groups} does not divide")
 
 
 def layer_norm(x: Ints, normalized_shape: Ints) -> Ints:

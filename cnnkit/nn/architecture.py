@@ -7,6 +7,7 @@ from cnnkit.nn.conv import Conv1d, Conv2d, Conv3d
 from cnnkit.nn.dense import Dense
 from cnnkit.nn.global_pool import GlobalAvgPool2d, GlobalMaxPool2d
 from cnnkit.nn.layer import Layer
+from cnnkit.nn.norm import BatchNorm1d, BatchNorm2d, BatchNorm3d, GroupNorm, LayerNorm
 from cnnkit.nn.plain import Dropout, Flatten, ReLU
 from cnnkit.nn.pool import AvgPool1d, AvgPool2d, AvgPool3d, MaxPool1d, MaxPool2d, MaxPool3d
 from cnnkit.nn.sequential import Sequential
@@ -17,6 +18,7 @@ LAYERS: dict[str, type[Layer]] = {
     for layer in (
         *(Conv1d, Conv2d, Conv3d, Dense),
         *(MaxPool1d, MaxPool2d, MaxPool3d, AvgPool1d, AvgPool2d, AvgPool3d, GlobalAvgPool2d, GlobalMaxPool2d),
+        *(BatchNorm1d, BatchNorm2d, BatchNorm3d, LayerNorm, GroupNorm),
         *(ReLU, Flatten, Dropout, Sequential),
     )
 }

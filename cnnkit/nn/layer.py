@@ -18,8 +18,8 @@ class Layer(ABC):
     """The base of all layers, and of your own.
 
     A subclass stores its constructor arguments under their names and gives ``__call__`` and `forward`; one with
-    parameters also gives `parameters`. Nothing about a call is remembered on the layer: what the way back needs lives
-    in the pullback.
+    parameters also gives `parameters`, one that learns more than these, as `BatchNorm2d` does, `state_dict`. Nothing
+    else about a call is remembered on the layer: what the way back needs lives in the pullback.
 
     Examples
     --------
@@ -111,7 +111,7 @@ class Layer(ABC):
         return f"{type(self).__name__}({', '.join(given)})"
 
     def state_dict(self) -> dict[str, Array]:
-        """Return all that the layer has learnt, by name: the live arrays.
+        """Return all that the layer has learnt, by name: the live arrays of `parameters`, and running statistics.
 
         Returns
         -------

@@ -45,7 +45,7 @@ class Sequential(Layer):
         for i, layer in enumerate(layers):
             if not isinstance(layer, Layer):
                 raise TypeError(f"layer {i} is {layer!r}, but Sequential needs layers: Sequential(layer, layer, ...)")
-            if layer.parameters() and any(layer is other for other in layers[:i]):
+            if layer.state_dict() and any(layer is other for other in layers[:i]):
                 raise ValueError(f"layer {i} is given twice, but {layer!r} has parameters of its own: make another one")
         self.layers = layers
 
@@ -75,6 +75,9 @@ class Sequential(Layer):
 
     def parameters(self) -> dict[str, Array]:
         return {f"{i}.{name}": array for i, layer in enumerate(self) for name, array in layer.parameters().items()}
+
+    def state_dict(self) -> dict[str, Array]:
+        return {f"{i}.{name}": array for i, layer in enumerate(self) for name, array in layer.state_dict().items()}
 
     def config(self) -> dict[str, Any]:
         return {"layers": self.layers}

@@ -93,10 +93,7 @@ def batch_norm(
     """
     running = running_mean, running_var
     x, gamma, beta, *known = _check_batch_norm(x, gamma, beta, *running, training, eps)
-    if isinstance(momentum, bool) or not isinstance(momentum, Real):
-        raise TypeError(f"momentum is {momentum!r}, but a number is needed")
-    if not 0 <= float(momentum) <= 1:
-        raise ValueError(f"momentum is {momentum!r}, but must be from 0 to 1")
+    check_momentum(momentum)
     view = geometry.batch_norm(x.shape, training)
     if training:
         inputs = {"x": x, "gamma": gamma, "beta": beta}
@@ -177,7 +174,7 @@ def _check_batch_norm(
     training = geometry.boolean(training, "training")
     geometry.batch_norm(checked[0].shape, training)
     _check_channels(checked[0], checked[0].shape[1:2], dict(zip(channels, checked[1:], strict=True)))
-    _check_eps(eps, 0 if not training else None)
+    check_eps(eps, 0 if not training else None)
     for name in ("running_mean", "running_var"):
         if not training and channels[name] is None:
             raise TypeError(f"{name} is None, but an array is needed when training is False")
@@ -293,7 +290,7 @@ def _layer_view(x: Array, normalized_shape: Any, eps: Any, **channels: Array | N
     shape = geometry.sizes(normalized_shape, "normalized_shape")
     view = geometry.layer_norm(x.shape, shape)
     _check_channels(x, shape, channels)
-    _check_eps(eps)
+    check_eps(eps)
     return view
 
 
@@ -402,7 +399,7 @@ def group_norm_backward(
 def _group_view(x: Array, num_groups: Any, eps: Any, **channels: Array | None) -> Ints:
     view = geometry.group_norm(x.shape, geometry.integer(num_groups, "num_groups"))
     _check_channels(x, x.shape[1:2], channels)
-    _check_eps(eps)
+    check_eps(eps)
     return view
 
 
@@ -415,12 +412,19 @@ def _check_channels(x: Array, shape: Ints, channels: dict[str, Array | None]) ->
             geometry.check_shape(name, array.shape, shape, "x of shape {}", x.shape)
 
 
-def _check_eps(eps: Any, least: int | None = None) -> None:
+def check_eps(eps: Any, least: int | None = None) -> None:
     """`eps` is finite, and at least `least` or, if that is None, above 0."""
     if isinstance(eps, bool) or not isinstance(eps, Real):
         raise TypeError(f"eps is {eps!r}, but a number is needed")
     if not math.isfinite(eps) or eps < 0 or (least is None and eps == 0):
         raise ValueError(f"eps is {eps!r}, but must be {'above' if least is None else 'at least'} 0 and finite")
+
+
+def check_momentum(momentum: Any) -> None:
+    if isinstance(momentum, bool) or not isinstance(momentum, Real):
+        raise TypeError(f"momentum is {momentum!r}, but a number is needed")
+    if not 0 <= float(momentum) <= 1:
+        raise ValueError(f"momentum is {momentum!r}, but must be from 0 to 1")
 
 
 def _statistics(x: Array, shape: Ints, known: list[Array] | None = None) -> tuple[Array, Array]:

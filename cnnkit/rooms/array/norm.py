@@ -1,13 +1,20 @@
-"""Normalisation in float64, rounded once: the statistics are taken about the mean itself, in a second pass."""
+"""Normalisation in float64, rounded once; the variance is taken in a second pass, about the mean."""
 
 from cnnkit.arrays import Array, namespace
 
 
 def norm(
-    x: Array, gamma: Array | None, beta: Array | None, eps: float, measure: bool, mean: Array, variance: Array, out: Array
+    x: Array,
+    gamma: Array | None,
+    beta: Array | None,
+    eps: float,
+    measure: bool,
+    mean: Array,
+    variance: Array,
+    out: Array,
 ) -> None:
     axes = _axes(x, mean)
-    centred, _ = _centred(x, axes, measure, mean, variance)
+    centred = _centred(x, axes, measure, mean, variance)
     y = centred / _deviation(x, variance, eps)
     if gamma is not None:
         y *= gamma[:, :, None]
@@ -29,9 +36,9 @@ def norm_backward(
     grad_beta: Array | None,
 ) -> None:
     axes = _axes(x, mean)
-    centred, wide = _centred(x, axes, measure, mean, variance)
+    centred = _centred(x, axes, measure, mean, variance)
     deviation = _deviation(x, variance, eps)
-    unit, grad = centred / deviation, grad_output.astype(wide)
+    unit, grad = centred / deviation, grad_output.astype(namespace(x).float64)
     if grad_gamma is not None:
         grad_gamma[...] = (grad * unit).sum((0, 3))
     if grad_beta is not None:
@@ -49,15 +56,16 @@ def _axes(x: Array, mean: Array) -> tuple[int, ...]:
     return (2, 3) if len(mean) == len(x) else (0, 2, 3)
 
 
-def _centred(x: Array, axes: tuple[int, ...], measure: bool, mean: Array, variance: Array) -> tuple[Array, type]:
-    """x less its mean, and the dtype of that; fills the statistics if they are to be measured."""
-    wide = namespace(x).float64
+def _centred(x: Array, axes: tuple[int, ...], measure: bool, mean: Array, variance: Array) -> Array:
+    """x less its mean, in float64; fills the statistics if they are to be measured, about the first number of a set."""
+    pivot = x[: len(mean), :, :1, :1] if measure else mean[:, :, None, None]
+    centred = namespace(x).subtract(x, pivot, dtype=namespace(x).float64)
     if measure:
-        mean[...] = x.mean(axes, dtype=wide)
-    centred = x - mean[:, :, None, None]
-    if measure:
+        shift = centred.mean(axes, keepdims=True)
+        mean[...] = (pivot + shift)[:, :, 0, 0]
+        centred -= shift
         variance[...] = (centred * centred).mean(axes)
-    return centred, wide
+    return centred
 
 
 def _deviation(x: Array, variance: Array, eps: float) -> Array:

@@ -36,15 +36,25 @@ BAND = 512  # rows of a work item: bands do not depend on the number of threads
 
 
 def norm(
-    x: Array, gamma: Array | None, beta: Array | None, eps: float, measure: bool, mean: Array, variance: Array, out: Array
+    x: Array,
+    gamma: Array | None,
+    beta: Array | None,
+    eps: float,
+    measure: bool,
+    mean: Array,
+    variance: Array,
+    out: Array,
 ) -> None:
     way = _way(out, mean)
     x, gamma, beta = _fitted(x, way, mean), _filled(gamma, x, 1), _filled(beta, x, 0)
+    to = _fitting(out, way, mean)
     if way == "rows":
-        _rows(x, gamma, beta, eps, mean, variance, out)
+        _rows(x, gamma, beta, eps, mean, variance, to)
     else:
         run = _planes if way == "planes" else _pixels
-        run(x, None, gamma, beta, eps, measure, measure, mean, variance, out)
+        run(x, None, gamma, beta, eps, measure, measure, mean, variance, to)
+    if to is not out:
+        out[...] = to
 
 
 def norm_backward(
@@ -62,11 +72,14 @@ def norm_backward(
     summing = grad_gamma is not None or grad_beta is not None
     way = _way(x if grad_x is None else grad_x, mean)
     x, grad, gamma = _fitted(x, way, mean), _fitted(grad_output, way, mean), _filled(gamma, x, 1)
+    to = None if grad_x is None else _fitting(grad_x, way, mean)
     if way == "rows":
-        totals = _rows_backward(x, grad, gamma, eps, summing, grad_x)
+        totals = _rows_backward(x, grad, gamma, eps, summing, to)
     else:
         run = _planes if way == "planes" else _pixels
-        totals = run(x, grad, gamma, gamma, eps, measure, measure or summing, mean, variance, grad_x)
+        totals = run(x, grad, gamma, gamma, eps, measure, measure or summing, mean, variance, to)
+    if grad_x is not None and to is not grad_x:
+        grad_x[...] = to
     for total, result in zip(totals, (grad_gamma, grad_beta), strict=True):
         if result is not None:
             result[...] = total.sum(0, dtype=np.float64).reshape(result.shape)
@@ -99,6 +112,11 @@ def _fitted(array: Array, way: str, mean: Array) -> Array:
     return np.ascontiguousarray(array)
 
 
+def _fitting(out: Array, way: str, mean: Array) -> Array:
+    """The array, or a new one of its shape that lies as it must."""
+    return out if _lies(out, mean) == way else np.empty(out.shape, out.dtype)
+
+
 def _filled(array: Array | None, like: Array, value: int) -> Array:
     """A number for each channel, one behind the other."""
     return np.full(like.shape[1:3], value, like.dtype) if array is None else np.ascontiguousarray(array)
@@ -126,9 +144,20 @@ def _planes(
     work = x.size * (0.2 if grad is None else 0.4)
     if not summing and grad is None:
         _set_numbers(0, groups, False, eps, False, 1, groups, per_group, np.zeros((1, x.shape[1] * per_group)), *scale)
-        threads.run(_write_planes, n, work, x.dtype.type(0), sizes, _place(x), _place(out), numbers, keep=(x, out))
+        threads.run(_write_planes, n, work, x.dtype.type(0), sizes, _place(x), _place(out), numbers)
         return sums[:, 2], sums[:, 3]
-    threads.run(_plane_sets, len(mean) * -(-groups // together), work, x.dtype.type(0), eps, measure, summing, sizes, *given, *scale)
+    threads.run(
+        _plane_sets,
+        len(mean) * -(-groups // together),
+        work,
+        x.dtype.type(0),
+        eps,
+        measure,
+        summing,
+        sizes,
+        *given,
+        *scale,
+    )
     return sums[:, 2], sums[:, 3]
 
 
@@ -155,7 +184,7 @@ def _pixels(
     return sums[:, 2], sums[:, 3]
 
 
-def _end_to_end(mean: Array, *given: Array | None) -> list[Array | None]:
+def _end_to_end(mean: Array, *given: Any) -> list[Any]:
     """The images of a batch as one, if they are one set and lie one behind the other."""
     n, g, k, p = given[0].shape
     if len(mean) == n or not all(a is None or p == 1 or a.strides[0] == p * a.strides[3] for a in given):
@@ -173,7 +202,7 @@ def _tables(sets: int, x: Array) -> tuple[Array, Array]:
 def _rows(x: Array, gamma: Array, beta: Array, eps: float, mean: Array, variance: Array, out: Array) -> None:
     _, groups, per_group, _ = x.shape
     given = x.dtype.type(0), eps, groups, per_group, _place(x), _place(out)
-    threads.run(_row_sets, mean.size, x.size * 0.2, *given, gamma, beta, mean, variance, keep=(x, out))
+    threads.run(_row_sets, mean.size, x.size * 0.2, *given, gamma, beta, mean, variance)
 
 
 def _rows_backward(
@@ -183,7 +212,7 @@ def _rows_backward(
     bands = -(-n // ROWS)
     sums = np.empty((bands, 2, groups, per_group), x.dtype)
     given = x.dtype.type(0), eps, summing, (n, groups, per_group), _place(x), _place(grad), _place(out)
-    threads.run(_row_bands, bands * groups, x.size * 0.4, *given, gamma, sums, keep=(x, grad))
+    threads.run(_row_bands, bands * groups, x.size * 0.4, *given, gamma, sums)
     return sums[:, 0], sums[:, 1]
 
 
