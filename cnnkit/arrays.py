@@ -145,14 +145,16 @@ def state(inputs: dict[str, Any], **given: Any) -> None:
 
     `inputs` are, by name, the arrays that must stay as they are.
     """
+    others = dict(inputs)
     for name, array in given.items():
         if array is None:
             continue
         if not getattr(array.flags, "writeable", True):
             raise ValueError(f"{name} is read-only, but is updated in training")
-        for other, one in (inputs | given).items():
-            if one is not None and name != other and _overlap(array, one):
+        for other, one in others.items():
+            if one is not None and _overlap(array, one):
                 raise ValueError(f"{name} shares memory with {other}, but is updated in training: give another array")
+        others[name] = array
 
 
 def result(out: Any, shape: tuple[int, ...], like: Array, inputs: tuple[Array | None, ...]) -> Array:

@@ -400,7 +400,7 @@ MISTAKES = {
         (
             {**TRAINING, "running_mean": SHARED, "running_var": SHARED},
             ValueError,
-            "running_mean shares memory with running_var, but is updated in training: give another array",
+            "running_var shares memory with running_mean, but is updated in training: give another array",
         ),
         (
             {**TRAINING, "running_mean": SHARED, "gamma": SHARED, "running_var": ones(3)},
