@@ -8,9 +8,10 @@ over: a group of an image or, of S = 1 pairs of statistics for N images, of all 
 - *pixels*: channels lie closest together and a set has several rows. A work item is a band of rows; all are summed
   first, then written.
 
-Sums are taken of blocks that fit the first-level cache, in two passes: the block's mean, then the deviations from it.
-They are added up in float64, about a *pivot*, the first number of the set. So an error of the mean is one of the
-deviations' size, however large the mean is. `centre` is the mean as a number of x's dtype, the rest of it goes into d.
+Sums are taken of blocks that fit the first-level cache, of the deviations from the block's mean or from that of the
+block before. They are added up in float64, about a *pivot*, the first number of the set. So an error of the mean is one
+of the deviations' size, however large the mean is. `centre` is the mean as a number of x's dtype, the rest of it goes
+into d.
 
 The way back sums g and ``g * (x - pivot)`` in the same pass, then is ``g * a + (x - centre) * b + d``. With H and HX
 the means over a set of ``h = g * gamma`` and ``h * (x - mean)``, and ``r = 1 / sqrt(variance + eps)``:
@@ -31,7 +32,6 @@ from cnnkit.rooms.numba.vectors import address, at, lanes, load, load_all, size,
 BLOCK = 2048  # numbers that are summed in vectors, in x's dtype, before their sums go to float64
 ROWS = 32  # and rows, where channels lie closest together
 NEAR = 8 << 10  # bytes of neighbouring sets that are gone through together, for memory is fetched in pieces
-NEAR_ROWS = 64 << 10  # bytes of rows that are gone through a second time
 BAND = 512  # rows of a work item: bands do not depend on the number of threads
 
 
@@ -416,19 +416,24 @@ def _write_sets(i, n, first, last, zero, measure, per_group, pixels, x, g, out, 
 
 @kernel
 def _pixel_sums(start, stop, zero, sizes, x, g, pivots, by_band):
-    """A work item is a band of an image's pixels: x (and g) read once, some rows at a time and these twice."""
+    """A work item is a band of an image's pixels: x (and g) read once.
+
+    Sums are about the mean of the rows before; of the first rows, about their own. Blocks' means differ by no more than
+    the deviation allows: squares so taken add up to at most five times those about the mean of all.
+    """
     bands, channels, pixels = sizes
-    part_sums = np.full((5, channels + 2 * lanes(zero)), zero)
-    pitch = (channels + 2 * lanes(zero)) * size(zero)
-    rows = max(8, min(ROWS, NEAR_ROWS // (channels * size(zero))))
+    part_sums = np.full((5, -(-channels // lanes(zero)) * lanes(zero)), zero)
+    pitch = part_sums.shape[1] * size(zero)
     place = part_sums.ctypes.data
     for item in range(start, stop):
         image, band = divmod(item, bands)
         n = image if len(pivots) > 1 else 0
         end = min(pixels, (band + 1) * BAND)
-        for first in range(band * BAND, end, rows):
-            count = min(rows, end - first)
+        for first in range(band * BAND, end, ROWS):
+            count = min(ROWS, end - first)
             here = x[0] + image * x[1][0] + first * x[1][3]
+            if first == band * BAND:
+                _column_means(here, x[1][3], count, channels, place, zero)
             if g is None:
                 _rows_of_sums(here, x[1][3], None, 0, count, channels, place, pitch, zero)
             else:
@@ -440,57 +445,53 @@ def _pixel_sums(start, stop, zero, sizes, x, g, pivots, by_band):
 
 @part
 def _rows_of_sums(x, x_step, g, g_step, rows, channels, to, pitch, zero):
-    """As `_block`, of columns and about their means: these come first, sums of g next, and all stay apart.
-
-    The first time in the order of memory, for that is how it is fetched best; then column by column, from the cache.
+    """As the second pass of `_block`, of columns, about the centres that come first; sums stay apart: of g, of
+    deviations, of their squares and of g times deviations. In the order of memory, for that is how it is fetched best.
     """
-    share, step, grads = 1.0 / rows, lanes(zero) * size(zero), to + pitch
-    for c in range(0, channels, lanes(zero)):
-        store_all(to + c * size(zero), splat(zero, zero))
-        store_all(grads + c * size(zero), splat(zero, zero))
+    grads, sums, squares, products = to + pitch, to + 2 * pitch, to + 3 * pitch, to + 4 * pitch
+    for c in range(0, 4 * pitch, lanes(zero) * size(zero)):
+        store_all(grads + c, splat(zero, zero))
     for i in range(0, rows, 4):
         for c in range(0, channels, lanes(zero)):
             p, here = c * size(zero), channels - c
-            mean = _sum_of_4(x + i * x_step + p, x_step, rows - i, here, zero) * share
-            store_all(to + p, load_all(to + p, zero) + mean)
-            if g is not None:
-                slope = _sum_of_4(g + i * g_step + p, g_step, rows - i, here, zero)
-                store_all(grads + p, load_all(grads + p, zero) + slope)
-    for c in range(0, channels, 2 * lanes(zero)):
-        p, here, more = c * size(zero), channels - c, channels - c - lanes(zero)
-        m0, m1 = load_all(to + p, zero), load_all(to + p + step, zero)
-        s0 = s1 = q0 = q1 = r0 = r1 = splat(zero, zero)
-        for i in range(rows):
-            q = x + i * x_step + p
-            d0, d1 = load(q, here, zero) - m0, load(q + step, more, zero) - m1
-            s0, q0 = s0 + d0, q0 + d0 * d0
-            s1, q1 = s1 + d1, q1 + d1 * d1
+            second, third, fourth = _in_4(rows - i, here)
+            q, m = x + i * x_step + p, load_all(to + p, zero)
+            d0, d1 = load(q, here, m) - m, load(q + x_step, second, m) - m
+            d2, d3 = load(q + 2 * x_step, third, m) - m, load(q + 3 * x_step, fourth, m) - m
+            _add_to(sums + p, (d0 + d1) + (d2 + d3), zero)
+            _add_to(squares + p, (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3), zero)
             if g is not None:
                 q = g + i * g_step + p
-                r0, r1 = r0 + load(q, here, zero) * d0, r1 + load(q + step, more, zero) * d1
-        _store_both(to + 2 * pitch + p, step, s0, s1)
-        _store_both(to + 3 * pitch + p, step, q0, q1)
-        if g is not None:
-            _store_both(to + 4 * pitch + p, step, r0, r1)
+                g0, g1 = load(q, here, zero), load(q + g_step, second, zero)
+                g2, g3 = load(q + 2 * g_step, third, zero), load(q + 3 * g_step, fourth, zero)
+                _add_to(grads + p, (g0 + g1) + (g2 + g3), zero)
+                _add_to(products + p, (g0 * d0 + g1 * d1) + (g2 * d2 + g3 * d3), zero)
 
 
 @part
-def _sum_of_4(p, step, rows, here, zero):
-    """The sum of the vectors of up to 4 rows."""
-    second, third, fourth = here if rows > 1 else 0, here if rows > 2 else 0, here if rows > 3 else 0
-    a, b = load(p, here, zero), load(p + step, second, zero)
-    return (a + b) + (load(p + 2 * step, third, zero) + load(p + 3 * step, fourth, zero))
+def _column_means(x, step, rows, channels, to, zero):
+    share = 1.0 / rows
+    for c in range(0, channels, lanes(zero)):
+        p, here, mean = c * size(zero), channels - c, splat(zero, zero)
+        for i in range(rows):
+            mean = mean + load(x + i * step + p, here, zero) * share
+        store_all(to + p, mean)
 
 
 @part
-def _store_both(to, step, a, b):
-    store_all(to, a)
-    store_all(to + step, b)
+def _in_4(rows, here):
+    """How many numbers the second, third and fourth of 4 rows have, of which there may be fewer."""
+    return here if rows > 1 else 0, here if rows > 2 else 0, here if rows > 3 else 0
+
+
+@part
+def _add_to(place, value, like):
+    store_all(place, load_all(place, like) + value)
 
 
 @part
 def _add_up(back, part_sums, count, pivots, totals):
-    """The sums of a block, about its means, to those about the pivots."""
+    """The sums of some rows, about the centres, to those about the pivots; the centres become these rows' means."""
     for c in range(len(pivots)):
         shift = np.float64(part_sums[0, c]) - pivots[c]
         total = np.float64(part_sums[2, c])
@@ -502,6 +503,8 @@ def _add_up(back, part_sums, count, pivots, totals):
             shift = np.float64(part_sums[0, c]) - pivots[c]
             totals[2, c] += np.float64(part_sums[1, c])
             totals[3, c] += np.float64(part_sums[4, c]) + shift * np.float64(part_sums[1, c])
+    for c in range(len(pivots)):
+        part_sums[0, c] += part_sums[2, c] / count
 
 
 @kernel
