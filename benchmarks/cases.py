@@ -9,8 +9,8 @@ _spec = importlib.util.spec_from_file_location("benchmarks_cases", _FILE)
 _module = sys.modules[_spec.name] = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(_module)
 
-CASES, CONV, CONV_TRANSPOSE, POOL, DENSE, ELEMENTWISE = (
-    getattr(_module, name) for name in ("CASES", "CONV", "CONV_TRANSPOSE", "POOL", "DENSE", "ELEMENTWISE")
+CASES, CONV, CONV_TRANSPOSE, POOL, DENSE, ELEMENTWISE, NORM = (
+    getattr(_module, name) for name in ("CASES", "CONV", "CONV_TRANSPOSE", "POOL", "DENSE", "ELEMENTWISE", "NORM")
 )
 arrays = _module.arrays
 

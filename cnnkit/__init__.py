@@ -19,6 +19,10 @@ _PLAIN = {
         *("relu", "relu_backward", "softmax", "softmax_backward", "log_softmax", "log_softmax_backward"),
     ),
     "cnnkit.ops.loss": ("cross_entropy", "cross_entropy_backward"),
+    "cnnkit.ops.norm": (
+        *("batch_norm", "batch_norm_backward", "layer_norm", "layer_norm_backward"),
+        *("group_norm", "group_norm_backward"),
+    ),
     "cnnkit.dispatch": ("use_backend", "backends"),
     "cnnkit.rooms.threads": ("set_num_threads", "get_num_threads"),
     "cnnkit.settings": ("options",),

@@ -11,7 +11,7 @@ Array = Any  # a numpy.ndarray or a cupy.ndarray; which one is known at run time
 FLOATS = (np.dtype("float32"), np.dtype("float64"))  # computed as they are; where they are taken, halves are too
 HALVES = ("float16", "bfloat16")  # by name: the second is a dtype of ml_dtypes, which need not be there
 INTEGERS = tuple(np.dtype(kind) for kind in ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"))
-OPTIONAL = ("bias",)  # arguments that may be None
+OPTIONAL = ("bias", "gamma", "beta", "running_mean", "running_var")  # arguments that may be None
 
 
 class ForeignArrayError(TypeError):
@@ -203,6 +203,23 @@ def _overlap(a: Array, b: Array) -> bool:
         return np.shares_memory(a, b, max_work=enough)
     except np.exceptions.TooHardError:
         return True
+
+
+def state(inputs: dict[str, Any], **given: Any) -> None:
+    """Complain unless the `given` arrays, which were checked, may be changed in place: like `out`, they are no inputs.
+
+    `inputs` are, by name, the arrays that must stay as they are.
+    """
+    others = dict(inputs)
+    for name, array in given.items():
+        if array is None:
+            continue
+        if not getattr(array.flags, "writeable", True):
+            raise ValueError(f"{name} is read-only, but is updated in training")
+        for other, one in others.items():
+            if one is not None and _overlap(array, one):
+                raise ValueError(f"{name} shares memory with {other}, but is updated in training: give another array")
+        others[name] = array
 
 
 def result(out: Any, shape: tuple[int, ...], like: Array, inputs: tuple[Array | None, ...]) -> Array:

@@ -509,6 +509,60 @@ def lift(plan: Any, ndim: int = 3) -> Any:
     return plan._replace(**{name: (value,) * extra + getattr(plan, name) for name, value in one.items()})
 
 
+# ---------------------------------------------------------------- normalisation: x as (N, G, K, P)
+
+
+@lru_cache(_CACHED_PLANS)
+def batch_norm(x: Ints, training: bool) -> Ints:
+    """The groups are the channels, one by one; their statistics are those of all images."""
+    if len(x) < 2:
+        raise ValueError(f"x has shape {x}, but batch_norm needs (N, C) or (N, C, *spatial)")
+    count = x[0] * volume(x[2:])
+    if training and count < 2:
+        raise ValueError(
+            f"x of shape {x} has {count} values per channel, but batch_norm needs at least 2 when training"
+        )
+    return x[0], x[1], 1, volume(x[2:])
+
+
+@lru_cache(_CACHED_PLANS)
+def group_norm(x: Ints, num_groups: int) -> Ints:
+    """Statistics are those of one image and group."""
+    if len(x) < 2:
+        raise ValueError(f"x has shape {x}, but group_norm needs (N, C) or (N, C, *spatial)")
+    check_groups(x[1], num_groups, "x of shape {} has {} channels", x, x[1])
+    return x[0], num_groups, x[1] // num_groups, volume(x[2:])
+
+
+def check_groups(channels: int, num_groups: int, what: str, *numbers: Any) -> None:
+    if channels % num_groups:
+        raise ValueError(f"{what.format(*numbers)}, which num_groups={num_groups} does not divide")
+
+
+def layer_norm(x: Ints, normalized_shape: Ints) -> Ints:
+    """Every number of `normalized_shape`, the last axes of x, is a channel of one group; the other axes are images."""
+    axes = len(normalized_shape)
+    if not axes:
+        raise ValueError("normalized_shape is (), but layer_norm needs at least 1 axis")
+    if x[-axes:] != normalized_shape:
+        raise ValueError(f"x has shape {x}, but normalized_shape {normalized_shape} must be its last axes")
+    return volume(x[:-axes]), 1, volume(normalized_shape), 1
+
+
+def sizes(value: Any, name: str) -> Ints:
+    """An int or several as a tuple of ints."""
+    if isinstance(value, (tuple, list)):
+        return tuple(integer(one, name) for one in value)
+    return (integer(value, name),)
+
+
+def spatial_axes(x: Ints, allowed: Ints, op: str) -> None:
+    """Complain unless x is (N, C, *spatial) with as many spatial axes as one of `allowed`."""
+    if len(x) - 2 not in allowed:
+        forms = " or ".join(f"({', '.join(('N', 'C', *AXES.get(n, ())))})" for n in allowed)
+        raise ValueError(f"x has shape {x}, but {op} needs {forms}")
+
+
 # ---------------------------------------------------------------- dense, and the shapes of what comes back
 
 

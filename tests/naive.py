@@ -276,6 +276,42 @@ def dense_backward(grad, x, weight):
     return gx, gw, gb
 
 
+# --- normalisation -------------------------------------------------------------------------------
+
+
+def _sets(shape, axes):
+    """Index of each set of numbers that lie along ``axes``."""
+    for place in np.ndindex(*(1 if axis in axes else n for axis, n in enumerate(shape))):
+        yield tuple(slice(None) if axis in axes else i for axis, i in enumerate(place))
+
+
+def moments(x, axes):
+    """``(mean, variance)`` along ``axes``, which stay as axes of 1."""
+    mean = np.zeros([1 if axis in axes else n for axis, n in enumerate(x.shape)])
+    variance = np.zeros(mean.shape)
+    for one in _sets(x.shape, axes):
+        numbers, at = np.float64(x[one]).ravel(), tuple(0 if isinstance(i, slice) else i for i in one)
+        mean[at] = numbers[0] + math.fsum(numbers - numbers[0]) / numbers.size
+        variance[at] = math.fsum((numbers - mean[at]) ** 2) / numbers.size
+    return mean, variance
+
+
+def normalise(x, gamma, beta, mean, variance, eps):
+    """``(x - mean) / sqrt(variance + eps) * gamma + beta``; all but ``eps`` broadcast."""
+    return (np.float64(x) - mean) / np.sqrt(variance + eps) * gamma + beta
+
+
+def normalise_backward(grad, x, gamma, axes, eps):
+    """The gradient of x through each set's statistics: ``du[j] / dx[i] = r * ((i == j) - 1 / n - u[i] * u[j] / n)``."""
+    mean, variance = moments(x, axes)
+    r = 1 / np.sqrt(variance + eps)
+    slope, u, gx = np.float64(grad) * gamma, (np.float64(x) - mean) * r, np.zeros(x.shape)
+    for one in _sets(x.shape, axes):
+        h, v, n = slope[one], u[one], u[one].size
+        gx[one] = h - math.fsum(h.ravel()) / n - v * math.fsum((h * v).ravel()) / n
+    return gx * r
+
+
 # --- elementwise and losses ----------------------------------------------------------------------
 
 

@@ -119,7 +119,7 @@ def test_rooms_keep_the_contract(room):
 
 
 def test_the_contract_is_read_whole():
-    assert len(contract()) == 20
+    assert len(contract()) == 22
     assert contract()["relu"] == ["x", "out"]
 
 

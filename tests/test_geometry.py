@@ -180,3 +180,19 @@ def test_lifting_puts_axes_in_front():
 @pytest.mark.parametrize(("axis", "ndim", "expected"), [(0, 1, 0), (-1, 3, 2), (2, 3, 2), (-3, 3, 0)])
 def test_axes_count_from_both_ends(axis, ndim, expected):
     assert geometry.axis(axis, ndim) == expected
+
+
+@pytest.mark.parametrize(
+    ("solved", "expected"),
+    [
+        (lambda: geometry.batch_norm((5, 7), True), (5, 7, 1, 1)),
+        (lambda: geometry.batch_norm((2, 3, 4, 5), False), (2, 3, 1, 20)),
+        (lambda: geometry.batch_norm((0, 3, 4), False), (0, 3, 1, 4)),
+        (lambda: geometry.group_norm((2, 6, 4, 5), 2), (2, 2, 3, 20)),
+        (lambda: geometry.group_norm((2, 6), 6), (2, 6, 1, 1)),
+        (lambda: geometry.layer_norm((2, 3, 4, 5), (4, 5)), (6, 1, 20, 1)),
+        (lambda: geometry.layer_norm((5,), (5,)), (1, 1, 5, 1)),
+    ],
+)
+def test_normalisation_sees_images_groups_channels_and_pixels(solved, expected):
+    assert solved() == expected

@@ -20,6 +20,7 @@ def read_only(*shape):
 
 
 LABELS = np.array([0, 1, 2, 4])
+CHANNELS = ("gamma", "beta", "running_mean", "running_var")
 INDICES = np.zeros((2, 3, 4, 4), np.int64)
 SHAPE = (2, 3, 8, 9)
 
@@ -65,6 +66,17 @@ GOOD = {  # calls that work
     "cross_entropy": {"logits": ones(4, 5), "labels": LABELS},
     "cross_entropy_backward": {"grad_output": 1.0, "logits": ones(4, 5), "labels": LABELS},
     "set_num_threads": {"n": 1},
+    "batch_norm": {"x": ones(4, 3, 5), **dict.fromkeys(CHANNELS, ones(3)), "training": False},
+    "batch_norm_backward": {
+        "grad_output": ones(4, 3, 5),
+        "x": ones(4, 3, 5),
+        **dict.fromkeys(CHANNELS[:1] + CHANNELS[2:], ones(3)),
+        "training": False,
+    },
+    "layer_norm": {"x": ones(4, 3, 5), "normalized_shape": (3, 5), "gamma": ones(3, 5), "beta": ones(3, 5)},
+    "layer_norm_backward": {"grad_output": ones(4, 5), "x": ones(4, 5), "normalized_shape": 5, "gamma": ones(5)},
+    "group_norm": {"x": ones(2, 6, 5), "num_groups": 3, "gamma": ones(6), "beta": ones(6)},
+    "group_norm_backward": {"grad_output": ones(2, 6, 5), "x": ones(2, 6, 5), "num_groups": 3, "gamma": ones(6)},
 }
 
 FLOATS = "float16, bfloat16, float32 or float64 is needed"
@@ -371,7 +383,142 @@ LOSS = [
     *not_floats("logits", ones(4, 5)),
 ]
 
+TRAINING = {"training": True, "x": ones(4, 3, 5)}
+SHARED = ones(3)
+
+
+def channel_mistakes(shape, *names):
+    """Arrays of one number a channel for x of `shape`, of which 3 are needed."""
+    mistakes = []
+    for name in names:
+        mistakes += [
+            ({name: ones(4)}, ValueError, f"{name} has shape (4,), but x of shape {shape} needs (3,)"),
+            ({name: ones(3, 1)}, ValueError, f"{name} has shape (3, 1), but x of shape {shape} needs (3,)"),
+            ({name: ones(3, dtype="float64")}, TypeError, f"{name} is float64, but x is float32: one dtype a call"),
+            *not_arrays(name)[1:],
+        ]
+    return mistakes
+
+
+EPSILON = [
+    ({"eps": "small"}, TypeError, "eps is 'small', but a number is needed"),
+    ({"eps": None}, TypeError, "eps is None, but a number is needed"),
+    ({"eps": True}, TypeError, "eps is True, but a number is needed"),
+]
+POSITIVE = [
+    ({"eps": 0}, ValueError, "eps is 0, but must be above 0 and finite"),
+    ({"eps": -1e-5}, ValueError, "eps is -1e-05, but must be above 0 and finite"),
+    ({"eps": float("inf")}, ValueError, "eps is inf, but must be above 0 and finite"),
+    *EPSILON,
+]
+NORM_NEEDS = [
+    ({"needs": ("weight",)}, ValueError, "needs is ('weight',), but must be a tuple of some of 'x', 'gamma', 'beta'"),
+    ({"needs": "x"}, ValueError, "needs is 'x', but must be a tuple of some of 'x', 'gamma', 'beta'"),
+    ({"needs": None}, TypeError, "needs is None, but must be a tuple of some of 'x', 'gamma', 'beta'"),
+]
+BATCH_NORM = [
+    ({"x": ones(3)}, ValueError, "x has shape (3,), but batch_norm needs (N, C) or (N, C, *spatial)"),
+    ({"training": 1}, TypeError, "training is 1, but True or False is needed"),
+    ({"running_mean": None}, TypeError, "running_mean is None, but an array is needed when training is False"),
+    ({"running_var": None}, TypeError, "running_var is None, but an array is needed when training is False"),
+    ({"eps": -1e-5}, ValueError, "eps is -1e-05, but must be at least 0 and finite"),
+    ({"eps": float("nan")}, ValueError, "eps is nan, but must be at least 0 and finite"),
+    *EPSILON,
+    ({"training": True, "eps": 0.0}, ValueError, "eps is 0.0, but must be above 0 and finite"),
+]
+GROUPS = [
+    ({"num_groups": 4}, ValueError, "x of shape (2, 6, 5) has 6 channels, which num_groups=4 does not divide"),
+    ({"num_groups": 0}, ValueError, "num_groups is 0, but must be at least 1"),
+    ({"num_groups": 2.0}, TypeError, "num_groups is 2.0, but an int is needed"),
+    ({"gamma": ones(3)}, ValueError, "gamma has shape (3,), but x of shape (2, 6, 5) needs (6,)"),
+    *POSITIVE,
+]
+
 MISTAKES = {
+    "batch_norm": [
+        *BATCH_NORM,
+        *channel_mistakes((4, 3, 5), *CHANNELS),
+        ({"momentum": 1.5}, ValueError, "momentum is 1.5, but must be from 0 to 1"),
+        ({"momentum": float("nan")}, ValueError, "momentum is nan, but must be from 0 to 1"),
+        ({"momentum": None}, TypeError, "momentum is None, but a number is needed"),
+        (
+            {"training": True, "x": ones(1, 3, 1)},
+            ValueError,
+            "x of shape (1, 3, 1) has 1 values per channel, but batch_norm needs at least 2 when training",
+        ),
+        (
+            {"training": True, "x": ones(0, 3, 5)},
+            ValueError,
+            "x of shape (0, 3, 5) has 0 values per channel, but batch_norm needs at least 2 when training",
+        ),
+        (
+            {**TRAINING, "running_mean": read_only(3), "running_var": ones(3)},
+            ValueError,
+            "running_mean is read-only, but is updated in training",
+        ),
+        (
+            {**TRAINING, "running_mean": ones(3), "running_var": read_only(3)},
+            ValueError,
+            "running_var is read-only, but is updated in training",
+        ),
+        (
+            {**TRAINING, "running_mean": SHARED, "running_var": SHARED},
+            ValueError,
+            "running_var shares memory with running_mean, but is updated in training: give another array",
+        ),
+        (
+            {**TRAINING, "running_mean": SHARED, "gamma": SHARED, "running_var": ones(3)},
+            ValueError,
+            "running_mean shares memory with gamma, but is updated in training: give another array",
+        ),
+        *not_arrays("x"),
+        *not_floats("x", ones(4, 3, 5)),
+    ],
+    "batch_norm_backward": [
+        *BATCH_NORM,
+        *channel_mistakes((4, 3, 5), "gamma", "running_mean", "running_var"),
+        ({"grad_output": ones(4, 3)}, ValueError, "grad_output has shape (4, 3), but x needs (4, 3, 5)"),
+        *NORM_NEEDS,
+        *not_arrays("grad_output"),
+    ],
+    "layer_norm": [
+        (
+            {"normalized_shape": (5, 3)},
+            ValueError,
+            "x has shape (4, 3, 5), but normalized_shape (5, 3) must be its last axes",
+        ),
+        (
+            {"normalized_shape": (1, 4, 3, 5)},
+            ValueError,
+            "x has shape (4, 3, 5), but normalized_shape (1, 4, 3, 5) must be its last axes",
+        ),
+        ({"normalized_shape": ()}, ValueError, "normalized_shape is (), but layer_norm needs at least 1 axis"),
+        ({"normalized_shape": 5.0}, TypeError, "normalized_shape is 5.0, but an int is needed"),
+        ({"gamma": ones(5)}, ValueError, "gamma has shape (5,), but x of shape (4, 3, 5) needs (3, 5)"),
+        ({"beta": ones(4, 3, 5)}, ValueError, "beta has shape (4, 3, 5), but x of shape (4, 3, 5) needs (3, 5)"),
+        *POSITIVE,
+        *not_arrays("x"),
+        *not_floats("x", ones(4, 3, 5)),
+    ],
+    "layer_norm_backward": [
+        ({"grad_output": ones(5)}, ValueError, "grad_output has shape (5,), but x needs (4, 5)"),
+        ({"normalized_shape": 4}, ValueError, "x has shape (4, 5), but normalized_shape (4,) must be its last axes"),
+        ({"gamma": ones(4)}, ValueError, "gamma has shape (4,), but x of shape (4, 5) needs (5,)"),
+        *POSITIVE,
+        *NORM_NEEDS,
+    ],
+    "group_norm": [
+        ({"x": ones(6)}, ValueError, "x has shape (6,), but group_norm needs (N, C) or (N, C, *spatial)"),
+        *GROUPS,
+        ({"beta": ones(6, 1)}, ValueError, "beta has shape (6, 1), but x of shape (2, 6, 5) needs (6,)"),
+        *not_arrays("x"),
+        *not_floats("x", ones(2, 6, 5)),
+    ],
+    "group_norm_backward": [
+        *GROUPS,
+        ({"grad_output": ones(2, 6)}, ValueError, "grad_output has shape (2, 6), but x needs (2, 6, 5)"),
+        *NORM_NEEDS,
+    ],
     "conv1d": [
         ({"x": ones(2, 4, 9, 9)}, ValueError, "x has shape (2, 4, 9, 9), but conv1d needs (N, C, L) or (C, L)"),
         (

@@ -2,7 +2,7 @@
 
 ``y = model(x)`` infers. ``y, pullback = model.forward(x)`` also returns the way back, ``grad_x, grads =
 pullback(grad_y)``, where `grads` has the keys of ``model.parameters()``. Nothing is remembered on a layer between
-calls.
+calls, but for the running statistics of `BatchNorm1d` and its like, which ``forward`` changes.
 """
 
 from cnnkit.nn.callbacks import EarlyStopping, TrainingState
@@ -14,6 +14,7 @@ from cnnkit.nn.evaluation import evaluate, predict
 from cnnkit.nn.global_pool import GlobalAvgPool2d, GlobalMaxPool2d
 from cnnkit.nn.history import History
 from cnnkit.nn.layer import Layer
+from cnnkit.nn.norm import BatchNorm1d, BatchNorm2d, BatchNorm3d, GroupNorm, LayerNorm
 from cnnkit.nn.plain import Dropout, Flatten, ReLU
 from cnnkit.nn.pool import AvgPool1d, AvgPool2d, AvgPool3d, MaxPool1d, MaxPool2d, MaxPool3d
 from cnnkit.nn.residual import Residual
@@ -25,6 +26,9 @@ __all__ = [
     "AvgPool1d",
     "AvgPool2d",
     "AvgPool3d",
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
     "Checkpoint",
     "Conv1d",
     "Conv2d",
@@ -38,8 +42,10 @@ __all__ = [
     "Flatten",
     "GlobalAvgPool2d",
     "GlobalMaxPool2d",
+    "GroupNorm",
     "History",
     "Layer",
+    "LayerNorm",
     "MaxPool1d",
     "MaxPool2d",
     "MaxPool3d",

@@ -8,6 +8,7 @@ from cnnkit.nn.conv_transpose import ConvTranspose1d, ConvTranspose2d, ConvTrans
 from cnnkit.nn.dense import Dense
 from cnnkit.nn.global_pool import GlobalAvgPool2d, GlobalMaxPool2d
 from cnnkit.nn.layer import Layer
+from cnnkit.nn.norm import BatchNorm1d, BatchNorm2d, BatchNorm3d, GroupNorm, LayerNorm
 from cnnkit.nn.plain import Dropout, Flatten, ReLU
 from cnnkit.nn.pool import AvgPool1d, AvgPool2d, AvgPool3d, MaxPool1d, MaxPool2d, MaxPool3d
 from cnnkit.nn.residual import Residual
@@ -20,6 +21,7 @@ LAYERS: dict[str, type[Layer]] = {
         *(Conv1d, Conv2d, Conv3d, Dense),
         *(ConvTranspose1d, ConvTranspose2d, ConvTranspose3d),
         *(MaxPool1d, MaxPool2d, MaxPool3d, AvgPool1d, AvgPool2d, AvgPool3d, GlobalAvgPool2d, GlobalMaxPool2d),
+        *(BatchNorm1d, BatchNorm2d, BatchNorm3d, LayerNorm, GroupNorm),
         *(ReLU, Flatten, Dropout, Sequential, Residual),
     )
 }

@@ -22,8 +22,9 @@ class Layer(ABC):
     """The base of all layers, and of your own.
 
     A subclass stores its constructor arguments under their names and gives ``__call__`` and `forward`; one with
-    parameters also gives `parameters`, one that is made of layers `children`. Nothing about a call is remembered on
-    the layer: what the way back needs lives in the pullback.
+    parameters also gives `parameters`, one that learns more than these, as `BatchNorm2d` does, `state_dict`, one that
+    is made of layers `children`. Nothing else about a call is remembered on the layer: what the way back needs lives in
+    the pullback.
 
     ``copy.deepcopy(layer)`` shares no array with `layer`. A layer can be pickled, which is how ``multiprocessing``
     sends it; into files use `save`, for reading a pickle can run code.
@@ -154,9 +155,7 @@ class Layer(ABC):
         return f"{type(self).__name__}({', '.join(given)})"
 
     def state_dict(self) -> dict[str, Array]:
-        """Return all that the layer has learnt, by name: the live arrays.
-
-        These are the parameters and whatever else a layer or one of its children keeps, such as running statistics.
+        """Return all that the layer has learnt, by name: the live arrays of `parameters`, and running statistics.
 
         Returns
         -------

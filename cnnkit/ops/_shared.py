@@ -45,11 +45,11 @@ def check_activation(activation: Any) -> None:
         raise ValueError(f"activation is {activation!r}, but must be one of {', '.join(map(repr, ACTIVATIONS))}")
 
 
-def check_needs(needs: Any) -> None:
-    if needs is EVERYTHING:
+def check_needs(needs: Any, known: tuple[str, ...] = EVERYTHING) -> None:
+    if needs is known:
         return
-    sentence = f"needs is {needs!r}, but must be a tuple of some of 'x', 'weight', 'bias'"
+    sentence = f"needs is {needs!r}, but must be a tuple of some of {', '.join(map(repr, known))}"
     if not isinstance(needs, str | tuple | list | set | frozenset):
         raise TypeError(sentence)
-    if isinstance(needs, str) or not all(isinstance(name, str) and name in EVERYTHING for name in needs):
+    if isinstance(needs, str) or not all(isinstance(name, str) and name in known for name in needs):
         raise ValueError(sentence)

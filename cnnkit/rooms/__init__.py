@@ -6,7 +6,7 @@ library, aligned and in native byte order, one dtype, shapes that fit the plan, 
 not assume anything of strides, and never writes to an input. Batches may be empty, but for softmax and the losses.
 float16 and bfloat16 are seen by `widen`, which makes float32 of them, and `narrow`, the way back, alone.
 
-=======================  =====================================================================================
+=======================  =============================================================================================
 conv                     x, weight, bias, plan, activation, out
 conv_backward            grad_output, x, weight, plan, grad_x, grad_weight, grad_bias
 conv_transpose           x, weight, bias, plan, out
@@ -17,6 +17,8 @@ avg_pool                 x, plan, divisors, out
 avg_pool_backward        grad_output, plan, divisors, grad_x
 dense                    x, weight, bias, activation, out
 dense_backward           grad_output, x, weight, grad_x, grad_weight, grad_bias
+norm                     x, gamma, beta, eps, measure, mean, variance, out
+norm_backward            grad_output, x, gamma, eps, measure, mean, variance, grad_x, grad_gamma, grad_beta
 relu                     x, out
 relu_backward            grad_output, x, out
 softmax                  x, axis, out
@@ -27,10 +29,14 @@ cross_entropy            logits, labels, label_smoothing, out
 cross_entropy_backward   scale, logits, labels, label_smoothing, out
 widen                    x, out
 narrow                   x, out
-=======================  =====================================================================================
+=======================  =============================================================================================
 
 Arrays are (N, C, *spatial), for dense (N, features). `plan` is a `geometry.ConvPlan` or `geometry.PoolPlan`, for
 `conv_transpose` that of the convolution from `out` to `x`, whose input gradient, with a bias, is wanted;
 `divisors` per spatial axis the factors of a window's divisor (`geometry.pool_divisors`), `activation` None or a name,
 `scale` what the gradient of each label is multiplied by.
+
+Normalisation sees x as (N, G, K, P): G groups of K channels, P pixels; gamma and beta, or None, are (G, K). `mean` and
+`variance`, in float64, are (N, G), one pair for each image and group, or (1, G), one for each group of all images; a
+room fills them if `measure` is true, else normalises with what they hold. x is not empty.
 """

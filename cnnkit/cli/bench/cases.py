@@ -83,7 +83,20 @@ class Elementwise(NamedTuple):
     x: Shape
 
 
-Case = Conv | ConvTranspose | Pool | Dense | Elementwise
+class Norm(NamedTuple):
+    """A normalisation with gamma and beta, in training; `groups` are a group norm's."""
+
+    op: str
+    x: Shape
+    groups: int = 0
+
+    @property
+    def channels(self) -> Shape:
+        """The shape of gamma and beta."""
+        return self.x[-1:] if self.op == "layer_norm" else self.x[1:2]
+
+
+Case = Conv | ConvTranspose | Pool | Dense | Elementwise | Norm
 
 CONV = {
     "lenet_5x5_6": Conv((64, 1, 32, 32), (6, 1, 5, 5)),
@@ -135,13 +148,21 @@ ELEMENTWISE = {
     "resnet_relu": Elementwise("relu", (4, 64, 112, 112)),
     "imagenet_softmax": Elementwise("softmax", (256, 1000)),
 }
-CASES: dict[str, Case] = {**CONV, **CONV_TRANSPOSE, **POOL, **DENSE, **ELEMENTWISE}
+NORM = {
+    "resnet_batch_norm_64": Norm("batch_norm", (4, 64, 112, 112)),
+    "resnet_batch_norm_256": Norm("batch_norm", (32, 256, 14, 14)),
+    "transformer_layer_norm_768": Norm("layer_norm", (256, 768)),
+    "detector_group_norm_256": Norm("group_norm", (4, 256, 28, 28), 32),
+}
+CASES: dict[str, Case] = {**CONV, **CONV_TRANSPOSE, **POOL, **DENSE, **ELEMENTWISE, **NORM}
 
 
 def arrays(case: Case, dtype: str = "float32") -> dict[str, np.ndarray]:
-    """The layer's x and, where it has them, weight and bias: the same normal numbers in every run."""
+    """The layer's x and, where it has them, weight and bias or gamma and beta: the same normal numbers in every run."""
     rng = np.random.default_rng(0)
     made = {"x": rng.standard_normal(case.x).astype(dtype)}
+    if isinstance(case, Norm):
+        made |= {name: rng.standard_normal(case.channels).astype(dtype) for name in ("gamma", "beta")}
     if isinstance(case, Conv | ConvTranspose | Dense):
         made["weight"] = rng.standard_normal(case.weight).astype(dtype)
         made["bias"] = rng.standard_normal(case.weight[isinstance(case, ConvTranspose)]).astype(dtype)
@@ -154,7 +175,9 @@ def flops(case: Case, y: Shape, direction: str) -> int:
         forward = 2 * int(np.prod(y)) * int(np.prod(case.weight[1:]))
     elif isinstance(case, ConvTranspose):
         forward = 2 * int(np.prod(case.x)) * int(np.prod(case.weight[1:]))
+    elif isinstance(case, Norm):
+        forward = 8 * int(np.prod(y))  # about: three for the statistics, the rest to normalise
     else:
         forward = int(np.prod(y)) * (case.kernel_size**2 if isinstance(case, Pool) else 1)
-    passes = 2 if direction == "backward" and isinstance(case, Conv | ConvTranspose | Dense) else 1
+    passes = 2 if direction == "backward" and isinstance(case, Conv | ConvTranspose | Dense | Norm) else 1
     return forward * passes

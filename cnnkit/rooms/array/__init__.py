@@ -15,6 +15,7 @@ from cnnkit.rooms.array.elementwise import (
 )
 from cnnkit.rooms.array.halves import narrow, widen
 from cnnkit.rooms.array.loss import cross_entropy, cross_entropy_backward
+from cnnkit.rooms.array.norm import norm, norm_backward
 from cnnkit.rooms.array.pool import avg_pool, avg_pool_backward, max_pool, max_pool_backward
 
 __all__ = [
@@ -32,6 +33,8 @@ __all__ = [
     "max_pool",
     "max_pool_backward",
     "narrow",
+    "norm",
+    "norm_backward",
     "relu",
     "relu_backward",
     "softmax",

@@ -12,6 +12,7 @@ from cnnkit.rooms.numba.elementwise import (
 )
 from cnnkit.rooms.numba.halves import narrow, widen
 from cnnkit.rooms.numba.loss import cross_entropy, cross_entropy_backward
+from cnnkit.rooms.numba.norm import norm, norm_backward
 from cnnkit.rooms.numba.pool import avg_pool, avg_pool_backward, max_pool, max_pool_backward
 
 __all__ = [
@@ -29,6 +30,8 @@ __all__ = [
     "max_pool",
     "max_pool_backward",
     "narrow",
+    "norm",
+    "norm_backward",
     "relu",
     "relu_backward",
     "softmax",

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cnnkit.cli.bench.cases import Conv, ConvTranspose, Dense, Elementwise, Pool
+from cnnkit.cli.bench.cases import Conv, ConvTranspose, Dense, Elementwise, Norm, Pool
 
 jax: Any = importlib.import_module("jax")
 lax: Any = jax.lax
@@ -62,6 +62,11 @@ def pool(case: Pool, arrays: Arrays, direction: str) -> Work:
 
 def elementwise(case: Elementwise, arrays: Arrays, direction: str) -> Work:
     return _work({"relu": jax.nn.relu, "softmax": jax.nn.softmax}[case.op], arrays, direction, "x")
+
+
+def norm(case: Norm, arrays: Arrays, direction: str) -> Work | None:
+    """Not raced: it has no such function."""
+    return None
 
 
 def numpy_arrays(results: tuple[Any, ...]) -> list[np.ndarray]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cnnkit.cli.bench.cases import Conv, ConvTranspose, Dense, Elementwise, Pool
+from cnnkit.cli.bench.cases import Conv, ConvTranspose, Dense, Elementwise, Norm, Pool
 
 ort: Any = importlib.import_module("onnxruntime")
 onnx: Any = importlib.import_module("onnx")
@@ -54,6 +54,11 @@ def pool(case: Pool, arrays: Arrays, direction: str) -> Work:
 
 def elementwise(case: Elementwise, arrays: Arrays, direction: str) -> Work:
     return _work({"relu": "Relu", "softmax": "Softmax"}[case.op], arrays, direction)
+
+
+def norm(case: Norm, arrays: Arrays, direction: str) -> Work:
+    """Not raced: it is for inference, where this is part of the layer before."""
+    return None
 
 
 def numpy_arrays(results: tuple[Any, ...]) -> list[np.ndarray]:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 import cnnkit
-from cnnkit.cli.bench.cases import Conv, ConvTranspose, Dense, Elementwise, Pool
+from cnnkit.cli.bench.cases import Conv, ConvTranspose, Dense, Elementwise, Norm, Pool
 
 NAME = "cnnkit"
 Arrays = dict[str, np.ndarray]
@@ -52,6 +52,19 @@ def elementwise(case: Elementwise, arrays: Arrays, direction: str) -> Work:
     if direction == "forward":
         return lambda: (getattr(cnnkit, case.op)(x, *parameters),)
     return lambda: (getattr(cnnkit, f"{case.op}_backward")(arrays["grad"], x, *parameters),)
+
+
+def norm(case: Norm, arrays: Arrays, direction: str) -> Work:
+    x, gamma, beta = arrays["x"], arrays["gamma"], arrays["beta"]
+    forward, backward = getattr(cnnkit, case.op), getattr(cnnkit, f"{case.op}_backward")
+    if case.op == "batch_norm":
+        if direction == "forward":
+            return lambda: (forward(x, gamma, beta, None, None, training=True),)
+        return lambda: tuple(backward(arrays["grad"], x, gamma, None, None, training=True))
+    over = case.groups or case.channels
+    if direction == "forward":
+        return lambda: (forward(x, over, gamma, beta),)
+    return lambda: tuple(backward(arrays["grad"], x, over, gamma))
 
 
 def numpy_arrays(results: tuple[Any, ...]) -> list[np.ndarray]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cnnkit.cli.bench.cases import Conv, ConvTranspose, Dense, Elementwise, Pool
+from cnnkit.cli.bench.cases import Conv, ConvTranspose, Dense, Elementwise, Norm, Pool
 
 torch: Any = importlib.import_module("torch")
 F: Any = torch.nn.functional
@@ -71,6 +71,28 @@ def elementwise(case: Elementwise, arrays: Arrays, direction: str) -> Work:
     if direction == "forward":
         return lambda: (F.relu(x),)
     return lambda: (aten.threshold_backward(grad, x, 0),)
+
+
+def norm(case: Norm, arrays: Arrays, direction: str) -> Work:
+    """Of the way back, the statistics are those of the forward, which ours measures again."""
+    x, gamma, beta, grad = _tensors(arrays, "x", "gamma", "beta", "grad")
+    every = [True] * 3
+    if case.op == "batch_norm":
+        if direction == "forward":
+            return lambda: (F.batch_norm(x, None, None, gamma, beta, True),)
+        _, *kept = aten.native_batch_norm(x, gamma, beta, None, None, True, 0.1, 1e-5)
+        return lambda: aten.native_batch_norm_backward(grad, x, gamma, None, None, *kept, True, 1e-5, every)
+    if case.op == "layer_norm":
+        shape = list(case.channels)
+        if direction == "forward":
+            return lambda: (F.layer_norm(x, shape, gamma, beta),)
+        _, *kept = aten.native_layer_norm(x, shape, gamma, beta, 1e-5)
+        return lambda: aten.native_layer_norm_backward(grad, x, shape, *kept, gamma, beta, every)
+    if direction == "forward":
+        return lambda: (F.group_norm(x, case.groups, gamma, beta),)
+    sizes = *case.x[:2], x[0, 0].numel(), case.groups
+    _, *kept = aten.native_group_norm(x, gamma, beta, *sizes, 1e-5)
+    return lambda: aten.native_group_norm_backward(grad, x, *kept, gamma, *sizes, every)
 
 
 def numpy_arrays(results: tuple[Any, ...]) -> list[np.ndarray]:

@@ -1,0 +1,623 @@
+"""Normalisation: statistics of sets of numbers, then ``(x - centre) * b + d`` with numbers of each channel.
+
+x is seen as (N, G, K, P): N images, G groups of K channels, P pixels. A *set* is what one mean and variance are taken
+over: a group of an image or, of S = 1 pairs of statistics for N images, of all images. A call takes one of three ways:
+
+- *planes*: pixels lie closest together. A work item is a set, summed and written while it is in the cache.
+- *rows*: channels lie closest together, and each row of a group's K channels is a set. A work item is a band of rows.
+- *pixels*: channels lie closest together and a set has several rows. A work item is a band of rows; all are summed
+  first, then written.
+
+Sums are taken of blocks that fit the first-level cache, of the deviations from the block's mean or from that of the
+block before. They are added up in float64, about a *pivot*, the first number of the set. So an error of the mean is one
+of the deviations' size, however large the mean is. `centre` is the mean as a number of x's dtype, the rest of it goes
+into d.
+
+The way back sums g and ``g * (x - pivot)`` in the same pass, then is ``g * a + (x - centre) * b + d``. With H and HX
+the means over a set of ``h = g * gamma`` and ``h * (x - mean)``, and ``r = 1 / sqrt(variance + eps)``:
+
+    grad_x = r * (h - H - (x - mean) * r**2 * HX)      a = r * gamma,  b = -r**3 * HX,  d = -r * H + b * (centre - mean)
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from cnnkit.arrays import Array
+from cnnkit.rooms import threads
+from cnnkit.rooms.numba.machine import L2, keep, kernel, part
+from cnnkit.rooms.numba.vectors import address, at, lanes, load, load_all, size, splat, store, store_all, sum_lanes
+
+BLOCK = 2048  # numbers that are summed in vectors, in x's dtype, before their sums go to float64
+ROWS = 32  # and rows, where channels lie closest together
+NEAR = 8 << 10  # bytes of neighbouring sets that are gone through together, for memory is fetched in pieces
+BAND = 512  # rows of a work item: bands do not depend on the number of threads
+
+
+def norm(
+    x: Array,
+    gamma: Array | None,
+    beta: Array | None,
+    eps: float,
+    measure: bool,
+    mean: Array,
+    variance: Array,
+    out: Array,
+) -> None:
+    way = _way(out, mean)
+    x, gamma, beta = _fitted(x, way, mean), _filled(gamma, x, 1), _filled(beta, x, 0)
+    to = _fitting(out, way, mean)
+    if way == "rows":
+        _rows(x, gamma, beta, eps, mean, variance, to)
+    else:
+        run = _planes if way == "planes" else _pixels
+        run(x, None, gamma, beta, eps, measure, measure, mean, variance, to)
+    if to is not out:
+        out[...] = to
+
+
+def norm_backward(
+    grad_output: Array,
+    x: Array,
+    gamma: Array | None,
+    eps: float,
+    measure: bool,
+    mean: Array,
+    variance: Array,
+    grad_x: Array | None,
+    grad_gamma: Array | None,
+    grad_beta: Array | None,
+) -> None:
+    summing = grad_gamma is not None or grad_beta is not None
+    way = _way(x if grad_x is None else grad_x, mean)
+    x, grad, gamma = _fitted(x, way, mean), _fitted(grad_output, way, mean), _filled(gamma, x, 1)
+    to = None if grad_x is None else _fitting(grad_x, way, mean)
+    if way == "rows":
+        totals = _rows_backward(x, grad, gamma, eps, summing, to)
+    else:
+        run = _planes if way == "planes" else _pixels
+        totals = run(x, grad, gamma, gamma, eps, measure, measure or summing, mean, variance, to)
+    if grad_x is not None and to is not grad_x:
+        grad_x[...] = to
+    for total, result in zip(totals, (grad_gamma, grad_beta), strict=True):
+        if result is not None:
+            result[...] = total.sum(0, dtype=np.float64).reshape(result.shape)
+
+
+# ---------------------------------------------------------------- how arrays lie
+
+
+def _way(like: Array, mean: Array) -> str:
+    """How the sets of an array (N, G, K, P) are gone through, if need be after a copy."""
+    return _lies(like, mean) or ("planes" if like.shape[3] > 1 else _lies(np.empty(like.shape, np.bool_), mean))
+
+
+def _lies(array: Array, mean: Array) -> str:
+    """The way that an array can be gone through as it lies; "" if there is none."""
+    (n, g, k, p), steps = array.shape, array.strides
+    if p > 1 and steps[3] == array.itemsize:
+        return "planes"
+    if (k == 1 or steps[2] == array.itemsize) and (g == 1 or steps[1] == k * array.itemsize):
+        return "rows" if p == 1 and len(mean) == n and k > 1 else "pixels"
+    return ""
+
+
+def _fitted(array: Array, way: str, mean: Array) -> Array:
+    """The array, or a copy that lies as it must."""
+    if _lies(array, mean) == way:
+        return array
+    if way == "pixels":
+        return np.ascontiguousarray(array.transpose(0, 3, 1, 2)).transpose(0, 2, 3, 1)
+    return np.ascontiguousarray(array)
+
+
+def _fitting(out: Array, way: str, mean: Array) -> Array:
+    """The array, or a new one of its shape that lies as it must."""
+    return out if _lies(out, mean) == way else np.empty(out.shape, out.dtype)
+
+
+def _filled(array: Array | None, like: Array, value: int) -> Array:
+    """A number for each channel, one behind the other."""
+    return np.full(like.shape[1:3], value, like.dtype) if array is None else np.ascontiguousarray(array)
+
+
+def _place(array: Array | None) -> tuple[int, tuple[int, ...]]:
+    """Address and steps in bytes; no address if there is no array."""
+    return (0, (0, 0, 0, 0)) if array is None else (address(array), array.strides)
+
+
+# ---------------------------------------------------------------- the three ways
+
+
+def _planes(
+    x: Array, grad: Array | None, gamma: Array, beta: Array, eps: float, measure: bool, summing: bool, mean: Array,
+    variance: Array, out: Array | None,
+) -> tuple[Array, Array]:  # fmt: skip
+    n, groups, per_group, pixels = x.shape
+    sums, numbers = _tables(len(mean), x)
+    given = _place(x), None if grad is None else _place(grad), _place(out)
+    size, images = per_group * pixels * x.itemsize, n // len(mean)
+    together = max(1, min(NEAR // size, L2 // (2 * size * images), groups // 8))
+    sizes = images, groups, per_group, pixels, together
+    scale = gamma, beta, mean, variance, sums, numbers
+    work = x.size * (0.2 if grad is None else 0.4)
+    if not summing and grad is None:
+        _set_numbers(0, groups, False, eps, False, 1, groups, per_group, np.zeros((1, x.shape[1] * per_group)), *scale)
+        threads.run(_write_planes, n, work, x.dtype.type(0), sizes, _place(x), _place(out), numbers)
+        return sums[:, 2], sums[:, 3]
+    threads.run(
+        _plane_sets,
+        len(mean) * -(-groups // together),
+        work,
+        x.dtype.type(0),
+        eps,
+        measure,
+        summing,
+        sizes,
+        *given,
+        *scale,
+    )
+    return sums[:, 2], sums[:, 3]
+
+
+def _pixels(
+    x: Array, grad: Array | None, gamma: Array, beta: Array, eps: float, measure: bool, summing: bool, mean: Array,
+    variance: Array, out: Array | None,
+) -> tuple[Array, Array]:  # fmt: skip
+    x, grad, out = _end_to_end(mean, x, grad, out)
+    n, groups, per_group, pixels = x.shape
+    sums, numbers = _tables(len(mean), x)
+    zero, channels, work = x.dtype.type(0), groups * per_group, x.size * (0.2 if grad is None else 0.4)
+    bands = -(-pixels // BAND)
+    sizes, given = (bands, channels, pixels), (_place(x), None if grad is None else _place(grad))
+    pivots = np.repeat(x[: len(mean), :, 0, 0].astype(np.float64), per_group, 1)
+    if summing:
+        by_band = np.zeros((n * bands, 4, channels))
+        threads.run(_pixel_sums, n * bands, work, zero, sizes, *given, pivots, by_band)
+        sums[...] = by_band.reshape(len(mean), -1, 4, channels).sum(1)
+    scale = gamma, beta, mean, variance, sums, numbers
+    count = x.size // mean.size
+    _set_numbers(0, mean.size, grad is not None, eps, measure, count, groups, per_group, pivots, *scale)
+    if out is not None:
+        threads.run(_write_pixels, n * bands, work, zero, measure, sizes, *given, _place(out), numbers)
+    return sums[:, 2], sums[:, 3]
+
+
+def _end_to_end(mean: Array, *given: Any) -> list[Any]:
+    """The images of a batch as one, if they are one set and lie one behind the other."""
+    n, g, k, p = given[0].shape
+    if len(mean) == n or not all(a is None or p == 1 or a.strides[0] == p * a.strides[3] for a in given):
+        return list(given)
+    return [a if a is None else a.transpose(1, 2, 0, 3).reshape(1, g, k, n * p) for a in given]
+
+
+def _tables(sets: int, x: Array) -> tuple[Array, Array]:
+    """Of each set and channel: sums of deviations from the pivot, of their squares, of g and of g times deviations; and
+    the numbers to write with: centre, a, b, d."""
+    channels = x.shape[1] * x.shape[2]
+    return np.zeros((sets, 4, channels)), np.empty((sets, 4, channels), x.dtype)
+
+
+def _rows(x: Array, gamma: Array, beta: Array, eps: float, mean: Array, variance: Array, out: Array) -> None:
+    _, groups, per_group, _ = x.shape
+    given = x.dtype.type(0), eps, groups, per_group, _place(x), _place(out)
+    threads.run(_row_sets, mean.size, x.size * 0.2, *given, gamma, beta, mean, variance)
+
+
+def _rows_backward(
+    x: Array, grad: Array, gamma: Array, eps: float, summing: bool, out: Array | None
+) -> tuple[Array, Array]:
+    n, groups, per_group, _ = x.shape
+    bands = -(-n // ROWS)
+    sums = np.empty((bands, 2, groups, per_group), x.dtype)
+    given = x.dtype.type(0), eps, summing, (n, groups, per_group), _place(x), _place(grad), _place(out)
+    threads.run(_row_bands, bands * groups, x.size * 0.4, *given, gamma, sums)
+    return sums[:, 0], sums[:, 1]
+
+
+# ---------------------------------------------------------------- sums
+
+
+@part
+def _block(x, g, weights, count, pivot, zero):
+    """Of `count` numbers x from an address on: the sums of ``x - pivot``, its square, g and ``g * (x - pivot)``.
+
+    `g` and `weights`, which g is multiplied by, are addresses too, or None.
+    """
+    width, step = lanes(zero), lanes(zero) * size(zero)
+    fours, share = count // (4 * width), 1.0 / count
+    s0 = s1 = s2 = s3 = splat(zero, zero)
+    for v in range(fours):  # a mean that is near enough: shares are added up, for their sum cannot overflow
+        p = x + v * 4 * step
+        s0 = s0 + load_all(p, zero) * share
+        s1 = s1 + load_all(p + step, zero) * share
+        s2 = s2 + load_all(p + 2 * step, zero) * share
+        s3 = s3 + load_all(p + 3 * step, zero) * share
+    for v in range(fours * 4 * width, count, width):
+        s0 = s0 + load(x + v * size(zero), count - v, zero) * share
+    mean = sum_lanes((s0 + s1) + (s2 + s3))
+    s0 = s1 = q0 = q1 = t0 = t1 = r0 = r1 = splat(zero, zero)
+    for v in range(2 * fours):
+        p = v * 2 * step
+        d0, d1 = load_all(x + p, zero) - mean, load_all(x + p + step, zero) - mean
+        s0, q0 = s0 + d0, q0 + d0 * d0
+        s1, q1 = s1 + d1, q1 + d1 * d1
+        if g is not None:
+            g0, g1 = load_all(g + p, zero), load_all(g + p + step, zero)
+            if weights is not None:
+                g0, g1 = g0 * load_all(weights + p, zero), g1 * load_all(weights + p + step, zero)
+            t0, r0 = t0 + g0, r0 + g0 * d0
+            t1, r1 = t1 + g1, r1 + g1 * d1
+    for v in range(fours * 4 * width, count, width):
+        p, here = v * size(zero), count - v
+        d0 = load(x + p, here, mean) - mean
+        s0, q0 = s0 + d0, q0 + d0 * d0
+        if g is not None:
+            g0 = load(g + p, here, zero)
+            if weights is not None:
+                g0 = g0 * load(weights + p, here, zero)
+            t0, r0 = t0 + g0, r0 + g0 * d0
+    total, squares, shift = np.float64(sum_lanes(s0 + s1)), np.float64(sum_lanes(q0 + q1)), np.float64(mean) - pivot
+    about = total + count * shift
+    squares = squares + shift * (total + about)
+    if g is None:
+        return about, squares, 0.0, 0.0
+    grads = np.float64(sum_lanes(t0 + t1))
+    return about, squares, grads, np.float64(sum_lanes(r0 + r1)) + shift * grads
+
+
+@part
+def _run(x, g, weights, count, pivot, zero):
+    """As `_block`, of any number of numbers."""
+    s, q, sg, sgx = 0.0, 0.0, 0.0, 0.0
+    for v in range(0, count, BLOCK):
+        p = v * size(zero)
+        here = min(BLOCK, count - v)
+        if g is None:
+            one = _block(x + p, None, None, here, pivot, zero)
+        elif weights is None:
+            one = _block(x + p, g + p, None, here, pivot, zero)
+        else:
+            one = _block(x + p, g + p, weights + p, here, pivot, zero)
+        s, q, sg, sgx = s + one[0], q + one[1], sg + one[2], sgx + one[3]
+    return s, q, sg, sgx
+
+
+@part
+def _statistics(pivot, total, squares, count):
+    """Mean and variance from the sums of ``x - pivot`` and its square."""
+    shift = total / count
+    variance = squares / count - shift * shift
+    return pivot + shift, 0.0 if variance < 0.0 else variance
+
+
+@part
+def _slopes(rounded, mean, r, grads, products, count):
+    """b and d of the way back from the sums over a set of h and of ``h * (x - mean)``; `rounded` is the centre."""
+    b = -r * r * r * products / count
+    return b, b * (rounded - mean) - r * grads / count
+
+
+@part
+def _solve(back, eps, measure, pivot, count, n, group, per_group, gamma, beta, mean, variance, sums, numbers):
+    """A set's statistics from its sums, and its numbers from these; the way back leaves the gradients in the sums."""
+    first, last = group * per_group, (group + 1) * per_group
+    if measure:
+        total = squares = 0.0
+        for c in range(first, last):
+            total += sums[n, 0, c]
+            squares += sums[n, 1, c]
+        mean[n, group], variance[n, group] = _statistics(pivot, total, squares, count)
+    middle, r = mean[n, group], 1.0 / math.sqrt(variance[n, group] + eps)
+    grads = products = 0.0
+    for k in range(per_group):
+        c = first + k
+        numbers[n, 0, c] = middle
+        rounded = np.float64(numbers[n, 0, c])
+        scale = r * gamma[group, k]
+        if back:
+            product = sums[n, 3, c] - (middle - pivot) * sums[n, 2, c]
+            grads += gamma[group, k] * sums[n, 2, c]
+            products += gamma[group, k] * product
+            sums[n, 2, c], sums[n, 3, c] = r * product, sums[n, 2, c]
+            numbers[n, 1, c] = scale
+        else:
+            numbers[n, 2, c], numbers[n, 3, c] = scale, beta[group, k] + (rounded - middle) * scale
+    if back:
+        b, d = _slopes(np.float64(numbers[n, 0, first]), middle, r, grads, products, count)
+        for c in range(first, last):
+            numbers[n, 2, c], numbers[n, 3, c] = b, d
+
+
+# ---------------------------------------------------------------- planes
+
+
+@part
+def _write(x, g, out, count, zero, centre, a, b, d):
+    """``out = (x - centre) * b + d``, with ``g * a`` added unless g is None."""
+    width, step = lanes(zero), lanes(zero) * size(zero)
+    whole = count // width
+    for v in range(whole):
+        p = v * step
+        value = (load_all(x + p, zero) - centre) * b + d
+        if g is not None:
+            value = value + load_all(g + p, zero) * a
+        store_all(out + p, value)
+    p, left = whole * step, count - whole * width
+    if left:
+        value = (load(x + p, left, zero) - centre) * b + d
+        if g is not None:
+            value = value + load(g + p, left, zero) * a
+        store(out + p, value, left)
+
+
+@kernel
+def _plane_sets(
+    start, stop, zero, eps, measure, summing, sizes, x, g, out, gamma, beta, mean, variance, sums, numbers
+):  # fmt: skip
+    """A work item is some neighbouring sets of planes, in the order of memory: x (and g) read twice, the second time
+    from the cache if they fit, and out written."""
+    images, groups, per_group, pixels, together = sizes
+    items = -(-groups // together)
+    for item in range(start, stop):
+        n, block = divmod(item, items)
+        first, last = block * together, min((block + 1) * together, groups)
+        if summing:
+            for i in range(n, n + images):  # all images if they are one set, for n is 0 then
+                for group in range(first, last):
+                    pivot = np.float64(at(x[0] + n * x[1][0] + group * x[1][1], 0, zero))
+                    for k in range(per_group):
+                        here = x[0] + i * x[1][0] + group * x[1][1] + k * x[1][2]
+                        if g is None:
+                            one = _run(here, None, None, pixels, pivot, zero)
+                        else:
+                            slopes = g[0] + i * g[1][0] + group * g[1][1] + k * g[1][2]
+                            one = _run(here, slopes, None, pixels, pivot, zero)
+                        for j in range(2 if g is None else 4):
+                            sums[n, j, group * per_group + k] += one[j]
+        for group in range(first, last):
+            pivot = np.float64(at(x[0] + n * x[1][0] + group * x[1][1], 0, zero))
+            back, count = g is not None, images * per_group * pixels
+            _solve(back, eps, measure, pivot, count, n, group, per_group, gamma, beta, mean, variance, sums, numbers)
+        if out[0]:
+            for i in range(n, n + images):
+                _write_sets(i, n, first, last, zero, measure, per_group, pixels, x, g, out, numbers)
+
+
+@kernel
+def _write_planes(start, stop, zero, sizes, x, out, numbers):
+    """A work item is an image, normalised with known statistics: x read and out written once."""
+    _, groups, per_group, pixels, _ = sizes
+    for i in range(start, stop):
+        _write_sets(i, 0, 0, groups, zero, True, per_group, pixels, x, None, out, numbers)
+
+
+@part
+def _write_sets(i, n, first, last, zero, measure, per_group, pixels, x, g, out, numbers):
+    """An image's planes of some groups, with the numbers of set n."""
+    for group in range(first, last):
+        for k in range(per_group):
+            centre, a, b, d = numbers[n, :, group * per_group + k]
+            here = x[0] + i * x[1][0] + group * x[1][1] + k * x[1][2]
+            to = out[0] + i * out[1][0] + group * out[1][1] + k * out[1][2]
+            if g is None:
+                _write(here, None, to, pixels, zero, centre, a, b, d)
+            else:
+                slopes = g[0] + i * g[1][0] + group * g[1][1] + k * g[1][2]
+                if measure:
+                    _write(here, slopes, to, pixels, zero, centre, a, b, d)
+                else:  # whatever x is
+                    _write(slopes, None, to, pixels, zero, zero, zero, a, zero)
+
+
+# ---------------------------------------------------------------- pixels
+
+
+@kernel
+def _pixel_sums(start, stop, zero, sizes, x, g, pivots, by_band):
+    """A work item is a band of an image's pixels: x (and g) read once.
+
+    Sums are about the mean of the rows before; of the first rows, about their own. Blocks' means differ by no more than
+    the deviation allows: squares so taken add up to at most five times those about the mean of all.
+    """
+    bands, channels, pixels = sizes
+    part_sums = np.full((5, -(-channels // lanes(zero)) * lanes(zero)), zero)
+    pitch = part_sums.shape[1] * size(zero)
+    place = part_sums.ctypes.data
+    for item in range(start, stop):
+        image, band = divmod(item, bands)
+        n = image if len(pivots) > 1 else 0
+        end = min(pixels, (band + 1) * BAND)
+        for first in range(band * BAND, end, ROWS):
+            count = min(ROWS, end - first)
+            here = x[0] + image * x[1][0] + first * x[1][3]
+            if first == band * BAND:
+                _column_means(here, x[1][3], count, channels, place, zero)
+            if g is None:
+                _rows_of_sums(here, x[1][3], None, 0, count, channels, place, pitch, zero)
+            else:
+                slopes = g[0] + image * g[1][0] + first * g[1][3]
+                _rows_of_sums(here, x[1][3], slopes, g[1][3], count, channels, place, pitch, zero)
+            _add_up(g is not None, part_sums, count, pivots[n], by_band[item])
+    keep(part_sums)
+
+
+@part
+def _rows_of_sums(x, x_step, g, g_step, rows, channels, to, pitch, zero):
+    """As the second pass of `_block`, of columns, about the centres that come first; sums stay apart: of g, of
+    deviations, of their squares and of g times deviations. In the order of memory, for that is how it is fetched best.
+    """
+    grads, sums, squares, products = to + pitch, to + 2 * pitch, to + 3 * pitch, to + 4 * pitch
+    for c in range(0, 4 * pitch, lanes(zero) * size(zero)):
+        store_all(grads + c, splat(zero, zero))
+    for i in range(0, rows, 4):
+        for c in range(0, channels, lanes(zero)):
+            p, here = c * size(zero), channels - c
+            second, third, fourth = _in_4(rows - i, here)
+            q, m = x + i * x_step + p, load_all(to + p, zero)
+            d0, d1 = load(q, here, m) - m, load(q + x_step, second, m) - m
+            d2, d3 = load(q + 2 * x_step, third, m) - m, load(q + 3 * x_step, fourth, m) - m
+            _add_to(sums + p, (d0 + d1) + (d2 + d3), zero)
+            _add_to(squares + p, (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3), zero)
+            if g is not None:
+                q = g + i * g_step + p
+                g0, g1 = load(q, here, zero), load(q + g_step, second, zero)
+                g2, g3 = load(q + 2 * g_step, third, zero), load(q + 3 * g_step, fourth, zero)
+                _add_to(grads + p, (g0 + g1) + (g2 + g3), zero)
+                _add_to(products + p, (g0 * d0 + g1 * d1) + (g2 * d2 + g3 * d3), zero)
+
+
+@part
+def _column_means(x, step, rows, channels, to, zero):
+    share = 1.0 / rows
+    for c in range(0, channels, lanes(zero)):
+        p, here, mean = c * size(zero), channels - c, splat(zero, zero)
+        for i in range(rows):
+            mean = mean + load(x + i * step + p, here, zero) * share
+        store_all(to + p, mean)
+
+
+@part
+def _in_4(rows, here):
+    """How many numbers the second, third and fourth of 4 rows have, of which there may be fewer."""
+    return here if rows > 1 else 0, here if rows > 2 else 0, here if rows > 3 else 0
+
+
+@part
+def _add_to(place, value, like):
+    store_all(place, load_all(place, like) + value)
+
+
+@part
+def _add_up(back, part_sums, count, pivots, totals):
+    """The sums of some rows, about the centres, to those about the pivots; the centres become these rows' means."""
+    for c in range(len(pivots)):
+        shift = np.float64(part_sums[0, c]) - pivots[c]
+        total = np.float64(part_sums[2, c])
+        about = total + count * shift
+        totals[0, c] += about
+        totals[1, c] += np.float64(part_sums[3, c]) + shift * (total + about)
+    if back:
+        for c in range(len(pivots)):
+            shift = np.float64(part_sums[0, c]) - pivots[c]
+            totals[2, c] += np.float64(part_sums[1, c])
+            totals[3, c] += np.float64(part_sums[4, c]) + shift * np.float64(part_sums[1, c])
+    for c in range(len(pivots)):
+        part_sums[0, c] += part_sums[2, c] / count
+
+
+@kernel
+def _set_numbers(
+    start, stop, back, eps, measure, count, groups, per_group, pivots, gamma, beta, mean, variance, sums, numbers
+):  # fmt: skip
+    """A work item is a set."""
+    for s in range(start, stop):
+        n, group = divmod(s, groups)
+        pivot = pivots[n, group * per_group]
+        _solve(back, eps, measure, pivot, count, n, group, per_group, gamma, beta, mean, variance, sums, numbers)
+
+
+@kernel
+def _write_pixels(start, stop, zero, measure, sizes, x, g, out, numbers):
+    """A work item is a band of an image's pixels: x (and g) read and out written once."""
+    bands, channels, pixels = sizes
+    pitch, address = channels * size(zero), numbers.ctypes.data
+    for item in range(start, stop):
+        image, band = divmod(item, bands)
+        n = image if len(numbers) > 1 else 0
+        centre = address + n * 4 * pitch
+        for i in range(band * BAND, min(pixels, (band + 1) * BAND)):
+            here, to = x[0] + image * x[1][0] + i * x[1][3], out[0] + image * out[1][0] + i * out[1][3]
+            slopes = 0 if g is None else g[0] + image * g[1][0] + i * g[1][3]
+            for c in range(0, channels, lanes(zero)):
+                p, left = c * size(zero), channels - c
+                if g is not None:
+                    value = load(slopes + p, left, zero) * load(centre + pitch + p, left, zero)
+                    if measure:
+                        d = load(centre + 3 * pitch + p, left, zero)
+                        apart = load(here + p, left, zero) - load(centre + p, left, zero)
+                        value = value + (apart * load(centre + 2 * pitch + p, left, zero) + d)
+                else:
+                    apart = load(here + p, left, zero) - load(centre + p, left, zero)
+                    value = apart * load(centre + 2 * pitch + p, left, zero) + load(centre + 3 * pitch + p, left, zero)
+                store(to + p, value, left)
+    keep(numbers)
+
+
+# ---------------------------------------------------------------- rows
+
+
+@part
+def _standard(mean, variance, eps, numbers):
+    """Fill in a row's numbers: the row normalised is ``(x - numbers[0]) * numbers[1] + numbers[2]``."""
+    r = 1.0 / math.sqrt(variance + eps)
+    numbers[0], numbers[1] = mean, r
+    numbers[2] = (np.float64(numbers[0]) - mean) * r
+    return r
+
+
+@kernel
+def _row_sets(start, stop, zero, eps, groups, per_group, x, out, gamma, beta, mean, variance):
+    """A work item is a row: x read twice, the second time from the cache, and out written."""
+    gammas, betas, numbers = gamma.ctypes.data, beta.ctypes.data, np.full(3, zero)
+    for s in range(start, stop):
+        n, group = divmod(s, groups)
+        here, to = x[0] + n * x[1][0] + group * x[1][1], out[0] + n * out[1][0] + group * out[1][1]
+        pivot = np.float64(at(here, 0, zero))
+        total, squares, _, _ = _run(here, None, None, per_group, pivot, zero)
+        mean[n, group], variance[n, group] = _statistics(pivot, total, squares, per_group)
+        _standard(mean[n, group], variance[n, group], eps, numbers)
+        centre, r, rest = numbers
+        first = group * per_group * size(zero)
+        for c in range(0, per_group, lanes(zero)):
+            p, left = c * size(zero), per_group - c
+            value = (load(here + p, left, zero) - centre) * r + rest
+            value = value * load(gammas + first + p, left, zero) + load(betas + first + p, left, zero)
+            store(to + p, value, left)
+    keep(gamma, beta)
+
+
+@kernel
+def _row_bands(start, stop, zero, eps, summing, sizes, x, g, out, gamma, sums):
+    """A work item is a band of rows of a group: x and g read once, out written, then the columns' sums of the band."""
+    images, groups, per_group = sizes
+    gammas, numbers = gamma.ctypes.data, np.full((ROWS, 3), zero)
+    address, pitch = sums.ctypes.data, groups * per_group * size(zero)
+    for item in range(start, stop):
+        band, group = divmod(item, groups)
+        first = band * ROWS
+        rows, weights = min(ROWS, images - first), gammas + group * per_group * size(zero)
+        here, slopes = x[0] + first * x[1][0] + group * x[1][1], g[0] + first * g[1][0] + group * g[1][1]
+        for i in range(rows):
+            row, to = here + i * x[1][0], out[0] + (first + i) * out[1][0] + group * out[1][1]
+            pivot = np.float64(at(row, 0, zero))
+            total, squares, grads, products = _run(row, slopes + i * g[1][0], weights, per_group, pivot, zero)
+            mean, variance = _statistics(pivot, total, squares, per_group)
+            r = _standard(mean, variance, eps, numbers[i])
+            if out[0]:
+                products -= (mean - pivot) * grads
+                b, d = _slopes(np.float64(numbers[i, 0]), mean, r, grads, products, per_group)
+                _write_row(row, slopes + i * g[1][0], weights, to, per_group, zero, numbers[i, 0], r, b, d)
+        if summing:
+            to = address + band * 2 * pitch + group * per_group * size(zero)
+            for c in range(0, per_group, lanes(zero)):
+                p, left = c * size(zero), per_group - c
+                sg = sgx = splat(zero, zero)
+                for i in range(rows):
+                    centre, r, rest = numbers[i]
+                    slope = load(slopes + i * g[1][0] + p, left, zero)
+                    sg = sg + slope
+                    sgx = sgx + slope * ((load(here + i * x[1][0] + p, left, zero) - centre) * r + rest)
+                store(to + p, sgx, left)
+                store(to + pitch + p, sg, left)
+    keep(gamma, sums)
+
+
+@part
+def _write_row(x, g, weights, out, count, zero, centre, r, b, d):
+    """``out = g * weights * r + (x - centre) * b + d``."""
+    for c in range(0, count, lanes(zero)):
+        p, left = c * size(zero), count - c
+        value = (load(x + p, left, zero) - centre) * b + d
+        store(out + p, value + load(g + p, left, zero) * (load(weights + p, left, zero) * r), left)
