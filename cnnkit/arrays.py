@@ -9,6 +9,7 @@ Array = Any  # a numpy.ndarray or a cupy.ndarray; which one is known at run time
 
 FLOATS = (np.dtype("float32"), np.dtype("float64"))
 INTEGERS = tuple(np.dtype(kind) for kind in ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"))
+BOOLS = (np.dtype("bool"),)
 OPTIONAL = ("bias",)  # arguments that may be None
 
 
@@ -68,7 +69,7 @@ def _refuse_foreign(array: Any, name: str, dtypes: tuple[np.dtype, ...] = FLOATS
     kind = f"{type(array).__module__}.{type(array).__qualname__}".removeprefix("builtins.")
     if hasattr(array, "__dlpack__"):
         raise TypeError(f"{name} is a {kind}, but a numpy or cupy array is needed: numpy.from_dlpack({name}) makes one")
-    dtype = "float32" if FLOATS[0] in dtypes else "int64"
+    dtype = "float32" if FLOATS[0] in dtypes else "bool" if dtypes is BOOLS else "int64"
     raise TypeError(f"{name} is a {kind}, but an array is needed: write numpy.asarray({name}, dtype='{dtype}')")
 
 

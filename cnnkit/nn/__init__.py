@@ -5,6 +5,7 @@ pullback(grad_y)``, where `grads` has the keys of ``model.parameters()``. Nothin
 calls.
 """
 
+from cnnkit.nn.activation import ELU, GELU, LeakyReLU, LogSoftmax, ReLU, Sigmoid, SiLU, Softmax, Tanh
 from cnnkit.nn.callbacks import EarlyStopping, TrainingState
 from cnnkit.nn.checkpoint import Checkpoint
 from cnnkit.nn.conv import Conv1d, Conv2d, Conv3d
@@ -13,13 +14,15 @@ from cnnkit.nn.evaluation import evaluate, predict
 from cnnkit.nn.global_pool import GlobalAvgPool2d, GlobalMaxPool2d
 from cnnkit.nn.history import History
 from cnnkit.nn.layer import Layer
-from cnnkit.nn.plain import Dropout, Flatten, ReLU
+from cnnkit.nn.plain import Dropout, Flatten
 from cnnkit.nn.pool import AvgPool1d, AvgPool2d, AvgPool3d, MaxPool1d, MaxPool2d, MaxPool3d
 from cnnkit.nn.saving import load
 from cnnkit.nn.sequential import Sequential
 from cnnkit.nn.training import fit
 
 __all__ = [
+    "ELU",
+    "GELU",
     "AvgPool1d",
     "AvgPool2d",
     "AvgPool3d",
@@ -35,11 +38,17 @@ __all__ = [
     "GlobalMaxPool2d",
     "History",
     "Layer",
+    "LeakyReLU",
+    "LogSoftmax",
     "MaxPool1d",
     "MaxPool2d",
     "MaxPool3d",
     "ReLU",
     "Sequential",
+    "SiLU",
+    "Sigmoid",
+    "Softmax",
+    "Tanh",
     "TrainingState",
     "evaluate",
     "fit",

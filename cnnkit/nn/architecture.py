@@ -3,11 +3,12 @@
 import json
 from typing import Any
 
+from cnnkit.nn.activation import ELU, GELU, LeakyReLU, LogSoftmax, ReLU, Sigmoid, SiLU, Softmax, Tanh
 from cnnkit.nn.conv import Conv1d, Conv2d, Conv3d
 from cnnkit.nn.dense import Dense
 from cnnkit.nn.global_pool import GlobalAvgPool2d, GlobalMaxPool2d
 from cnnkit.nn.layer import Layer
-from cnnkit.nn.plain import Dropout, Flatten, ReLU
+from cnnkit.nn.plain import Dropout, Flatten
 from cnnkit.nn.pool import AvgPool1d, AvgPool2d, AvgPool3d, MaxPool1d, MaxPool2d, MaxPool3d
 from cnnkit.nn.sequential import Sequential
 
@@ -17,7 +18,8 @@ LAYERS: dict[str, type[Layer]] = {
     for layer in (
         *(Conv1d, Conv2d, Conv3d, Dense),
         *(MaxPool1d, MaxPool2d, MaxPool3d, AvgPool1d, AvgPool2d, AvgPool3d, GlobalAvgPool2d, GlobalMaxPool2d),
-        *(ReLU, Flatten, Dropout, Sequential),
+        *(ReLU, LeakyReLU, ELU, GELU, SiLU, Sigmoid, Tanh, Softmax, LogSoftmax),
+        *(Flatten, Dropout, Sequential),
     )
 }
 

@@ -14,17 +14,21 @@ avg_pool                 x, plan, divisors, out
 avg_pool_backward        grad_output, plan, divisors, grad_x
 dense                    x, weight, bias, activation, out
 dense_backward           grad_output, x, weight, grad_x, grad_weight, grad_bias
-relu                     x, out
-relu_backward            grad_output, x, out
+activate                 activation, x, out
+activate_backward        activation, grad_output, x, out
+dropout                  x, kept, scale, out
 softmax                  x, axis, out
 softmax_backward         grad_output, x, axis, out
 log_softmax              x, axis, out
 log_softmax_backward     grad_output, x, axis, out
 cross_entropy            logits, labels, label_smoothing, out
 cross_entropy_backward   scale, logits, labels, label_smoothing, out
+mse_loss                 y, target, out
+mse_loss_backward        scale, y, target, out
 =======================  =====================================================================================
 
 Arrays are (N, C, *spatial), for dense (N, features). `plan` is a `geometry.ConvPlan` or `geometry.PoolPlan`,
-`divisors` per spatial axis the factors of a window's divisor (`geometry.pool_divisors`), `activation` None or a name,
-`scale` what the gradient of each label is multiplied by.
+`divisors` per spatial axis the factors of a window's divisor (`geometry.pool_divisors`), `scale` what the gradient of
+each label, or every number, is multiplied by. `activation` is a name of `ops.activation` ("gelu_tanh" being GELU's
+approximation) with its parameter, such as ("elu", 1.0), 0.0 where there is none; in conv and dense it may be None.
 """

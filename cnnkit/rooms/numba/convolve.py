@@ -14,6 +14,7 @@ from cnnkit.arrays import Array
 from cnnkit.geometry import ConvPlan, volume
 from cnnkit.rooms import threads
 from cnnkit.rooms.numba import lines
+from cnnkit.rooms.numba.activation import RELU, call
 from cnnkit.rooms.numba.emit import itemsize, lanes
 from cnnkit.rooms.numba.lines import Lines, lay_out, parts
 from cnnkit.rooms.numba.machine import FMAS, L2, MULTIPLY_ADDS, VECTOR_BYTES, keep, kernel, part
@@ -57,16 +58,17 @@ class Sizes(NamedTuple):
 
 
 def convolve(
-    x: Array, weight: Array, bias: Array | None, plan: ConvPlan, relu: bool, out: Array, swapped: bool = False
+    x: Array, weight: Array, bias: Array | None, plan: ConvPlan, then: int, out: Array, swapped: bool = False
 ) -> None:
     """Fill out from x (N, C, *spatial) and weight (C_out, C_in / groups, *kernel), by a plan over three spatial axes.
 
-    If `swapped`, the weights' first two axes are (C_in, C_out / groups), as they are on the way back.
+    What is done `then` to the sums is said by `activation.epilogue`. If `swapped`, the weights' first two axes are
+    (C_in, C_out / groups), as they are on the way back.
     """
     if not out.size:
         return
     if weight.nbytes > settings.current().max_workspace and plan.out_channels > plan.groups:
-        _in_halves(x, weight, bias, plan, relu, out, swapped)
+        _in_halves(x, weight, bias, plan, then, out, swapped)
         return
     way, sizes, work = _way(plan, x.dtype, x[0, 0].flags.c_contiguous, out.strides[1] == out.itemsize)
     solved, tile, counts = way.lines, way.tile, tuple(sizes)
@@ -87,13 +89,13 @@ def convolve(
     threads.run(
         _convolve, sizes.lines * sizes.bands * sizes.groups * sizes.blocks, work,
         tile.unit, tile.loop, lines.numbers(x), solved.size, plan.stride, solved.table,
-        counts, weights, plan.kernel_size, bias_address, there, relu, lines.numbers(out),
+        counts, weights, plan.kernel_size, bias_address, there, then, lines.numbers(out),
         keep=(x, weight, bias, packed, out),
     )  # fmt: skip
 
 
 def _in_halves(
-    x: Array, weight: Array, bias: Array | None, plan: ConvPlan, relu: bool, out: Array, swapped: bool
+    x: Array, weight: Array, bias: Array | None, plan: ConvPlan, then: int, out: Array, swapped: bool
 ) -> None:
     """The same for half of the output channels of each group at a time: packed weights take half the memory."""
     groups, per_group = plan.groups, plan.out_channels // plan.groups
@@ -106,7 +108,7 @@ def _in_halves(
             part = weight.reshape(shape)[g][:, some] if swapped else weight.reshape(shape)[g][some]
             to = out[:, rows[0] : rows[-1] + 1]
             one = plan._replace(in_channels=plan.in_channels // groups, out_channels=count, groups=1)
-            convolve(x[:, channels], part, None if bias is None else bias[rows], one, relu, to, swapped)
+            convolve(x[:, channels], part, None if bias is None else bias[rows], one, then, to, swapped)
 
 
 # ---------------------------------------------------------------- the way, and the tile
@@ -205,14 +207,15 @@ def _pack(start, stop, unit, counts, weights, kernel_size, bias, packed):
 
 @kernel
 def _convolve(
-    start, stop, unit, loop, x_numbers, size, stride, table, counts, weights, kernel_size, bias, packed, relu,
+    start, stop, unit, loop, x_numbers, size, stride, table, counts, weights, kernel_size, bias, packed, then,
     out_numbers,
 ):  # fmt: skip
     """A work item is a block of output channels of a group in one band of windows.
 
     Blocks vary fastest: the lines of a band are laid out once (x is read once for each band and phase, mostly from the
     cache), and stay in the cache while all blocks read them. A tile whose windows lie together in `out` goes straight
-    there; others go by way of `sums`. Weights that were not `packed` before (0) are packed here.
+    there; others go by way of `sums`. What comes `then` is done to a tile's results while they are in the L1 cache.
+    Weights that were not `packed` before (0) are packed here.
     """
     sizes = Sizes(*counts)
     x, out = lines.block(unit, x_numbers), _rows_joined(lines.block(unit, out_numbers))
@@ -232,6 +235,7 @@ def _convolve(
     memory = np.empty(64 if sizes.in_place else 64 + (sizes.channels * step + lanes(unit)) * bytes_, np.uint8)
     sums = np.empty(64 + rows * columns * bytes_, np.uint8)
     near, sums_, offsets_ = aligned(memory.ctypes.data), aligned(sums.ctypes.data), offsets.ctypes.data
+    relu = then == RELU
     rest, block = divmod(start, sizes.blocks)
     rest, g = divmod(rest, sizes.groups)
     line, band = divmod(rest, sizes.bands)
@@ -262,6 +266,8 @@ def _convolve(
                 to, to_step = sums_, columns
             source = here + p * bytes_
             outer(loop, to, to_step, filled, count, biases, relu, biases + rows * bytes_, source, offsets_, terms)
+            if then > RELU:
+                call(then, to, to, to_step, filled, count)
             if not direct:
                 _store(unit, sums_, columns, line, p, count, o, filled, out)
             p += count
