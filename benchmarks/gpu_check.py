@@ -20,7 +20,7 @@ import numpy as np
 from . import cases, setting
 
 RESULTS = Path(__file__).parent / "results"
-TESTS = ("test_conv.py", "test_pool.py", "test_dense.py", "test_elementwise.py", "test_loss.py")
+TESTS = ("test_conv.py", "test_pool.py", "test_dense.py", "test_activation.py", "test_softmax.py", "test_loss.py")
 TEST_SECONDS, RACE_SECONDS = 240, 240
 ROUNDS = 9
 DIRECTIONS = ("forward", "backward")

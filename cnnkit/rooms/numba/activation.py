@@ -160,9 +160,9 @@ def _rows_of_two(function: Any) -> Any:
 
 @kernel
 def _up_to_a_line(address, count, like):
-    """How many numbers to write at first, that the vectors after them are written to whole cache lines."""
+    """How many numbers to write at first, so that, of many, the vectors after them are written to whole cache lines."""
     before = -address % (lanes(like) * size(like)) // size(like)
-    return min(before if before else lanes(like), count)
+    return before if before and count > 64 * lanes(like) else min(lanes(like), count)
 
 
 @intrinsic
