@@ -1,6 +1,9 @@
 """Activations against their definitions, in units in the last place, and against PyTorch."""
 
 import math
+import os
+import subprocess
+import sys
 
 import naive
 import numpy as np
@@ -241,6 +244,20 @@ def test_relu_keeps_nan_and_infinity(dtype, backend):
 def test_relu_stops_a_nan_gradient_where_it_is_flat(dtype, backend):
     gx = cnnkit.relu_backward(np.full(2, np.nan, dtype), np.array([-1, 1], dtype))
     np.testing.assert_array_equal(gx, [0, np.nan])
+
+
+# --- kernels on disk ------------------------------------------------------------------------------
+
+
+def test_a_loop_from_the_disk_is_its_own(tmp_path):
+    """Loops have one source text: the linker must not take one that was just compiled for one that was read."""
+    pytest.importorskip("numba")
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    for names in (["tanh"], ["sigmoid", "tanh"]):
+        calls = [f"cnnkit.{name}(numpy.float32([1, 2]))" for name in names]
+        code = f"import cnnkit, numpy; print(*[float(y) for y in ({', '.join(calls)},)[-1]])"
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        np.testing.assert_allclose([float(y) for y in done.stdout.split()], np.tanh([1, 2]), rtol=1e-6)
 
 
 # --- PyTorch -------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ NAMES = ("relu", "leaky_relu", "elu", "gelu", "gelu_tanh", "silu", "sigmoid", "t
 ONE = {name: getattr(functions, name) for name in NAMES}
 TWO = {f"{name}_backward": getattr(functions, f"{name}_backward") for name in NAMES}
 TWO |= {name: getattr(functions, name) for name in ("squared_error", "squared_error_backward")}
+CHEAP = ("relu", "leaky_relu", "squared_error")  # their time is memory's
 CLOSURE = np.dtype([("loop", np.int64), ("parameter", np.float64)])
 
 
@@ -38,7 +39,8 @@ def activate_backward(activation: tuple[str, float], grad_output: Array, x: Arra
 def pointwise(name: str, parameter: float, out: Array, *given: Array) -> None:
     """Fill out with a function of one or two arrays, one number by one."""
     closure, made = _closure(name, parameter, out.dtype)
-    run, work = (_two, out.size) if name in TWO else (_one, out.size / 2)
+    work = out.nbytes / (16 if name.startswith(CHEAP) else 8)
+    run = _one if len(given) == 1 else _two
     threads.run(run, out.size, work, closure, *in_memory_order(out, *given, out), keep=made)
 
 
