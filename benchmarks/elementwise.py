@@ -7,7 +7,7 @@ import numpy as np
 from . import cases, setting
 from .cases import BACKENDS
 
-OPS = ["relu", "relu_backward", "softmax", "cross_entropy"]
+OPS = ["relu", "relu_backward", "gelu", "gelu_backward", "softmax", "cross_entropy"]
 
 
 class Elementwise(setting.Timed):
@@ -32,6 +32,8 @@ def _work(op, dtype, backend):
     arguments = {
         "relu": (wide,),
         "relu_backward": (wide, wide),
+        "gelu": (wide,),
+        "gelu_backward": (wide, wide),
         "softmax": (logits, -1),
         "cross_entropy": (logits, labels),
     }[op]

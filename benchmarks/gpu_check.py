@@ -25,7 +25,8 @@ TESTS = (
     "test_conv_transpose.py",
     "test_pool.py",
     "test_dense.py",
-    "test_elementwise.py",
+    "test_activation.py",
+    "test_softmax.py",
     "test_loss.py",
 )
 TEST_SECONDS, RACE_SECONDS = 240, 240

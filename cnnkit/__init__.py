@@ -15,10 +15,14 @@ _SPATIAL = {
 }
 _PLAIN = {
     "cnnkit.ops.dense": ("dense", "dense_backward"),
-    "cnnkit.ops.elementwise": (
-        *("relu", "relu_backward", "softmax", "softmax_backward", "log_softmax", "log_softmax_backward"),
+    "cnnkit.ops.activation": tuple(
+        f"{name}{way}"
+        for name in ("relu", "leaky_relu", "elu", "gelu", "silu", "sigmoid", "tanh")
+        for way in ("", "_backward")
     ),
-    "cnnkit.ops.loss": ("cross_entropy", "cross_entropy_backward"),
+    "cnnkit.ops.softmax": ("softmax", "softmax_backward", "log_softmax", "log_softmax_backward"),
+    "cnnkit.ops.dropout": ("dropout", "dropout_backward"),
+    "cnnkit.ops.loss": ("cross_entropy", "cross_entropy_backward", "mse_loss", "mse_loss_backward"),
     "cnnkit.ops.norm": (
         *("batch_norm", "batch_norm_backward", "layer_norm", "layer_norm_backward"),
         *("group_norm", "group_norm_backward"),

@@ -11,6 +11,7 @@ Array = Any  # a numpy.ndarray or a cupy.ndarray; which one is known at run time
 FLOATS = (np.dtype("float32"), np.dtype("float64"))  # computed as they are; where they are taken, halves are too
 HALVES = ("float16", "bfloat16")  # by name: the second is a dtype of ml_dtypes, which need not be there
 INTEGERS = tuple(np.dtype(kind) for kind in ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"))
+BOOLS = (np.dtype("bool"),)
 OPTIONAL = ("bias", "gamma", "beta", "running_mean", "running_var")  # arguments that may be None
 
 
@@ -108,7 +109,7 @@ def _refuse_foreign(array: Any, name: str, dtypes: tuple[np.dtype, ...] = FLOATS
         raise ForeignArrayError(
             f"{name} is a {kind(array)}, but a numpy or cupy array is needed: numpy.from_dlpack({name}) makes one"
         )
-    dtype = "float32" if FLOATS[0] in dtypes else "int64"
+    dtype = "float32" if FLOATS[0] in dtypes else "bool" if dtypes is BOOLS else "int64"
     raise TypeError(f"{name} is a {kind(array)}, but an array is needed: write numpy.asarray({name}, dtype='{dtype}')")
 
 

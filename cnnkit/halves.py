@@ -20,7 +20,7 @@ BATCHED = ("x", "grad_output", "logits", "labels", "scale", "out", "grad_x", "in
 IN_PARTS = (
     *("conv", "conv_backward", "conv_transpose", "dense", "dense_backward"),
     *("max_pool", "max_pool_backward", "avg_pool", "avg_pool_backward"),
-    *("relu", "relu_backward", "softmax", "softmax_backward", "log_softmax", "log_softmax_backward"),
+    *("activate", "activate_backward", "dropout", "softmax", "softmax_backward", "log_softmax", "log_softmax_backward"),
     *("cross_entropy", "cross_entropy_backward"),
 )
 

@@ -325,6 +325,61 @@ def relu_backward(grad, x):
     return np.where(x <= 0, np.zeros_like(grad), grad)
 
 
+def _normal(v):
+    """The normal distribution's probability of less than v, and its density."""
+    return math.erfc(-v / math.sqrt(2)) / 2, math.exp(-v * v / 2) / math.sqrt(2 * math.pi)
+
+
+def _logistic(v):
+    return 1 / (1 + math.exp(-v)) if v > -700 else math.exp(v)
+
+
+def _hill(v):
+    """The slope of the logistic function."""
+    return _logistic(v) * _logistic(-v)
+
+
+def _bend(v):
+    """What GELU's approximation gives to tanh, and its slope."""
+    return math.sqrt(2 / math.pi) * (v + 0.044715 * v**3), math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * v**2)
+
+
+ACTIVATIONS = {  # of a number and a parameter: the function and its slope
+    "leaky_relu": (lambda v, a: v if v > 0 else a * v, lambda v, a: 1 if v > 0 else a),
+    "elu": (lambda v, a: v if v > 0 else a * math.expm1(v), lambda v, a: 1 if v > 0 else a * math.exp(v)),
+    "gelu": (lambda v: v * _normal(v)[0], lambda v: _normal(v)[0] + v * _normal(v)[1]),
+    "gelu_tanh": (
+        lambda v: v * _logistic(2 * _bend(v)[0]),
+        lambda v: _logistic(2 * _bend(v)[0]) + 2 * v * _bend(v)[1] * _hill(2 * _bend(v)[0]),
+    ),
+    "silu": (lambda v: v * _logistic(v), lambda v: _logistic(v) + v * _hill(v)),
+    "sigmoid": (_logistic, _hill),
+    "tanh": (math.tanh, lambda v: 4 * _hill(2 * v)),
+}
+
+
+def activate(name, x, *parameters):
+    """The function of every number."""
+    return np.array([ACTIVATIONS[name][0](float(v), *parameters) for v in x.flat]).reshape(x.shape)
+
+
+def activate_backward(name, grad, x, *parameters):
+    """The gradient times the slope at every number."""
+    return grad * np.array([ACTIVATIONS[name][1](float(v), *parameters) for v in x.flat]).reshape(x.shape)
+
+
+def mse_loss(y, target, reduction="mean"):
+    """``(y - target) ** 2``."""
+    losses = (np.float64(y) - np.float64(target)) ** 2
+    return {"none": losses, "sum": losses.sum(), "mean": losses.sum() / max(losses.size, 1)}[reduction]
+
+
+def mse_loss_backward(grad, y, target, reduction="mean"):
+    """``2 * (y - target)``, weighted by what each loss contributes to the result."""
+    share = {"none": 1.0, "sum": 1.0, "mean": 1.0 / max(y.size, 1)}[reduction]
+    return np.asarray(grad, np.float64) * share * 2 * (np.float64(y) - np.float64(target))
+
+
 def _lines(x, axis):
     """Index of each 1-d line of ``x`` along ``axis``."""
     axis %= x.ndim

@@ -202,6 +202,27 @@ ALONG = {  # these round: the definition is met within a bound
         lambda g, x: cnnkit.log_softmax_backward(g, x, 1),
         lambda g, x: naive.log_softmax_backward(g, x, 1),
     ),
+    "silu": ([SHAPE], lambda x: cnnkit.silu(x), lambda x: naive.activate("silu", x)),
+    "silu_backward": (
+        [SHAPE, SHAPE],
+        lambda g, x: cnnkit.silu_backward(g, x),
+        lambda g, x: naive.activate_backward("silu", g, x),
+    ),
+    "mse_loss": (
+        [SHAPE, SHAPE],
+        lambda y, t: cnnkit.mse_loss(y, t, reduction="none"),
+        lambda y, t: naive.mse_loss(y, t, "none"),
+    ),
+    "mse_loss_backward": (
+        [SHAPE, SHAPE],
+        lambda y, t: cnnkit.mse_loss_backward(1.0, y, t),
+        lambda y, t: naive.mse_loss_backward(1.0, y, t),
+    ),
+    "dropout_backward": (
+        [SHAPE],
+        lambda g: cnnkit.dropout_backward(g, KEPT, 0.25),
+        lambda g: np.where(KEPT, g / 0.75, 0),
+    ),
     "cross_entropy": (
         [SHAPE],
         lambda x: cnnkit.cross_entropy(x, LABELS, reduction="none"),
@@ -214,6 +235,7 @@ ALONG = {  # these round: the definition is met within a bound
     ),
 }
 LABELS = np.random.default_rng(3).integers(0, SHAPE[1], (2, 6, 8))
+KEPT = np.random.default_rng(4).random(SHAPE) < 0.75
 EVERY = FUNCTIONS | ALONG
 
 
@@ -368,6 +390,8 @@ def test_a_channels_last_input_gives_a_channels_last_result(count, backend):
         "indices": indices,
         "avg_pool": avg_pool(x, 2),
         "relu": cnnkit.relu(x),
+        "dropout": cnnkit.dropout(x, 0.5, rng=np.random.default_rng(0))[0],
+        "mse_loss": cnnkit.mse_loss(x, x, reduction="none"),
         "softmax": cnnkit.softmax(x, 1),
     }
     assert [name for name, a in every.items() if not is_channels_last(a)] == []
@@ -385,6 +409,7 @@ def test_a_channels_last_input_gives_a_channels_last_gradient(count, backend):
         "max_pool": max_pool(pooled, np.zeros(pooled.shape, int), x.shape),
         "avg_pool": avg_pool(pooled, x.shape, 2),
         "relu": cnnkit.relu_backward(x, x),
+        "mse_loss": cnnkit.mse_loss_backward(1.0, x, x),
         "softmax": cnnkit.softmax_backward(x, x, 1),
     }
     assert [name for name, a in every.items() if not is_channels_last(a)] == []

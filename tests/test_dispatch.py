@@ -71,28 +71,28 @@ def test_a_choice_holds_in_its_own_thread_alone():
 
 
 @pytest.fixture
-def numba_without_relu(monkeypatch):
-    """The numba backend as if nobody had written its relu yet."""
+def numba_without_activations(monkeypatch):
+    """The numba backend as if nobody had written its activations yet."""
     room = pytest.importorskip(dispatch.BACKENDS["numba"].module, reason="there is no second CPU backend")
-    monkeypatch.delattr(room, "relu")
+    monkeypatch.delattr(room, "activate")
     dispatch._find.cache_clear()
     yield
     dispatch._find.cache_clear()
 
 
-def test_a_missing_function_is_run_by_the_next_backend(numba_without_relu):
+def test_a_missing_function_is_run_by_the_next_backend(numba_without_activations):
     np.testing.assert_array_equal(cnnkit.relu(np.array([-1.0, 2.0])), [0, 2])
 
 
-def test_a_chosen_backend_has_no_fallback(numba_without_relu):
-    sentence = "^relu is not made for the backend 'numba', but for: numpy$"
+def test_a_chosen_backend_has_no_fallback(numba_without_activations):
+    sentence = "^activate is not made for the backend 'numba', but for: numpy$"
     with cnnkit.use_backend("numba"), pytest.raises(NotImplementedError, match=sentence):
         cnnkit.relu(np.array([-1.0, 2.0]))
 
 
 def test_a_backend_that_fails_is_no_missing_one(monkeypatch):
     room = pytest.importorskip(dispatch.BACKENDS["numba"].module, reason="there is no second CPU backend")
-    monkeypatch.setattr(room, "relu", lambda x, out: 1 / 0)
+    monkeypatch.setattr(room, "activate", lambda activation, x, out: 1 / 0)
     dispatch._find.cache_clear()
     with pytest.raises(ZeroDivisionError):
         cnnkit.relu(np.array([-1.0, 2.0]))
@@ -169,6 +169,11 @@ def other_results():
         *cnnkit.dense_backward(grad, x, weight),
         cnnkit.relu(X),
         cnnkit.relu_backward(X, X),
+        cnnkit.gelu(X),
+        cnnkit.gelu_backward(X, X),
+        cnnkit.conv2d(X, np.ones((4, X.shape[1], 3, 3), X.dtype), activation="silu"),
+        cnnkit.dropout_backward(X, X > 0, 0.5),
+        cnnkit.mse_loss(X, X[::-1]),
         cnnkit.softmax(X, 1),
         cnnkit.log_softmax_backward(X, X, 1),
         cnnkit.cross_entropy(x, labels),

@@ -23,6 +23,7 @@ LABELS = np.array([0, 1, 2, 4])
 CHANNELS = ("gamma", "beta", "running_mean", "running_var")
 INDICES = np.zeros((2, 3, 4, 4), np.int64)
 SHAPE = (2, 3, 8, 9)
+POINTWISE = ("leaky_relu", "elu", "gelu", "silu", "sigmoid", "tanh")
 
 GOOD = {  # calls that work
     "conv1d": {"x": ones(2, 4, 9), "weight": ones(6, 4, 3)},
@@ -65,6 +66,12 @@ GOOD = {  # calls that work
     "log_softmax_backward": {"grad_output": ones(2, 3), "x": ones(2, 3)},
     "cross_entropy": {"logits": ones(4, 5), "labels": LABELS},
     "cross_entropy_backward": {"grad_output": 1.0, "logits": ones(4, 5), "labels": LABELS},
+    **{name: {"x": ones(2, 3)} for name in POINTWISE},
+    **{f"{name}_backward": {"grad_output": ones(2, 3), "x": ones(2, 3)} for name in POINTWISE},
+    "dropout": {"x": ones(2, 3), "rate": 0.5, "rng": np.random.default_rng(0)},
+    "dropout_backward": {"grad_output": ones(2, 3), "kept": ones(2, 3) > 0, "rate": 0.5},
+    "mse_loss": {"y": ones(2, 3), "target": ones(2, 3)},
+    "mse_loss_backward": {"grad_output": 1.0, "y": ones(2, 3), "target": ones(2, 3)},
     "set_num_threads": {"n": 1},
     "batch_norm": {"x": ones(4, 3, 5), **dict.fromkeys(CHANNELS, ones(3)), "training": False},
     "batch_norm_backward": {
@@ -84,7 +91,7 @@ INTEGERS = "int8, int16, int32, int64, uint8, uint16, uint32 or uint64 is needed
 PADDING = "needs an int, 2 ints or 2 (before, after) pairs"
 PADDINGS = "the known names are 'valid', 'same', 'same_lower'"
 NEEDS = "must be a tuple of some of 'x', 'weight', 'bias'"
-ACTIVATIONS = "must be one of None, 'relu'"
+ACTIVATIONS = "must be one of None, 'relu', 'leaky_relu', 'elu', 'gelu', 'silu', 'sigmoid', 'tanh'"
 AN_ARRAY = "but an array is needed: write numpy.asarray"
 
 
@@ -345,6 +352,41 @@ AXES = [
     ({"axis": None}, TypeError, "axis is None, but an int is needed"),
     ({"axis": (0, 1)}, TypeError, "axis is (0, 1), but an int is needed"),
     ({"axis": True}, TypeError, "axis is True, but an int is needed"),
+]
+PARAMETER = {
+    "leaky_relu": [
+        ({"negative_slope": "a"}, TypeError, "negative_slope is 'a', but a number is needed"),
+        ({"negative_slope": True}, TypeError, "negative_slope is True, but a number is needed"),
+        ({"negative_slope": None}, TypeError, "negative_slope is None, but a number is needed"),
+    ],
+    "elu": [
+        ({"alpha": 1j}, TypeError, "alpha is 1j, but a number is needed"),
+        ({"alpha": True}, TypeError, "alpha is True, but a number is needed"),
+    ],
+    "gelu": [
+        ({"approximate": "erf"}, ValueError, "approximate is 'erf', but must be 'none' or 'tanh'"),
+        ({"approximate": None}, ValueError, "approximate is None, but must be 'none' or 'tanh'"),
+    ],
+}
+RATES = [
+    ({"rate": 1.0}, ValueError, "rate is 1.0, but must be at least 0 and below 1"),
+    ({"rate": -0.1}, ValueError, "rate is -0.1, but must be at least 0 and below 1"),
+    ({"rate": float("nan")}, ValueError, "rate is nan, but must be at least 0 and below 1"),
+    ({"rate": "half"}, TypeError, "rate is 'half', but a number is needed"),
+    ({"rate": True}, TypeError, "rate is True, but a number is needed"),
+]
+SQUARES = [
+    *not_arrays("y"),
+    *not_floats("y", ones(2, 3)),
+    *not_arrays("target"),
+    ({"target": ones(2, 3, dtype="float64")}, TypeError, "target is float64, but y is float32: one dtype a call"),
+    ({"target": ones(2, 1)}, ValueError, "target has shape (2, 1), but y needs (2, 3)"),
+    (
+        {"y": ones(0, 3), "target": ones(0, 3)},
+        ValueError,
+        "y has shape (0, 3), but the mean of no losses does not exist: use reduction='sum'",
+    ),
+    ({"reduction": "avg"}, ValueError, "reduction is 'avg', but must be one of 'mean', 'sum', 'none'"),
 ]
 LOSS = [
     ({"labels": LABELS + 1}, ValueError, "labels reach from 1 to 5, but logits of shape (4, 5) need 0 to 4"),
@@ -815,6 +857,37 @@ MISTAKES = {
             {"grad_output": ones(4, 5), "reduction": "none"},
             ValueError,
             "grad_output has shape (4, 5), but reduction='none' needs (4,)",
+        ),
+    ],
+    **{name: X + PARAMETER.get(name, []) for name in POINTWISE},
+    **{f"{name}_backward": ALIKE + PARAMETER.get(name, []) for name in POINTWISE},
+    "dropout": [*X, *RATES, ({"rng": None}, TypeError, "rng is None, but a numpy.random.Generator is needed")],
+    "dropout_backward": [
+        *RATES,
+        *not_arrays("grad_output"),
+        *not_floats("grad_output", ones(2, 3)),
+        ({"kept": ones(2, 3)}, TypeError, "kept is float32, but bool is needed"),
+        (
+            {"kept": [True]},
+            TypeError,
+            "kept is a list, but an array is needed: write numpy.asarray(kept, dtype='bool')",
+        ),
+        ({"kept": ones(3) > 0}, ValueError, "kept has shape (3,), but grad_output needs (2, 3)"),
+    ],
+    "mse_loss": SQUARES,
+    "mse_loss_backward": [
+        *SQUARES,
+        ({"grad_output": None}, TypeError, "grad_output is None, but a number or an array is needed"),
+        (
+            {"grad_output": ones(2, 3, dtype="float64"), "reduction": "none"},
+            TypeError,
+            "grad_output is float64, but y is float32: one dtype a call",
+        ),
+        ({"grad_output": ones(2, 3)}, ValueError, "grad_output has shape (2, 3), but reduction='mean' needs ()"),
+        (
+            {"grad_output": 1.0, "reduction": "none"},
+            ValueError,
+            "grad_output has shape (), but reduction='none' needs (2, 3)",
         ),
     ],
     "set_num_threads": [

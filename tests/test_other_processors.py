@@ -24,6 +24,8 @@ TESTS = [
     "test_pool.py::test_avg_is_the_definition[float32-numba-3x3 stride 2-rule0]",
     "test_dense.py::test_forward_is_the_definition[float32-numba-around 48]",
     "test_dense.py::test_backward_is_the_definition[float32-numba-around 48]",
+    *(f"test_activation.py::test_it_is_the_definition[float32-numba-{name}]" for name in ("gelu", "elu")),
+    "test_fused.py::test_convolution[float32-numba-1x1 in place-silu]",
     "test_kernels.py::test_nothing_beside_an_array_is_read[True-float32-1]",
 ]
 RUN = """

@@ -5,6 +5,7 @@ pullback(grad_y)``, where `grads` has the keys of ``model.parameters()``. Nothin
 calls, but for the running statistics of `BatchNorm1d` and its like, which ``forward`` changes.
 """
 
+from cnnkit.nn.activation import ELU, GELU, LeakyReLU, LogSoftmax, ReLU, Sigmoid, SiLU, Softmax, Tanh
 from cnnkit.nn.callbacks import EarlyStopping, TrainingState
 from cnnkit.nn.checkpoint import Checkpoint
 from cnnkit.nn.conv import Conv1d, Conv2d, Conv3d
@@ -15,7 +16,7 @@ from cnnkit.nn.global_pool import GlobalAvgPool2d, GlobalMaxPool2d
 from cnnkit.nn.history import History
 from cnnkit.nn.layer import Layer
 from cnnkit.nn.norm import BatchNorm1d, BatchNorm2d, BatchNorm3d, GroupNorm, LayerNorm
-from cnnkit.nn.plain import Dropout, Flatten, ReLU
+from cnnkit.nn.plain import Dropout, Flatten
 from cnnkit.nn.pool import AvgPool1d, AvgPool2d, AvgPool3d, MaxPool1d, MaxPool2d, MaxPool3d
 from cnnkit.nn.residual import Residual
 from cnnkit.nn.saving import load
@@ -23,6 +24,8 @@ from cnnkit.nn.sequential import Sequential
 from cnnkit.nn.training import fit
 
 __all__ = [
+    "ELU",
+    "GELU",
     "AvgPool1d",
     "AvgPool2d",
     "AvgPool3d",
@@ -46,12 +49,18 @@ __all__ = [
     "History",
     "Layer",
     "LayerNorm",
+    "LeakyReLU",
+    "LogSoftmax",
     "MaxPool1d",
     "MaxPool2d",
     "MaxPool3d",
     "ReLU",
     "Residual",
     "Sequential",
+    "SiLU",
+    "Sigmoid",
+    "Softmax",
+    "Tanh",
     "TrainingState",
     "evaluate",
     "fit",

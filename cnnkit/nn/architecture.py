@@ -3,13 +3,14 @@
 import json
 from typing import Any
 
+from cnnkit.nn.activation import ELU, GELU, LeakyReLU, LogSoftmax, ReLU, Sigmoid, SiLU, Softmax, Tanh
 from cnnkit.nn.conv import Conv1d, Conv2d, Conv3d
 from cnnkit.nn.conv_transpose import ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from cnnkit.nn.dense import Dense
 from cnnkit.nn.global_pool import GlobalAvgPool2d, GlobalMaxPool2d
 from cnnkit.nn.layer import Layer
 from cnnkit.nn.norm import BatchNorm1d, BatchNorm2d, BatchNorm3d, GroupNorm, LayerNorm
-from cnnkit.nn.plain import Dropout, Flatten, ReLU
+from cnnkit.nn.plain import Dropout, Flatten
 from cnnkit.nn.pool import AvgPool1d, AvgPool2d, AvgPool3d, MaxPool1d, MaxPool2d, MaxPool3d
 from cnnkit.nn.residual import Residual
 from cnnkit.nn.sequential import Sequential
@@ -22,7 +23,8 @@ LAYERS: dict[str, type[Layer]] = {
         *(ConvTranspose1d, ConvTranspose2d, ConvTranspose3d),
         *(MaxPool1d, MaxPool2d, MaxPool3d, AvgPool1d, AvgPool2d, AvgPool3d, GlobalAvgPool2d, GlobalMaxPool2d),
         *(BatchNorm1d, BatchNorm2d, BatchNorm3d, LayerNorm, GroupNorm),
-        *(ReLU, Flatten, Dropout, Sequential, Residual),
+        *(ReLU, LeakyReLU, ELU, GELU, SiLU, Sigmoid, Tanh, Softmax, LogSoftmax),
+        *(Flatten, Dropout, Sequential, Residual),
     )
 }
 

@@ -1,4 +1,4 @@
-"""The layers without windows or parameters: ReLU, Flatten, Dropout."""
+"""The layers without windows, parameters or numbers of their own: Flatten, Dropout."""
 
 import math
 
@@ -7,30 +7,7 @@ import numpy as np
 from cnnkit import arrays
 from cnnkit.arrays import Array
 from cnnkit.nn.layer import Layer, Pullback
-from cnnkit.ops.elementwise import relu, relu_backward
-
-
-class ReLU(Layer):
-    """Rectified linear unit: ``y = max(x, 0)``, for `x` of any shape.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from cnnkit import nn
-    >>> nn.ReLU()(np.array([-1.0, 2.0]))
-    array([0., 2.])
-    """
-
-    def __call__(self, x: Array) -> Array:
-        return relu(x)
-
-    def forward(self, x: Array, rng: np.random.Generator | None = None) -> tuple[Array, Pullback]:
-        y = relu(x)
-
-        def pullback(grad_y: Array, *, needs_x: bool = True) -> tuple[Array, dict[str, Array]]:
-            return relu_backward(grad_y, y), {}  # y serves as well as x, and the next layer keeps it anyway
-
-        return y, pullback
+from cnnkit.ops.dropout import check_rate, dropout, dropout_backward
 
 
 class Flatten(Layer):
@@ -84,23 +61,18 @@ class Dropout(Layer):
     """
 
     def __init__(self, rate: float) -> None:
-        if isinstance(rate, (bool, str)) or not hasattr(rate, "__float__"):
-            raise TypeError(f"rate is {rate!r}, but a number is needed")
-        if not 0 <= rate < 1:
-            raise ValueError(f"rate is {rate!r}, but must be at least 0 and below 1")
-        self.rate = float(rate)
+        self.rate = check_rate(rate)
 
     def __call__(self, x: Array) -> Array:
         return x
 
     def forward(self, x: Array, rng: np.random.Generator | None = None) -> tuple[Array, Pullback]:
         arrays.check(x=x)
-        if not isinstance(rng, np.random.Generator):
+        if rng is None:
             raise TypeError(f"rng is {rng!r}, but {self!r} draws from a numpy.random.Generator while training")
-        kept = rng.random(x.shape, dtype=np.float32) >= self.rate
-        scale = (kept / (1 - self.rate)).astype(x.dtype)
+        y, kept = dropout(x, self.rate, rng=rng)
 
         def pullback(grad_y: Array, *, needs_x: bool = True) -> tuple[Array, dict[str, Array]]:
-            return grad_y * scale, {}
+            return dropout_backward(grad_y, kept, self.rate), {}
 
-        return x * scale, pullback
+        return y, pullback

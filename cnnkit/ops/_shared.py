@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from numbers import Real
 from typing import Any, TypeVar
 
 from cnnkit.arrays import Array
@@ -10,7 +11,15 @@ from cnnkit.geometry import AXES
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-ACTIVATIONS = (None, "relu")
+ACTIVATIONS = {  # the ones that conv and dense can apply, as rooms know them: with their parameters
+    "relu": ("relu", 0.0),
+    "leaky_relu": ("leaky_relu", 0.01),
+    "elu": ("elu", 1.0),
+    "gelu": ("gelu", 0.0),
+    "silu": ("silu", 0.0),
+    "sigmoid": ("sigmoid", 0.0),
+    "tanh": ("tanh", 0.0),
+}
 EVERYTHING = ("x", "weight", "bias")
 
 
@@ -38,11 +47,21 @@ def batched(array: Array, ndim: int) -> Array:
     return array if array.ndim == ndim + 2 else array[None]
 
 
-def check_activation(activation: Any) -> None:
+def fused(activation: Any) -> tuple[str, float] | None:
+    """What a room is told of `activation`."""
     if activation is None:
-        return
+        return None
     if not isinstance(activation, str) or activation not in ACTIVATIONS:
-        raise ValueError(f"activation is {activation!r}, but must be one of {', '.join(map(repr, ACTIVATIONS))}")
+        known = ", ".join(map(repr, (None, *ACTIVATIONS)))
+        raise ValueError(f"activation is {activation!r}, but must be one of {known}")
+    return ACTIVATIONS[activation]
+
+
+def number(value: Any, name: str) -> float:
+    """A parameter as a float."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} is {value!r}, but a number is needed")
+    return float(value)
 
 
 def check_needs(needs: Any, known: tuple[str, ...] = EVERYTHING) -> None:

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from cnnkit import arrays, dispatch, geometry
 from cnnkit.arrays import Array
-from cnnkit.ops._shared import EVERYTHING, batched, check_activation, check_needs, documented
+from cnnkit.ops._shared import EVERYTHING, batched, check_needs, documented, fused
 
 
 class ConvGrads(NamedTuple):
@@ -38,8 +38,8 @@ _FORWARD = """
         ("same_lower": before).
     groups : int
         Channels are split into so many groups that do not see each other.
-    activation : {None, "relu"}
-        Applied to the result in the same pass.
+    activation : {None, "relu", "leaky_relu", "elu", "gelu", "silu", "sigmoid", "tanh"}
+        Applied to the result in the same pass, with the parameters that the function of that name has unless told.
     out : array, shape of the result, optional
         Takes the result; it may not overlap an input.
 
@@ -272,11 +272,11 @@ def _conv(
     plan = geometry.conv(ndim, x.shape, weight.shape, stride, padding, dilation, groups)
     if bias is not None:
         geometry.check_shape("bias", bias.shape, weight.shape[:1], "weight of shape {}", weight.shape)
-    check_activation(activation)
+    applied = fused(activation)
     run = dispatch.implementation("conv", x)
     images = batched(x, ndim)
     y = arrays.result(out, _output_shape(x, plan), images, (x, weight, bias))
-    run(images, weight, bias, plan, activation, batched(y, ndim))
+    run(images, weight, bias, plan, applied, batched(y, ndim))
     return y
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from cnnkit import arrays, dispatch, geometry
 from cnnkit.arrays import Array
 from cnnkit.foreign import any_library
-from cnnkit.ops._shared import EVERYTHING, check_activation, check_needs
+from cnnkit.ops._shared import EVERYTHING, check_needs, fused
 
 
 class DenseGrads(NamedTuple):
@@ -30,8 +30,8 @@ def dense(
         float16, bfloat16, float32 or float64, with any strides.
     weight : array, shape (out_features, in_features)
     bias : array, shape (out_features,), optional
-    activation : {None, "relu"}
-        Applied to the result in the same pass.
+    activation : {None, "relu", "leaky_relu", "elu", "gelu", "silu", "sigmoid", "tanh"}
+        Applied to the result in the same pass, with the parameters that the function of that name has unless told.
     out : array, shape of the result, optional
         Takes the result; it may not overlap an input.
 
@@ -57,12 +57,12 @@ def dense(
     shape = geometry.dense(x.shape, weight.shape)
     if bias is not None:
         geometry.check_shape("bias", bias.shape, weight.shape[:1], "weight of shape {}", weight.shape)
-    check_activation(activation)
+    applied = fused(activation)
     run = dispatch.implementation("dense", x)
     rows = _rows(x)
     y = arrays.result(out, shape, rows, (x, weight, bias))
     y_rows = _rows(y)
-    run(rows, weight, bias, activation, y_rows)
+    run(rows, weight, bias, applied, y_rows)
     if y_rows is not y and not y.flags.c_contiguous:  # only an `out` of the user's: y_rows may be a copy of it
         y[...] = y_rows.reshape(shape)
     return y

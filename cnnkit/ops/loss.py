@@ -8,6 +8,7 @@ import numpy as np
 from cnnkit import arrays, dispatch, geometry
 from cnnkit.arrays import INTEGERS, Array
 from cnnkit.foreign import any_library
+from cnnkit.ops._shared import number
 
 REDUCTIONS = ("mean", "sum", "none")
 
@@ -100,36 +101,127 @@ def cross_entropy_backward(
     return grad_logits
 
 
+def mse_loss(y: Array, target: Array, *, reduction: str = "mean") -> Array:
+    """Squared error, ``(y - target) ** 2``, of every number; the mean of it unless told otherwise.
+
+    Parameters
+    ----------
+    y, target : array, both of one shape
+        float32 or float64.
+    reduction : {"mean", "sum", "none"}
+        What to do with the squared errors: the mean is over all numbers.
+
+    Returns
+    -------
+    scalar, or array of the shape of `y` with ``reduction="none"``
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ, or there is nothing to take the mean of.
+    TypeError
+        If an argument is no array, or dtypes or libraries are mixed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cnnkit import mse_loss
+    >>> float(mse_loss(np.array([1.0, 2.0]), np.array([1.0, 5.0])))
+    4.5
+    """
+    y, target = _check_alike(y, target, reduction)
+    run = dispatch.implementation("mse_loss", y)
+    losses = arrays.empty(y.shape, y)
+    run(y, target, losses)
+    return losses if reduction == "none" else getattr(losses, reduction)()
+
+
+def mse_loss_backward(grad_output: Any, y: Array, target: Array, *, reduction: str = "mean") -> Array:
+    """Gradient of :func:`mse_loss` with respect to `y`; that with respect to `target` is its negative.
+
+    ``2 * grad_output * (y - target)``, and divided by the number of numbers with ``reduction="mean"``.
+
+    Parameters
+    ----------
+    grad_output : float, or array of the shape of the loss
+        The gradient with respect to the loss; 1.0 where the loss is the end of the line.
+    y, target, reduction
+        What :func:`mse_loss` was given.
+
+    Returns
+    -------
+    array, shape of `y`
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, or there is nothing to take the mean of.
+    TypeError
+        If an argument is no array, or dtypes or libraries are mixed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cnnkit import mse_loss_backward
+    >>> mse_loss_backward(1.0, np.array([1.0, 2.0]), np.array([1.0, 5.0]))
+    array([ 0., -3.])
+    """
+    y, target = _check_alike(y, target, reduction)
+    grad_output = _check_grad(grad_output, y.shape, reduction, y=y)
+    run = dispatch.implementation("mse_loss_backward", y)
+    grad_y = arrays.empty(y.shape, y)
+    share = 1 / y.size if reduction == "mean" else 1.0
+    if reduction == "none":
+        run(share, y, target, grad_y)
+        grad_y *= grad_output
+    else:
+        run(grad_output * share, y, target, grad_y)
+    return grad_y
+
+
+def _check_alike(y: Any, target: Any, reduction: Any) -> tuple[Array, Array]:
+    y, target = arrays.check(y=y, target=target)
+    geometry.check_shape("target", target.shape, y.shape, "y")
+    _check_reduction(reduction, "y", y.shape, y.size)
+    return y, target
+
+
 def _check(logits: Any, labels: Any, label_smoothing: Any, reduction: Any) -> tuple[Array, Array]:
     (logits,) = arrays.check(logits=logits)
     (labels,) = arrays.check(INTEGERS, labels=labels)
     arrays.one_library(logits=logits, labels=labels)
     geometry.labels(logits.shape, labels.shape)
-    if isinstance(label_smoothing, bool) or not isinstance(label_smoothing, Real):
-        raise TypeError(f"label_smoothing is {label_smoothing!r}, but a number is needed")
-    if not 0 <= float(label_smoothing) <= 1:
+    if not 0 <= number(label_smoothing, "label_smoothing") <= 1:
         raise ValueError(f"label_smoothing is {label_smoothing!r}, but must be from 0 to 1")
-    if not isinstance(reduction, str) or reduction not in REDUCTIONS:
-        raise ValueError(f"reduction is {reduction!r}, but must be one of {', '.join(map(repr, REDUCTIONS))}")
-    if reduction == "mean" and not labels.size:
-        raise ValueError(
-            f"labels have shape {labels.shape}, but the mean of no losses does not exist: use reduction='sum'"
-        )
+    _check_reduction(reduction, "labels", labels.shape, labels.size)
     if not arrays.within(labels, logits.shape[1]):
         reach = f"from {int(labels.min())} to {int(labels.max())}"
         raise ValueError(f"labels reach {reach}, but logits of shape {logits.shape} need 0 to {logits.shape[1] - 1}")
     return logits, labels
 
 
+def _check_reduction(reduction: Any, name: str, shape: tuple[int, ...], losses: int) -> None:
+    if not isinstance(reduction, str) or reduction not in REDUCTIONS:
+        raise ValueError(f"reduction is {reduction!r}, but must be one of {', '.join(map(repr, REDUCTIONS))}")
+    if reduction == "mean" and not losses:
+        have = "have" if name == "labels" else "has"
+        raise ValueError(f"{name} {have} shape {shape}, but the mean of no losses does not exist: use reduction='sum'")
+
+
+def _check_grad(grad_output: Any, losses: tuple[int, ...], reduction: str, **like: Array) -> Any:
+    """`grad_output`, a number or an array of the library and dtype of another, after a check of its shape."""
+    is_number = isinstance(grad_output, Real) and not isinstance(grad_output, bool)
+    if not is_number and not hasattr(grad_output, "dtype"):
+        raise TypeError(f"grad_output is {grad_output!r}, but a number or an array is needed")
+    if not is_number:
+        _, grad_output = arrays.check(**like, grad_output=grad_output)
+    needed = losses if reduction == "none" else ()
+    geometry.check_shape("grad_output", np.shape(grad_output), needed, "reduction={!r}", reduction)
+    return grad_output
+
+
 def _scale(grad_output: Any, logits: Array, labels: Array, reduction: str) -> Array:
     """What each example's gradient is multiplied by, as an array of the shape of `labels`."""
-    number = isinstance(grad_output, Real) and not isinstance(grad_output, bool)
-    if not number and not hasattr(grad_output, "dtype"):
-        raise TypeError(f"grad_output is {grad_output!r}, but a number or an array is needed")
-    if not number:
-        _, grad_output = arrays.check(logits=logits, grad_output=grad_output)
-    needed = labels.shape if reduction == "none" else ()
-    geometry.check_shape("grad_output", np.shape(grad_output), needed, "reduction={!r}", reduction)
     scale = arrays.empty(labels.shape, logits, arrays.accumulator(logits.dtype))
-    scale[...] = grad_output
+    scale[...] = _check_grad(grad_output, labels.shape, reduction, logits=logits)
     return scale / labels.size if reduction == "mean" else scale

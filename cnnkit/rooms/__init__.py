@@ -19,22 +19,26 @@ dense                    x, weight, bias, activation, out
 dense_backward           grad_output, x, weight, grad_x, grad_weight, grad_bias
 norm                     x, gamma, beta, eps, measure, mean, variance, out
 norm_backward            grad_output, x, gamma, eps, measure, mean, variance, grad_x, grad_gamma, grad_beta
-relu                     x, out
-relu_backward            grad_output, x, out
+activate                 activation, x, out
+activate_backward        activation, grad_output, x, out
+dropout                  x, kept, scale, out
 softmax                  x, axis, out
 softmax_backward         grad_output, x, axis, out
 log_softmax              x, axis, out
 log_softmax_backward     grad_output, x, axis, out
 cross_entropy            logits, labels, label_smoothing, out
 cross_entropy_backward   scale, logits, labels, label_smoothing, out
+mse_loss                 y, target, out
+mse_loss_backward        scale, y, target, out
 widen                    x, out
 narrow                   x, out
 =======================  =============================================================================================
 
 Arrays are (N, C, *spatial), for dense (N, features). `plan` is a `geometry.ConvPlan` or `geometry.PoolPlan`, for
 `conv_transpose` that of the convolution from `out` to `x`, whose input gradient, with a bias, is wanted;
-`divisors` per spatial axis the factors of a window's divisor (`geometry.pool_divisors`), `activation` None or a name,
-`scale` what the gradient of each label is multiplied by.
+`divisors` per spatial axis the factors of a window's divisor (`geometry.pool_divisors`), `scale` what the gradient of
+each label, or every number, is multiplied by. `activation` is a name of `ops.activation` ("gelu_tanh" being GELU's
+approximation) with its parameter, such as ("elu", 1.0), 0.0 where there is none; in conv and dense it may be None.
 
 Normalisation sees x as (N, G, K, P): G groups of K channels, P pixels; gamma and beta, or None, are (G, K). `mean` and
 `variance`, in float64, are (N, G), one pair for each image and group, or (1, G), one for each group of all images; a

@@ -146,6 +146,9 @@ DENSE = {
 }
 ELEMENTWISE = {
     "resnet_relu": Elementwise("relu", (4, 64, 112, 112)),
+    "resnet_gelu": Elementwise("gelu", (4, 64, 112, 112)),
+    "resnet_silu": Elementwise("silu", (4, 64, 112, 112)),
+    "resnet_tanh": Elementwise("tanh", (4, 64, 112, 112)),
     "imagenet_softmax": Elementwise("softmax", (256, 1000)),
 }
 NORM = {

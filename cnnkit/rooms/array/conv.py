@@ -1,15 +1,18 @@
 """Convolution as one matrix product per kernel position, over strided views: no padded copy, no im2col buffer."""
 
-from cnnkit.arrays import Array, namespace
+from cnnkit.arrays import Array
 from cnnkit.geometry import ConvPlan, taps
+from cnnkit.rooms.array.activation import activate
 
 
-def conv(x: Array, weight: Array, bias: Array | None, plan: ConvPlan, activation: str | None, out: Array) -> None:
+def conv(
+    x: Array, weight: Array, bias: Array | None, plan: ConvPlan, activation: tuple[str, float] | None, out: Array
+) -> None:
     out[...] = 0 if bias is None else _per_channel(bias, out)
     for tap, to, of in taps(plan):
         out[to] += _spread(_tap(weight, tap, plan) @ _flat(x[of], plan.groups), out[to])
-    if activation == "relu":
-        out[...] = namespace(out).maximum(out, 0)
+    if activation is not None:
+        activate(activation, out, out)
 
 
 def conv_backward(

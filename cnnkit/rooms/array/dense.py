@@ -1,14 +1,15 @@
 """Dense layers as matrix products."""
 
-from cnnkit.arrays import Array, namespace
+from cnnkit.arrays import Array
+from cnnkit.rooms.array.activation import activate
 
 
-def dense(x: Array, weight: Array, bias: Array | None, activation: str | None, out: Array) -> None:
+def dense(x: Array, weight: Array, bias: Array | None, activation: tuple[str, float] | None, out: Array) -> None:
     out[...] = x @ weight.T
     if bias is not None:
         out += bias
-    if activation == "relu":
-        out[...] = namespace(out).maximum(out, 0)
+    if activation is not None:
+        activate(activation, out, out)
 
 
 def dense_backward(

@@ -1,7 +1,7 @@
 """Losses in the array library's own words."""
 
 from cnnkit.arrays import Array, namespace
-from cnnkit.rooms.array.elementwise import log_softmax, softmax
+from cnnkit.rooms.array.softmax import log_softmax, softmax
 
 
 def cross_entropy(logits: Array, labels: Array, label_smoothing: float, out: Array) -> None:
@@ -20,3 +20,11 @@ def cross_entropy_backward(scale: Array, logits: Array, labels: Array, label_smo
     which = namespace(logits).arange(classes).reshape(-1, *(1,) * (logits.ndim - 2))
     out -= (labels[:, None] == which) * out.dtype.type(1 - label_smoothing) + out.dtype.type(label_smoothing / classes)
     out *= scale[:, None]
+
+
+def mse_loss(y: Array, target: Array, out: Array) -> None:
+    out[...] = (y - target) ** 2
+
+
+def mse_loss_backward(scale: float, y: Array, target: Array, out: Array) -> None:
+    out[...] = 2 * scale * (y - target)

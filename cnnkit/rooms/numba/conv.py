@@ -7,41 +7,45 @@ from cnnkit.arrays import Array
 from cnnkit.geometry import ConvPlan, volume
 from cnnkit.rooms import threads
 from cnnkit.rooms.numba import depthwise, lines, winograd
+from cnnkit.rooms.numba.activation import NONE, epilogue
 from cnnkit.rooms.numba.convolve import convolve
 from cnnkit.rooms.numba.correlate import LONG, NEAR, correlate
-from cnnkit.rooms.numba.elementwise import row_sum
 from cnnkit.rooms.numba.machine import kernel
+from cnnkit.rooms.numba.softmax import row_sum
 
 FEW = 100  # windows: a depthwise layer with no more is done with its channels last
 FEW_TERMS = 256  # the same for the gradient of its weights
 TOGETHER = 512  # windows of an image: with fewer, the images of a batch are summed end to end
 
 
-def conv(x: Array, weight: Array, bias: Array | None, plan: ConvPlan, activation: str | None, out: Array) -> None:
+def conv(
+    x: Array, weight: Array, bias: Array | None, plan: ConvPlan, activation: tuple[str, float] | None, out: Array
+) -> None:
     if depthwise.takes_turned(plan, FEW, x, out):
         y = depthwise.empty(out)
         conv(depthwise.turned(x), weight, bias, plan, activation, y)
         depthwise.turn_back(y, out)
         return
     bias = None if bias is None else np.ascontiguousarray(bias)
-    _convolve(x, weight, bias, geometry.lift(plan), activation == "relu", out)
+    then, _memory = epilogue(activation, x.dtype)
+    _convolve(x, weight, bias, geometry.lift(plan), then, out)
 
 
 def _convolve(
-    x: Array, weight: Array, bias: Array | None, plan: ConvPlan, relu: bool, out: Array, swapped: bool = False
+    x: Array, weight: Array, bias: Array | None, plan: ConvPlan, then: int, out: Array, swapped: bool = False
 ) -> None:
     """As `convolve`, or by what is made for depthwise layers with channels last, or by Winograd's algorithm."""
     if not out.size:
         return
     if depthwise.takes(plan, x, out):
-        depthwise.forward(x, weight, bias, plan, relu, out)
+        depthwise.forward(x, weight, bias, plan, then, out)
         return
     if winograd.chosen(x, out, plan):
         filters = weight.reshape(plan.groups, len(weight) // plan.groups, weight.shape[1], *plan.kernel_size)
         filters = filters.swapaxes(1, 2) if swapped else filters
-        if winograd.forward(arrays.lift(x), filters, bias, plan, relu, arrays.lift(out)):
+        if winograd.forward(arrays.lift(x), filters, bias, plan, then, arrays.lift(out)):
             return  # what it found is finite
-    convolve(x, weight, bias, plan, relu, out, swapped)
+    convolve(x, weight, bias, plan, then, out, swapped)
 
 
 def conv_backward(
@@ -80,11 +84,11 @@ def _backward_x(grad_output: Array, weight: Array, plan: ConvPlan, grad_x: Array
                 grad_x[phase.of] = nothing
             else:
                 flipped, one = weight[phase.kernel], geometry.lift(phase.plan)
-                _convolve(grad_output, flipped, bias, one, False, grad_x[phase.of], swapped=True)
+                _convolve(grad_output, flipped, bias, one, NONE, grad_x[phase.of], swapped=True)
         return
     if volume(plan.stride) > lines.MANY:
         grad_x[...] = nothing
-    convolve(grad_output, weight, bias, geometry.lift(plan), False, grad_x, swapped=True, back=True)
+    convolve(grad_output, weight, bias, geometry.lift(plan), NONE, grad_x, swapped=True, back=True)
 
 
 def _backward_weight(grad_output: Array, x: Array, plan: ConvPlan, grad_weight: Array) -> None:

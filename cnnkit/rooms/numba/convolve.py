@@ -14,6 +14,7 @@ from cnnkit.arrays import Array
 from cnnkit.geometry import ConvPlan, volume
 from cnnkit.rooms import threads
 from cnnkit.rooms.numba import lines
+from cnnkit.rooms.numba.activation import RELU, call
 from cnnkit.rooms.numba.emit import itemsize, lanes
 from cnnkit.rooms.numba.lines import Lines, Windows, lay_out, parts
 from cnnkit.rooms.numba.machine import FMAS, L2, MULTIPLY_ADDS, VECTOR_BYTES, keep, kernel, part
@@ -73,20 +74,21 @@ def convolve(
     weight: Array,
     bias: Array | None,
     plan: ConvPlan,
-    relu: bool,
+    then: int,
     out: Array,
     swapped: bool = False,
     back: bool = False,
 ) -> None:
     """Fill out from x (N, C, *spatial) and weight (C_out, C_in / groups, *kernel), by a plan over three spatial axes.
 
-    If `swapped`, the weights' first two axes are (C_in, C_out / groups). If `back` also, x is the output gradient of
-    the plan, out its input gradient, and the plan's weights stand as they are.
+    What is done `then` to the sums is said by `activation.epilogue`. If `swapped`, the weights' first two axes are
+    (C_in, C_out / groups). If `back` also, x is the output gradient of the plan, out its input gradient, and the plan's
+    weights stand as they are.
     """
     if not out.size:
         return
     if weight.nbytes > settings.current().max_workspace and out.shape[1] > plan.groups:
-        _in_halves(x, weight, bias, plan, relu, out, swapped, back)
+        _in_halves(x, weight, bias, plan, then, out, swapped, back)
         return
     near = out.strides[1] == out.itemsize, out.strides[-1] == out.itemsize
     way, sizes, work = _way(plan, back, x.dtype, x[0, 0].flags.c_contiguous, *near)
@@ -108,13 +110,13 @@ def convolve(
     threads.run(
         _convolve, sizes.lines * sizes.bands * sizes.groups * sizes.blocks, work,
         tile.unit, tile.loop, lines.numbers(x), solved.size, windows.stride, solved.table,
-        counts, weights, bias_address, there, relu, lines.numbers(out), windows.size, windows.apart,
+        counts, weights, bias_address, there, then, lines.numbers(out), windows.size, windows.apart,
         keep=(x, weight, bias, packed, out),
     )  # fmt: skip
 
 
 def _in_halves(
-    x: Array, weight: Array, bias: Array | None, plan: ConvPlan, relu: bool, out: Array, swapped: bool, back: bool
+    x: Array, weight: Array, bias: Array | None, plan: ConvPlan, then: int, out: Array, swapped: bool, back: bool
 ) -> None:
     """The same for half of the output channels of each group at a time: packed weights take half the memory."""
     groups, per_group, channels = plan.groups, out.shape[1] // plan.groups, x.shape[1] // plan.groups
@@ -126,7 +128,7 @@ def _in_halves(
             here = slice(g * per_group + some.start, g * per_group + some.stop)
             filters = weight[g][:, some] if swapped else weight[g][some]
             of = x[:, g * channels : (g + 1) * channels]
-            convolve(of, filters, None if bias is None else bias[here], one, relu, out[:, here], swapped, back)
+            convolve(of, filters, None if bias is None else bias[here], one, then, out[:, here], swapped, back)
 
 
 def _channels(back: bool) -> tuple[str, str]:
@@ -250,14 +252,15 @@ def _pack(start, stop, unit, counts, weights, table, bias, packed):
 
 @kernel
 def _convolve(
-    start, stop, unit, loop, x_numbers, size, stride, table, counts, weights, bias, packed, relu, out_numbers,
+    start, stop, unit, loop, x_numbers, size, stride, table, counts, weights, bias, packed, then, out_numbers,
     grid, apart,
 ):  # fmt: skip
     """A work item is a block of output channels of a group in one band of windows.
 
     Blocks vary fastest: the lines of a band are laid out once (x is read once for each band and phase, mostly from the
     cache), and stay in the cache while all blocks read them. A tile whose windows lie together in `out` goes straight
-    there; others go by way of `sums`. Weights that were not `packed` before (0) are packed here.
+    there; others go by way of `sums`. What comes `then` is done to a tile's results while they are in the L1 cache.
+    Weights that were not `packed` before (0) are packed here.
     """
     sizes = Sizes(*counts)
     x, out, grid = lines.block(unit, x_numbers), lines.block(unit, out_numbers), Grid(*grid)
@@ -284,6 +287,7 @@ def _convolve(
     memory = np.empty(64 if sizes.in_place else 64 + (sizes.channels * step + lanes(unit)) * bytes_, np.uint8)
     sums = np.empty(64 + sizes.woven * rows * columns * bytes_, np.uint8)
     near, sums_, offsets_ = aligned(memory.ctypes.data), aligned(sums.ctypes.data), offsets.ctypes.data
+    relu = then == RELU
     rest, block = divmod(start, sizes.blocks)
     rest, g = divmod(rest, sizes.groups)
     line, band = divmod(rest, sizes.bands)
@@ -320,6 +324,8 @@ def _convolve(
                     to, to_step = sums_ + residue % sizes.woven * rows * columns * bytes_, columns
                 a = biases + (1 + term) * rows * bytes_
                 outer(loop, to, to_step, filled, count, biases, relu, a, source, offsets_ + 8 * term, terms)
+                if then > RELU:
+                    call(then, to, to, to_step, filled, count)
                 if not direct and residue % sizes.woven == sizes.woven - 1:
                     first_result = residues[residue + 1 - sizes.woven]
                     _store(unit, sums_, sizes, (n, d, h, w), count, o, filled, out, grid, apart, first_result)

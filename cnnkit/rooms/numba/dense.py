@@ -6,6 +6,7 @@ import numpy as np
 
 from cnnkit.arrays import Array
 from cnnkit.geometry import ConvPlan
+from cnnkit.rooms.numba.activation import NONE, activate, epilogue
 from cnnkit.rooms.numba.conv import sum_channels
 from cnnkit.rooms.numba.convolve import convolve
 from cnnkit.rooms.numba.correlate import LONG, correlate
@@ -14,18 +15,19 @@ from cnnkit.rooms.numba.machine import L2
 MANY = 96  # examples for which bringing weights together pays
 
 
-def dense(x: Array, weight: Array, bias: Array | None, activation: str | None, out: Array) -> None:
+def dense(x: Array, weight: Array, bias: Array | None, activation: tuple[str, float] | None, out: Array) -> None:
     """``out[n, o] = <x[n], weight[o]>``: rows of both as they stand; of many long examples, a 1x1 convolution."""
     if len(x) >= MANY and x.nbytes > L2:
         bias = None if bias is None else np.ascontiguousarray(bias)
-        _multiply(weight, x.T, bias, activation == "relu", out.T)
+        then, _memory = epilogue(activation, x.dtype)
+        _multiply(weight, x.T, bias, then, out.T)
         return
     x, weight = np.ascontiguousarray(x), np.ascontiguousarray(weight)
     y = out if out.flags.c_contiguous else np.empty(out.shape, out.dtype)
     y[...] = 0 if bias is None else bias
     correlate(weight[None], x[None], _matrix_plan(*weight.shape, len(x)), False, LONG, y)
-    if activation == "relu":
-        np.maximum(y, 0, out=y)
+    if activation is not None:
+        activate(activation, y, y)
     if y is not out:
         out[...] = y
 
@@ -39,19 +41,19 @@ def dense_backward(
     grad_bias: Array | None,
 ) -> None:
     if grad_x is not None:
-        _multiply(grad_output, weight, None, False, grad_x)
+        _multiply(grad_output, weight, None, NONE, grad_x)
     if grad_weight is not None:
-        _multiply(grad_output.T, x, None, False, grad_weight)
+        _multiply(grad_output.T, x, None, NONE, grad_weight)
     if grad_bias is not None:
         sum_channels(grad_output.T[None], grad_bias)
 
 
-def _multiply(a: Array, b: Array, bias: Array | None, relu: bool, out: Array) -> None:
+def _multiply(a: Array, b: Array, bias: Array | None, then: int, out: Array) -> None:
     """``out = a @ b + bias`` as a 1x1 convolution: the rows of b are channels, its columns pixels, a the weights."""
     if not (a.size and b.size):
         out[...] = 0
         return
-    convolve(b[None], a, bias, _matrix_plan(*b.shape, len(a)), relu, out[None])
+    convolve(b[None], a, bias, _matrix_plan(*b.shape, len(a)), then, out[None])
 
 
 @lru_cache(1024)

@@ -22,6 +22,7 @@ from cnnkit.arrays import Array
 from cnnkit.geometry import ConvPlan, Ints, volume
 from cnnkit.rooms import threads
 from cnnkit.rooms.numba import lines
+from cnnkit.rooms.numba.activation import RELU, call
 from cnnkit.rooms.numba.emit import Emitter, emitted, itemsize, lanes, unit
 from cnnkit.rooms.numba.lines import parts
 from cnnkit.rooms.numba.machine import keep, kernel
@@ -98,7 +99,7 @@ def _turn_images(start, stop, unit, rows, columns, source, to):
         transpose(unit, to + image * step, rows, source + image * step, columns, rows, columns)
 
 
-def forward(x: Array, weight: Array, bias: Array | None, plan: ConvPlan, relu: bool, out: Array) -> None:
+def forward(x: Array, weight: Array, bias: Array | None, plan: ConvPlan, then: int, out: Array) -> None:
     """Fill out (N, C, D, H, W) from x (N, C, D, H, W) and weight (C, 1, *kernel)."""
     channels = plan.in_channels
     packed = np.ascontiguousarray(weight.reshape(channels, -1).T)
@@ -106,7 +107,7 @@ def forward(x: Array, weight: Array, bias: Array | None, plan: ConvPlan, relu: b
     stretches = _stretches(plan)
     threads.run(
         _forward, plan.batch * volume(plan.output_size[:2]) * len(stretches), _work(plan),
-        unit(x.dtype), lines.numbers(x), _window(plan), stretches, packed.ctypes.data, first.ctypes.data, relu,
+        unit(x.dtype), lines.numbers(x), _window(plan), stretches, packed.ctypes.data, first.ctypes.data, then,
         lines.numbers(out), keep=(x, packed, first, out),
     )  # fmt: skip
 
@@ -179,7 +180,7 @@ def _reach(x, window, n, d, h, first, end, table, channels, run):
 
 
 @kernel
-def _forward(start, stop, unit, x_numbers, window, stretches, weight, bias, relu, out_numbers):
+def _forward(start, stop, unit, x_numbers, window, stretches, weight, bias, then, out_numbers):
     """A work item is a stretch of windows of a row, of all channels.
 
     A tile of pixels goes through the channels vector by vector. Its numbers are read once for each tap, from the L1
@@ -207,9 +208,11 @@ def _forward(start, stop, unit, x_numbers, window, stretches, weight, bias, relu
                 here //= 2
             windows(
                 unit, here, spread, to + w * out.w * bytes_, out.w, bias, weight, channels,
-                x.address + w * step * bytes_, step // spread, terms.ctypes.data, runs, singles, channels, relu,
-                fresh, x.h, here * window.stride[2], x.w,
+                x.address + w * step * bytes_, step // spread, terms.ctypes.data, runs, singles, channels,
+                then == RELU, fresh, x.h, here * window.stride[2], x.w,
             )  # fmt: skip
+            if then > RELU:
+                call(then, to + w * out.w * bytes_, to + w * out.w * bytes_, out.w, here, channels)
             w += here
         s += 1
         if s == len(stretches):

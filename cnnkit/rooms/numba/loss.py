@@ -1,4 +1,4 @@
-"""Losses: one pass over each example's line of logits."""
+"""Losses: one pass over each example's line of logits, or over all numbers."""
 
 import math
 from typing import Any
@@ -7,8 +7,9 @@ import numpy as np
 
 from cnnkit.arrays import Array
 from cnnkit.rooms import threads
-from cnnkit.rooms.numba.elementwise import Lines, exp_shifted, lines, place, sum_of_lines
+from cnnkit.rooms.numba.activation import pointwise
 from cnnkit.rooms.numba.machine import kernel
+from cnnkit.rooms.numba.softmax import Lines, exp_shifted, lines, place, sum_of_lines
 from cnnkit.rooms.numba.vectors import address, at, keep, lanes, load, nothing, put, size, splat, store, store_all
 
 
@@ -26,6 +27,14 @@ def cross_entropy_backward(scale: Array, logits: Array, labels: Array, label_smo
     _run(_cross_entropy_backward, layout, logits, labels, label_smoothing, grads, scales)
     if not np.may_share_memory(grads, out):
         out.transpose(layout.order)[...] = grads
+
+
+def mse_loss(y: Array, target: Array, out: Array) -> None:
+    pointwise("squared_error", 0.0, out, y, target)
+
+
+def mse_loss_backward(scale: float, y: Array, target: Array, out: Array) -> None:
+    pointwise("squared_error_backward", 2 * float(scale), out, y, target)
 
 
 def _by_example(layout: Lines, array: Array) -> Array:

@@ -429,13 +429,65 @@ def _comparison(sign: str) -> Callable[..., Any]:
 for _function, _name in ((operator.add, "add"), (operator.sub, "sub"), (operator.mul, "mul")):
     _operator(_function, _arithmetic(_name))
 _operator(operator.truediv, lambda builder, dtype, a, b: builder.fdiv(a, b))
-for _function, _sign in ((operator.gt, ">"), (operator.lt, "<"), (operator.eq, "=="), (operator.ne, "!=")):
+for _function, _sign in (
+    *((operator.gt, ">"), (operator.lt, "<"), (operator.le, "<=")),
+    *((operator.eq, "=="), (operator.ne, "!=")),
+):
     _operator(_function, _comparison(_sign), compares=True)
 _operator(operator.or_, lambda builder, dtype, a, b: builder.or_(a, b))
 _operator(operator.and_, lambda builder, dtype, a, b: builder.and_(a, b))
 _operator(operator.xor, lambda builder, dtype, a, b: builder.xor(a, b))
 _operator(operator.lshift, lambda builder, dtype, a, b: builder.shl(a, b))
 _operator(operator.rshift, lambda builder, dtype, a, b: builder.ashr(a, b))
+
+
+def polynomial(*coefficients: float) -> Any:
+    """A function of a vector of floats, ``coefficients[0] * x ** n + ... + coefficients[n]``, by Horner's rule."""
+
+    @intrinsic
+    def evaluate(typingctx: Any, x: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            total, *rest = (ir.Constant(_llvm(x), [c] * x.lanes) for c in coefficients)
+            for one in rest:
+                product = builder.fmul(total, args[0], flags=("contract",))
+                total = builder.fadd(product, one, flags=("contract",))
+            return total
+
+        return x(x), codegen
+
+    return evaluate
+
+
+@intrinsic
+def multiply_add(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
+    """``a * b + c`` of vectors (b may be a number), rounded once where the processor can."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        factor = args[1] if isinstance(b, Vector) else context.cast(builder, args[1], b, a.dtype)
+        vectors = [args[0], _spread(builder, factor, a.lanes), args[2]]
+        return _call(builder, f"llvm.fmuladd.{_suffix(a)}", _llvm(a), vectors)
+
+    return a(a, b, c), codegen
+
+
+@intrinsic
+def absolute(typingctx: Any, x: Any) -> Any:
+    """Floats without their signs."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return _call(builder, f"llvm.fabs.{_suffix(x)}", _llvm(x), list(args))
+
+    return x(x), codegen
+
+
+@intrinsic
+def with_sign(typingctx: Any, x: Any, sign: Any) -> Any:
+    """The sizes of floats x with the signs of `sign`."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return _call(builder, f"llvm.copysign.{_suffix(x)}", _llvm(x), list(args))
+
+    return x(x, sign), codegen
 
 
 @kernel

@@ -18,6 +18,7 @@ from cnnkit import settings
 from cnnkit.arrays import Array
 from cnnkit.geometry import ConvPlan, Ints, volume
 from cnnkit.rooms import threads
+from cnnkit.rooms.numba.activation import RELU, call
 from cnnkit.rooms.numba.emit import lanes
 from cnnkit.rooms.numba.machine import FMAS, keep, kernel
 from cnnkit.rooms.numba.moves import copy, transpose
@@ -66,7 +67,7 @@ class Job(NamedTuple):
     flipped: bool
     bias: int
     bias_step: int  # numbers of a group
-    relu: bool
+    then: int  # to do to the outputs: see `activation.epilogue`
     images: int
     groups: int
     channels: int  # of a group, in
@@ -183,7 +184,7 @@ def _cycles_directly(plan: ConvPlan) -> float:
 # ---------------------------------------------------------------- forward
 
 
-def forward(x: Array, weight: Array, bias: Array | None, plan: ConvPlan, relu: bool, out: Array) -> bool:
+def forward(x: Array, weight: Array, bias: Array | None, plan: ConvPlan, then: int, out: Array) -> bool:
     """Convolve x (N, C, D, H, W) with weight (groups, C_out / groups, C_in / groups, depth, 3, 3).
 
     False if so much is not finite that all is better summed directly; `out` then is unfinished.
@@ -200,7 +201,7 @@ def forward(x: Array, weight: Array, bias: Array | None, plan: ConvPlan, relu: b
     flipped = weight.strides[5] < 0
     job = Job(
         x.ctypes.data, x.strides, x.shape[2:], plan.before, out.ctypes.data, out.strides, out.shape[2:],
-        weight.ctypes.data - 32 * flipped, weight.strides[:4], flipped, biases.ctypes.data, near, relu,
+        weight.ctypes.data - 32 * flipped, weight.strides[:4], flipped, biases.ctypes.data, near, then,
         x.shape[0], groups, channels, per_group, taps, sizes.tiles, sizes.band, sizes.chunk, sizes.blocks, 0, 0,
         sizes.tile.rows, sizes.tile.columns, sizes.tile.loop,
     )  # fmt: skip
@@ -387,7 +388,9 @@ def _finish(unit, job, g, block, first, last, sums, plane, pixels, doubt, repair
             together = min(lanes(unit) // 4, last - t, job.tiles[2] - across)
             for k in range(together):
                 source = sums + ((t + k - first) * job.columns + i) * 4
-                outputs(unit, here + k * 16, source, plane, bias, job.relu, doubt.ctypes.data + k * 8)
+                outputs(unit, here + k * 16, source, plane, bias, job.then == RELU, doubt.ctypes.data + k * 8)
+            if job.then > RELU:
+                call(job.then, here, here, 0, 1, count * 4 * lanes(unit))
             h, w = 4 * down, 4 * across
             high, wide = min(4, job.out_size[1] - h), min(4 * together, job.out_size[2] - w)
             to = job.out + n * strides[0] + (g * job.per_group + o) * strides[1] + d * strides[2]
@@ -431,9 +434,12 @@ def _sum_directly(job, g, o, n, d, h0, w0):
             for c in range(job.channels):
                 for tap in range(job.taps * 9):
                     total += _input(job, n, g * job.channels + c, d, h, w, tap) * _weight(job, g, o, c, tap)
-            if job.relu and total < 0:
+            if job.then == RELU and total < 0:
                 total = np.float32(0)
-            poke(to + h * strides[3] + w * strides[4], total)
+            place = to + h * strides[3] + w * strides[4]
+            poke(place, total)
+            if job.then > RELU:
+                call(job.then, place, place, 0, 1, 1)
 
 
 @kernel

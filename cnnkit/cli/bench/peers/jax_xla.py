@@ -61,7 +61,10 @@ def pool(case: Pool, arrays: Arrays, direction: str) -> Work:
 
 
 def elementwise(case: Elementwise, arrays: Arrays, direction: str) -> Work:
-    return _work({"relu": jax.nn.relu, "softmax": jax.nn.softmax}[case.op], arrays, direction, "x")
+    nn = jax.nn
+    functions = {"relu": nn.relu, "silu": nn.silu, "tanh": jnp.tanh, "softmax": nn.softmax}
+    functions["gelu"] = lambda x: nn.gelu(x, approximate=False)
+    return _work(functions[case.op], arrays, direction, "x")
 
 
 def norm(case: Norm, arrays: Arrays, direction: str) -> Work | None:

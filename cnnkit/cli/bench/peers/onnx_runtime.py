@@ -53,7 +53,8 @@ def pool(case: Pool, arrays: Arrays, direction: str) -> Work:
 
 
 def elementwise(case: Elementwise, arrays: Arrays, direction: str) -> Work:
-    return _work({"relu": "Relu", "softmax": "Softmax"}[case.op], arrays, direction)
+    node = {"relu": "Relu", "softmax": "Softmax", "tanh": "Tanh"}.get(case.op)
+    return _work(node, arrays, direction) if node else None
 
 
 def norm(case: Norm, arrays: Arrays, direction: str) -> Work:

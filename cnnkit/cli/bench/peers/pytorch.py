@@ -68,9 +68,15 @@ def elementwise(case: Elementwise, arrays: Arrays, direction: str) -> Work:
         if direction == "forward":
             return lambda: (aten._softmax(x, -1, False),)
         return lambda: (aten._softmax_backward_data(grad, aten._softmax(x, -1, False), -1, x.dtype),)  # from x, as ours
+    forward, backward = {
+        "relu": (F.relu, lambda grad, x: aten.threshold_backward(grad, x, 0)),
+        "gelu": (F.gelu, aten.gelu_backward),
+        "silu": (F.silu, aten.silu_backward),
+        "tanh": (torch.tanh, lambda grad, x: aten.tanh_backward(grad, torch.tanh(x))),  # from x, as ours
+    }[case.op]
     if direction == "forward":
-        return lambda: (F.relu(x),)
-    return lambda: (aten.threshold_backward(grad, x, 0),)
+        return lambda: (forward(x),)
+    return lambda: (backward(grad, x),)
 
 
 def norm(case: Norm, arrays: Arrays, direction: str) -> Work:

@@ -1,4 +1,4 @@
-"""Activations and softmax: one pass over memory, or one over each row."""
+"""Softmax and its logarithm: a piece of work is a line along the axis, or as many lines as a vector has lanes."""
 
 import math
 from collections.abc import Callable
@@ -8,12 +8,12 @@ import numpy as np
 
 from cnnkit.arrays import Array
 from cnnkit.rooms import threads
+from cnnkit.rooms.numba.activation import memory_order
+from cnnkit.rooms.numba.functions import exp
 from cnnkit.rooms.numba.machine import VECTOR_BYTES, kernel, summing_kernel
 from cnnkit.rooms.numba.vectors import (
     address,
     at,
-    bits,
-    from_bits,
     keep,
     lanes,
     largest,
@@ -30,16 +30,6 @@ from cnnkit.rooms.numba.vectors import (
 )
 
 
-def relu(x: Array, out: Array) -> None:
-    x_, out_ = _in_memory_order(out, x, out)
-    threads.run(_relu, out.size, out.size / 4, x_, out_)
-
-
-def relu_backward(grad_output: Array, x: Array, out: Array) -> None:
-    grad_, x_, out_ = _in_memory_order(out, grad_output, x, out)
-    threads.run(_relu_backward, out.size, out.size / 4, grad_, x_, out_)
-
-
 def softmax(x: Array, axis: int, out: Array) -> None:
     _along(_softmax, axis, out, x)
 
@@ -54,17 +44,6 @@ def log_softmax(x: Array, axis: int, out: Array) -> None:
 
 def log_softmax_backward(grad_output: Array, x: Array, axis: int, out: Array) -> None:
     _along(_log_softmax_backward, axis, out, x, grad_output)
-
-
-def _memory_order(array: Array) -> list[int]:
-    """The axes, outermost in memory first."""
-    return sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis]))
-
-
-def _in_memory_order(out: Array, *given: Array) -> list[Array]:
-    """All arrays as flat ones, in the order in which `out`, which has no gaps, lies in memory."""
-    order = _memory_order(out)
-    return [array.transpose(order).reshape(-1) for array in given]
 
 
 class Lines(NamedTuple):
@@ -85,7 +64,7 @@ class Lines(NamedTuple):
 
 
 def lines(array: Array, axis: int) -> Lines:
-    order = _memory_order(array)
+    order = memory_order(array)
     if math.prod(array.shape[each] for each in order[order.index(axis) + 1 :]) * array.itemsize < VECTOR_BYTES // 2:
         order.append(order.pop(order.index(axis)))  # lines that lie apart, but too few together for lanes
     place = order.index(axis)
@@ -104,24 +83,6 @@ def _along(run: Callable[..., Any], axis: int, out: Array, *given: Array) -> Non
         out.transpose(layout.order)[...] = result
 
 
-@kernel
-def _relu(start, stop, x, out):
-    x, out = x[start:stop], out[start:stop]  # indices from 0 on, of values that are read in any case: vectors
-    zero = x.dtype.type(0)
-    for i in range(x.size):
-        value = x[i]
-        out[i] = zero if value < zero else value
-
-
-@kernel
-def _relu_backward(start, stop, grad, x, out):
-    grad, x, out = grad[start:stop], x[start:stop], out[start:stop]
-    zero = x.dtype.type(0)
-    for i in range(x.size):
-        value, slope = x[i], grad[i]
-        out[i] = zero if value <= zero else slope
-
-
 @summing_kernel
 def row_sum(row):
     total = row.dtype.type(0)
@@ -131,32 +92,6 @@ def row_sum(row):
 
 
 # ---------------------------------------------------------------- softmax
-
-
-@kernel
-def exp(x):
-    """``e ** x`` for x <= 0, in vectors: 2 ** n * e ** r with |r| <= ln(2) / 2, and Taylor's polynomial for e ** r.
-
-    Within 2 units in the last place, subnormal results included; NaN stays.
-    """
-    single = size(x) == 4
-    least, small, rounder, mantissa = (-104.0, -87.0, 1.5 * 2**23, 23) if single else (-746.0, -708.0, 1.5 * 2**52, 52)
-    x = select(x < least, least, x)
-    shifted = x * 1.4426950408889634 + rounder  # its last bits are n
-    n = shifted - rounder
-    if single:
-        r = x - n * 0.693359375 - n * -2.12194440e-4  # the first part of ln(2) is short: its product is exact
-        p = r * (1 / 5040) + 1 / 720
-    else:
-        r = x - n * 6.93147180369123816490e-01 - n * 1.90821492927058770002e-10
-        p = (r * (1 / 6227020800) + 1 / 479001600) * r + 1 / 39916800
-        p = (((p * r + 1 / 3628800) * r + 1 / 362880) * r + 1 / 40320) * r + 1 / 5040
-        p = p * r + 1 / 720
-    p = (((((p * r + 1 / 120) * r + 1 / 24) * r + 1 / 6) * r + 0.5) * r + 1.0) * r + 1.0
-    tiny = x < small  # 2 ** n is, or may be, too small a number: times 2 ** 100, and that taken back
-    power = bits(select(tiny, shifted + 100.0, shifted)) << mantissa
-    y = from_bits(bits(p) + power)
-    return select(tiny, y * 2.0**-100, y)
 
 
 @kernel

@@ -1,14 +1,6 @@
-"""Activations and softmax in the array library's own words."""
+"""Softmax and its logarithm in the array library's own words."""
 
 from cnnkit.arrays import Array, namespace
-
-
-def relu(x: Array, out: Array) -> None:
-    out[...] = namespace(x).maximum(x, 0)
-
-
-def relu_backward(grad_output: Array, x: Array, out: Array) -> None:
-    out[...] = namespace(x).where(x <= 0, 0, grad_output)
 
 
 def softmax(x: Array, axis: int, out: Array) -> None:

@@ -1,77 +1,10 @@
-"""Activations and softmax, forward and backward: arrays of any shape."""
+"""Softmax and its logarithm, forward and backward: arrays of any shape, along one axis."""
 
 from typing import Any
 
 from cnnkit import arrays, dispatch, geometry
 from cnnkit.arrays import Array
 from cnnkit.foreign import any_library
-
-
-@any_library
-def relu(x: Array) -> Array:
-    """Rectified linear unit, ``max(x, 0)``; NaN stays NaN.
-
-    Parameters
-    ----------
-    x : array of any shape
-        float16, bfloat16, float32 or float64.
-
-    Returns
-    -------
-    array, shape of `x`
-
-    Raises
-    ------
-    TypeError
-        If `x` is no array, or of a dtype that is not taken.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from cnnkit import relu
-    >>> relu(np.array([-1.0, 0.0, 2.0]))
-    array([0., 0., 2.])
-    """
-    (x,) = arrays.check(x=x)
-    run = dispatch.implementation("relu", x)
-    y = arrays.empty(x.shape, x)
-    run(x, y)
-    return y
-
-
-@any_library
-def relu_backward(grad_output: Array, x: Array) -> Array:
-    """Gradient of :func:`relu`: `grad_output` where ``x > 0`` (or NaN), else 0.
-
-    Parameters
-    ----------
-    grad_output, x : array, both of one shape
-        `x` is what the forward was given (its result serves as well).
-
-    Returns
-    -------
-    array, shape of `x`
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ.
-    TypeError
-        If an argument is no array, or dtypes or libraries are mixed.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from cnnkit import relu_backward
-    >>> relu_backward(np.array([5.0, 5.0, 5.0]), np.array([-1.0, 0.0, 2.0]))
-    array([0., 0., 5.])
-    """
-    grad_output, x = arrays.check(grad_output=grad_output, x=x)
-    geometry.check_shape("grad_output", grad_output.shape, x.shape, "x")
-    run = dispatch.implementation("relu_backward", x)
-    grad_x = arrays.empty(x.shape, x)
-    run(grad_output, x, grad_x)
-    return grad_x
 
 
 @any_library
