@@ -106,7 +106,7 @@ def test_rooms_keep_the_contract(room):
 
 
 def test_the_contract_is_read_whole():
-    assert len(contract()) == 16
+    assert len(contract()) == 20
     assert contract()["relu"] == ["x", "out"]
 
 

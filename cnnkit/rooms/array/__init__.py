@@ -14,7 +14,16 @@ from cnnkit.rooms.array.elementwise import (
     softmax_backward,
 )
 from cnnkit.rooms.array.loss import cross_entropy, cross_entropy_backward
-from cnnkit.rooms.array.pool import avg_pool, avg_pool_backward, max_pool, max_pool_backward
+from cnnkit.rooms.array.pool import (
+    avg_pool,
+    avg_pool_backward,
+    lp_pool,
+    lp_pool_backward,
+    max_pool,
+    max_pool_backward,
+    max_unpool,
+    max_unpool_backward,
+)
 
 __all__ = [
     "avg_pool",
@@ -27,8 +36,12 @@ __all__ = [
     "dense_backward",
     "log_softmax",
     "log_softmax_backward",
+    "lp_pool",
+    "lp_pool_backward",
     "max_pool",
     "max_pool_backward",
+    "max_unpool",
+    "max_unpool_backward",
     "relu",
     "relu_backward",
     "softmax",

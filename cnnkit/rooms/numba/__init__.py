@@ -11,7 +11,9 @@ from cnnkit.rooms.numba.elementwise import (
     softmax_backward,
 )
 from cnnkit.rooms.numba.loss import cross_entropy, cross_entropy_backward
-from cnnkit.rooms.numba.pool import avg_pool, avg_pool_backward, max_pool, max_pool_backward
+from cnnkit.rooms.numba.lp_pool import lp_pool, lp_pool_backward
+from cnnkit.rooms.numba.pool import avg_pool, avg_pool_backward, max_pool
+from cnnkit.rooms.numba.unpool import max_pool_backward, max_unpool, max_unpool_backward
 
 __all__ = [
     "avg_pool",
@@ -24,8 +26,12 @@ __all__ = [
     "dense_backward",
     "log_softmax",
     "log_softmax_backward",
+    "lp_pool",
+    "lp_pool_backward",
     "max_pool",
     "max_pool_backward",
+    "max_unpool",
+    "max_unpool_backward",
     "relu",
     "relu_backward",
     "softmax",
