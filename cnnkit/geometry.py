@@ -13,6 +13,7 @@ import operator
 import sys
 from collections.abc import Iterator
 from functools import lru_cache
+from numbers import Real
 from typing import Any, NamedTuple
 
 Ints = tuple[int, ...]
@@ -337,13 +338,14 @@ def _taps_between(start: int, kernel: int, dilation: int, low: int, high: int) -
 
 def adaptive_pool(op: str, ndim: int, x: Ints, output_size: Any) -> PoolPlan | AdaptivePlan:
     """The plan of a pooling to `output_size`, in which None is the size of `x`; equal windows make an ordinary one."""
+    return _adaptive_pool(f"{op}{ndim}d", ndim, x, parse_output_size(output_size, ndim))
+
+
+def parse_output_size(output_size: Any, ndim: int) -> tuple[int | None, ...]:
+    """An int or None for all spatial axes, or one of these for each."""
     sizes = output_size if isinstance(output_size, (tuple, list)) else (output_size,) * ndim
     if len(sizes) != ndim:
-        raise ValueError(f"output_size is {output_size!r}, but needs an int or None, or {_count(ndim, 'of them')}")
-    return _adaptive_pool(f"{op}{ndim}d", ndim, x, parse_output_size(sizes))
-
-
-def parse_output_size(sizes: Any) -> tuple[int | None, ...]:
+        raise ValueError(f"output_size is {output_size!r}, but needs an int or None, or {ndim} of them")
     return tuple(None if size is None else integer(size, "output_size") for size in sizes)
 
 
@@ -404,7 +406,7 @@ def unpool(ndim: int, x: Ints, kernel: Any, stride: Any, padding: Any, output_si
     exact = tuple((n - 1) * s + k - sum(pad) for n, k, s, pad in zip(size, kernel, stride, pads, strict=True))
     if output_size is None:
         wanted = exact
-    elif isinstance(output_size, (tuple, list)) and tuple(output_size[:-ndim]) in ((), x[:-ndim]):
+    elif isinstance(output_size, (tuple, list)) and _ends_a_shape(output_size, x, ndim):
         wanted = tuple(integer(n, "output_size") for n in output_size[-ndim:])
     else:
         raise ValueError(f"output_size is {output_size!r}, but needs {_count(ndim, 'int')} or the shape of the result")
@@ -417,13 +419,19 @@ def unpool(ndim: int, x: Ints, kernel: Any, stride: Any, padding: Any, output_si
     return wanted
 
 
+def _ends_a_shape(size: Any, x: Ints, ndim: int) -> bool:
+    """Whether `size` has one number for each spatial axis, behind nothing or behind batch and channels of `x`."""
+    return len(size) == ndim or (len(size) == len(x) and tuple(size[:-ndim]) == x[:-ndim])
+
+
 def norm_type(value: Any) -> float:
     """The power of Lp pooling: a number above 0, infinity included."""
-    if isinstance(value, (bool, str)) or not hasattr(value, "__float__"):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"norm_type is {value!r}, but a number is needed")
-    if not value > 0:
+    number = float(value)
+    if not number > 0:
         raise ValueError(f"norm_type is {value!r}, but must be above 0")
-    return float(value)
+    return number
 
 
 # ---------------------------------------------------------------- windows as slices

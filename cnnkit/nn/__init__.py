@@ -5,14 +5,24 @@ pullback(grad_y)``, where `grads` has the keys of ``model.parameters()``. Nothin
 calls.
 """
 
+from cnnkit.nn.adaptive_pool import (
+    AdaptiveAvgPool1d,
+    AdaptiveAvgPool2d,
+    AdaptiveAvgPool3d,
+    AdaptiveMaxPool1d,
+    AdaptiveMaxPool2d,
+    AdaptiveMaxPool3d,
+    GlobalAvgPool2d,
+    GlobalMaxPool2d,
+)
 from cnnkit.nn.callbacks import EarlyStopping, TrainingState
 from cnnkit.nn.checkpoint import Checkpoint
 from cnnkit.nn.conv import Conv1d, Conv2d, Conv3d
 from cnnkit.nn.dense import Dense
 from cnnkit.nn.evaluation import evaluate, predict
-from cnnkit.nn.global_pool import GlobalAvgPool2d, GlobalMaxPool2d
 from cnnkit.nn.history import History
 from cnnkit.nn.layer import Layer
+from cnnkit.nn.lp_pool import LPPool1d, LPPool2d, LPPool3d
 from cnnkit.nn.plain import Dropout, Flatten, ReLU
 from cnnkit.nn.pool import AvgPool1d, AvgPool2d, AvgPool3d, MaxPool1d, MaxPool2d, MaxPool3d
 from cnnkit.nn.saving import load
@@ -20,6 +30,12 @@ from cnnkit.nn.sequential import Sequential
 from cnnkit.nn.training import fit
 
 __all__ = [
+    "AdaptiveAvgPool1d",
+    "AdaptiveAvgPool2d",
+    "AdaptiveAvgPool3d",
+    "AdaptiveMaxPool1d",
+    "AdaptiveMaxPool2d",
+    "AdaptiveMaxPool3d",
     "AvgPool1d",
     "AvgPool2d",
     "AvgPool3d",
@@ -34,6 +50,9 @@ __all__ = [
     "GlobalAvgPool2d",
     "GlobalMaxPool2d",
     "History",
+    "LPPool1d",
+    "LPPool2d",
+    "LPPool3d",
     "Layer",
     "MaxPool1d",
     "MaxPool2d",

@@ -3,10 +3,20 @@
 import json
 from typing import Any
 
+from cnnkit.nn.adaptive_pool import (
+    AdaptiveAvgPool1d,
+    AdaptiveAvgPool2d,
+    AdaptiveAvgPool3d,
+    AdaptiveMaxPool1d,
+    AdaptiveMaxPool2d,
+    AdaptiveMaxPool3d,
+    GlobalAvgPool2d,
+    GlobalMaxPool2d,
+)
 from cnnkit.nn.conv import Conv1d, Conv2d, Conv3d
 from cnnkit.nn.dense import Dense
-from cnnkit.nn.global_pool import GlobalAvgPool2d, GlobalMaxPool2d
 from cnnkit.nn.layer import Layer
+from cnnkit.nn.lp_pool import LPPool1d, LPPool2d, LPPool3d
 from cnnkit.nn.plain import Dropout, Flatten, ReLU
 from cnnkit.nn.pool import AvgPool1d, AvgPool2d, AvgPool3d, MaxPool1d, MaxPool2d, MaxPool3d
 from cnnkit.nn.sequential import Sequential
@@ -17,6 +27,9 @@ LAYERS: dict[str, type[Layer]] = {
     for layer in (
         *(Conv1d, Conv2d, Conv3d, Dense),
         *(MaxPool1d, MaxPool2d, MaxPool3d, AvgPool1d, AvgPool2d, AvgPool3d, GlobalAvgPool2d, GlobalMaxPool2d),
+        *(AdaptiveAvgPool1d, AdaptiveAvgPool2d, AdaptiveAvgPool3d),
+        *(AdaptiveMaxPool1d, AdaptiveMaxPool2d, AdaptiveMaxPool3d),
+        *(LPPool1d, LPPool2d, LPPool3d),
         *(ReLU, Flatten, Dropout, Sequential),
     )
 }

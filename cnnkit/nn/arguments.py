@@ -2,14 +2,19 @@
 
 from typing import Any
 
-from cnnkit.geometry import boolean, integer, parse_padding, per_axis
+from cnnkit.geometry import boolean, integer, norm_type, parse_output_size, parse_padding, per_axis
 
-__all__ = ["boolean", "integer", "per_axis", "short_padding", "short_per_axis"]
+__all__ = ["boolean", "integer", "norm_type", "per_axis", "short_output_size", "short_padding", "short_per_axis"]
 
 
 def short_per_axis(value: Any, ndim: int, name: str) -> Any:
     """A window argument: an int if it is the same for every axis, else one int for each."""
     return _short(per_axis(value, ndim, name))
+
+
+def short_output_size(value: Any, ndim: int) -> Any:
+    """An int or None if it is the same for every axis, else one of these for each."""
+    return _short(parse_output_size(value, ndim))
 
 
 def short_padding(padding: Any, ndim: int) -> Any:
@@ -20,5 +25,5 @@ def short_padding(padding: Any, ndim: int) -> Any:
     return _short(tuple(before for before, _ in pairs))
 
 
-def _short(values: tuple[int, ...]) -> Any:
+def _short(values: tuple[int | None, ...]) -> Any:
     return values[0] if len(set(values)) == 1 else values

@@ -92,7 +92,7 @@ def within_planes(ndim: int, indices: Array, name: str, shape: Ints) -> None:
     """Complain unless all `indices` are places in a plane of `shape`, which is called `name`."""
     plane = geometry.volume(shape[-ndim:])
     if indices.size and not plane:
-        raise ValueError(f"{name} is {shape}, but indices point into planes of at least 1 element")
+        raise ValueError(f"indices point into planes of at least 1 element, but {name} {shape} has none")
     if not arrays.within(indices, plane):
         low, high = int(indices.min()), int(indices.max())
         raise ValueError(f"indices reach from {low} to {high}, but {name} {shape} needs 0 to {plane - 1}")
