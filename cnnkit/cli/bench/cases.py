@@ -49,6 +49,41 @@ class Pool(NamedTuple):
         return self.kernel_size, self.stride, self.padding
 
 
+class AdaptivePool(NamedTuple):
+    """Maximum or average pooling of images to a given size."""
+
+    kind: str  # "max" or "avg"
+    x: Shape
+    output_size: int
+
+    @property
+    def op(self) -> str:
+        return f"adaptive_{self.kind}_pool2d"
+
+
+class LPPool(NamedTuple):
+    """Lp pooling of images."""
+
+    x: Shape
+    norm_type: int
+    kernel_size: int
+    stride: int
+    op: str = "lp_pool2d"
+
+    @property
+    def window(self) -> tuple[int, int, int]:
+        """The arguments after x."""
+        return self.norm_type, self.kernel_size, self.stride
+
+
+class Unpool(NamedTuple):
+    """Max unpooling to images, of windows beside each other."""
+
+    x: Shape
+    kernel_size: int
+    op: str = "max_unpool2d"
+
+
 class Dense(NamedTuple):
     """A dense layer with a bias."""
 
@@ -64,7 +99,7 @@ class Elementwise(NamedTuple):
     x: Shape
 
 
-Case = Conv | Pool | Dense | Elementwise
+Case = Conv | Pool | AdaptivePool | LPPool | Unpool | Dense | Elementwise
 
 CONV = {
     "lenet_5x5_6": Conv((64, 1, 32, 32), (6, 1, 5, 5)),
@@ -94,12 +129,17 @@ CONV = {
     "digits_5x5_16": Conv((32, 1, 16, 16), (16, 1, 5, 5), 1, 2),
     "digits_3x3_32": Conv((32, 16, 8, 8), (32, 16, 3, 3), 1, 1),
 }
-POOL = {
+POOL: dict[str, Pool | AdaptivePool | LPPool | Unpool] = {
     "resnet_max_pool_3x3": Pool("max", (4, 64, 112, 112), 3, 2, 1),
     "vgg_max_pool_2x2": Pool("max", (2, 128, 112, 112), 2, 2),
     "inception_avg_pool_3x3": Pool("avg", (4, 192, 35, 35), 3, 1, 1),
     "resnet_avg_pool_7x7": Pool("avg", (8, 2048, 7, 7), 7, 7),
     "digits_max_pool_2x2": Pool("max", (32, 16, 16, 16), 2, 2),
+    "vgg_adaptive_avg_pool_7": AdaptivePool("avg", (8, 512, 13, 13), 7),
+    "spp_adaptive_max_pool_7": AdaptivePool("max", (8, 512, 13, 13), 7),
+    "global_avg_pool": AdaptivePool("avg", (8, 512, 13, 13), 1),
+    "lp_pool_3x3": LPPool((4, 64, 112, 112), 2, 3, 2),
+    "segnet_unpool_2x2": Unpool((4, 64, 56, 56), 2),
 }
 DENSE = {
     "lenet_dense_120": Dense((64, 400), (120, 400)),
@@ -115,12 +155,17 @@ CASES: dict[str, Case] = {**CONV, **POOL, **DENSE, **ELEMENTWISE}
 
 
 def arrays(case: Case, dtype: str = "float32") -> dict[str, np.ndarray]:
-    """The layer's x and, where it has them, weight and bias: the same normal numbers in every run."""
+    """The layer's x and, where it has them, weight and bias or indices: the same normal numbers in every run."""
     rng = np.random.default_rng(0)
     made = {"x": rng.standard_normal(case.x).astype(dtype)}
     if isinstance(case, Conv | Dense):
         made["weight"] = rng.standard_normal(case.weight).astype(dtype)
         made["bias"] = rng.standard_normal(case.weight[0]).astype(dtype)
+    if isinstance(case, Unpool):
+        (height, width), k = case.x[-2:], case.kernel_size
+        down = rng.integers(0, k, case.x) + k * np.arange(height)[:, None]
+        right = rng.integers(0, k, case.x) + k * np.arange(width)
+        made["indices"] = down * (width * k) + right
     return made
 
 
@@ -128,7 +173,9 @@ def flops(case: Case, y: Shape, direction: str) -> int:
     """Floating-point operations; a multiplication and its addition are two, and the way back takes two passes."""
     if isinstance(case, Conv | Dense):
         forward = 2 * int(np.prod(y)) * int(np.prod(case.weight[1:]))
+    elif isinstance(case, AdaptivePool | Unpool):
+        forward = int(np.prod(case.x))
     else:
-        forward = int(np.prod(y)) * (case.kernel_size**2 if isinstance(case, Pool) else 1)
+        forward = int(np.prod(y)) * (1 if isinstance(case, Elementwise) else case.kernel_size**2)
     passes = 2 if direction == "backward" and isinstance(case, Conv | Dense) else 1
     return forward * passes

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cnnkit.cli.bench import cases
-from cnnkit.cli.bench.cases import Case, Conv, Dense, Elementwise, Pool
+from cnnkit.cli.bench.cases import Case, Conv, Dense, Elementwise, LPPool
 from cnnkit.cli.bench.roofs import Roofs
 
 DIRECTIONS = ("forward", "backward")
@@ -93,8 +93,11 @@ def _work(contestant: ModuleType, case: Case, arrays: dict[str, np.ndarray], dir
 
 def _moved(case: Case, arrays: dict[str, np.ndarray], direction: str, y: np.ndarray) -> int:
     """Bytes that must be read, each once: a maximum's way back reads an int64 index for each gradient."""
-    forward, back = ("x", "weight", "bias"), {Conv: "x", Dense: "x", Elementwise: "x", Pool: ""}[type(case)]
-    names = forward if direction == "forward" else ("grad", back, "weight")
+    forward, back = (
+        ("x", "weight", "bias", "indices"),
+        "x" if isinstance(case, Conv | Dense | Elementwise | LPPool) else "",
+    )
+    names = forward if direction == "forward" else ("grad", back, "weight", "indices")
     indices = 8 * y.size if direction == "backward" and getattr(case, "kind", "") == "max" else 0
     return indices + sum(arrays[name].nbytes for name in names if name in arrays)
 
