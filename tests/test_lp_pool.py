@@ -104,6 +104,18 @@ def test_a_sum_of_zero_has_no_gradient(p, dtype, backend):
     np.testing.assert_allclose(cnnkit.lp_pool1d_backward(np.ones((1, 3), dtype), x, p, 2), t.grad, rtol=1e-6)
 
 
+@pytest.mark.parametrize("layout", ["C", "channels last"])
+def test_planes_are_taken_some_at_a_time(layout, monkeypatch):
+    room = pytest.importorskip("cnnkit.rooms.numba.lp_pool")
+    x, grad = (in_memory(normal(shape, "float32", 1), layout) for shape in ((5, 7, 9, 8), (5, 7, 4, 4)))
+    with cnnkit.use_backend("numba"):
+        y, gx = cnnkit.lp_pool2d(x, 2, 2), cnnkit.lp_pool2d_backward(grad, x, 2, 2)
+        for planes in (1, 3, 8, 20):
+            monkeypatch.setattr(room, "NEAR", planes * 9 * 8 * 4)
+            assert_same(cnnkit.lp_pool2d(x, 2, 2), y)
+            assert_same(cnnkit.lp_pool2d_backward(grad, x, 2, 2), gx)
+
+
 def test_results_do_not_depend_on_threads(threads):
     x = normal((3, 35, 61, 59), "float32", 1)
     results = []

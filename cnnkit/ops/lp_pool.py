@@ -41,8 +41,8 @@ _LP = f"""
 {RAISES}
     Notes
     -----
-    Powers are neither scaled nor guarded: in float32 the squares of 1e20 are infinite. They cost one array of the size
-    of `x`.
+    Powers are neither scaled nor guarded: in float32 the squares of 1e20 are infinite. They are made some planes at a
+    time (on a GPU and with the backend "numpy": as one array of the size of `x`).
     """
 
 _LP_BACKWARD = f"""
