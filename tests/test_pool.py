@@ -306,6 +306,14 @@ def test_global_pooling_of_planes_around_whole_vectors(channels, dtype, backend)
         check_avg_backward(case, dtype, (False, None))
 
 
+def test_of_zeros_the_first_is_the_global_maximum(dtype, backend):
+    """Wherever they lie: one of each sign, the rest smaller."""
+    x = np.full((16, 16, 160), -1, dtype)
+    for n, c in np.ndindex(16, 16):
+        x[n, c, 10 * n + c % 10], x[n, c, 10 * c + n % 10] = -0.0, 0.0
+    check_max(Pool(x.shape, 160, count=1), x)
+
+
 def test_no_image_gives_an_empty_gradient(dtype, backend):
     grad, indices = np.ones((0, 3, 2, 2), dtype), np.ones((0, 3, 2, 2), np.int64)
     empty = np.ones((0, 3, 4, 4), dtype)

@@ -92,11 +92,10 @@ def _scatter_pixels(start, stop, adding, zero, values, indices, out, channels, p
 @kernel
 def _gather(start, stop, like, source, indices, out, pixels, outputs, channels):
     """Images of `channels` that lie together, or planes: every result read from where its index says."""
-    item, done = size(like), start * outputs * channels
-    base = source + start * pixels * channels * item
-    for _ in range(start, stop):
-        for _ in range(outputs):
-            for c in range(channels):
-                put(out, done + c, at(base, at(indices, done + c, outputs) * channels + c, like), like)
-            done += channels
-        base += pixels * channels * item
+    each, c = outputs * channels, 0
+    base = source + start * pixels * channels * size(like)
+    for image in range(start, stop):
+        for o in range(image * each, (image + 1) * each):
+            put(out, o, at(base, at(indices, o, outputs) * channels + c, like), like)
+            c = c + 1 if c + 1 < channels else 0
+        base += pixels * channels * size(like)
