@@ -11,6 +11,11 @@ from cnnkit._version import __version__
 _SPATIAL = {
     "cnnkit.ops.conv": ("conv{n}d", "conv{n}d_backward"),
     "cnnkit.ops.conv_transpose": ("conv_transpose{n}d", "conv_transpose{n}d_backward"),
+    "cnnkit.ops.adaptive_pool": tuple(
+        f"adaptive_{kind}_pool{{n}}d{way}" for kind in ("max", "avg") for way in ("", "_backward")
+    ),
+    "cnnkit.ops.unpool": ("max_unpool{n}d", "max_unpool{n}d_backward"),
+    "cnnkit.ops.lp_pool": ("lp_pool{n}d", "lp_pool{n}d_backward"),
     "cnnkit.ops.pool": ("max_pool{n}d", "max_pool{n}d_backward", "avg_pool{n}d", "avg_pool{n}d_backward"),
 }
 _PLAIN = {

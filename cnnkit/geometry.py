@@ -13,6 +13,7 @@ import operator
 import sys
 from collections.abc import Iterator
 from functools import lru_cache
+from numbers import Real
 from typing import Any, NamedTuple
 
 Ints = tuple[int, ...]
@@ -61,6 +62,19 @@ class PoolPlan(NamedTuple):
     @property
     def output_shape(self) -> Ints:
         return (self.batch, self.channels, *self.output_size)
+
+
+class AdaptivePlan(NamedTuple):
+    """One pooling to a given size, solved: windows that differ in size, see :func:`adaptive_windows`."""
+
+    batch: int
+    channels: int
+    input_size: Ints
+    output_size: Ints
+
+    def turned(self) -> "AdaptivePlan":
+        """The way back: its windows hold the outputs whose windows hold an element of x."""
+        return self._replace(input_size=self.output_size, output_size=self.input_size)
 
 
 # ---------------------------------------------------------------- parsing: what users write, as tuples of ints
@@ -412,7 +426,114 @@ def _window_lengths(plan: PoolPlan, axis: int, count_include_pad: bool) -> Ints:
     size, kernel, before = plan.input_size[axis], plan.kernel_size[axis], plan.before[axis]
     low, high = (-before, size + plan.after[axis]) if count_include_pad else (0, size)
     starts = range(-before, -before + plan.output_size[axis] * plan.stride[axis], plan.stride[axis])
-    return tuple(min(start + kernel, high) - max(start, low) for start in starts)
+    dilation = plan.dilation[axis]
+    return tuple(_taps_between(start, kernel, dilation, low, high) for start in starts)
+
+
+def _taps_between(start: int, kernel: int, dilation: int, low: int, high: int) -> int:
+    """How many of the taps ``start + k * dilation`` are from `low` to ``high - 1``."""
+    return min(kernel, -(-(high - start) // dilation)) - max(0, -(-(low - start) // dilation))
+
+
+# ---------------------------------------------------------------- adaptive pooling, unpooling
+
+
+def adaptive_pool(op: str, ndim: int, x: Ints, output_size: Any) -> PoolPlan | AdaptivePlan:
+    """The plan of a pooling to `output_size`, in which None is the size of `x`; equal windows make an ordinary one."""
+    return _adaptive_pool(f"{op}{ndim}d", ndim, x, parse_output_size(output_size, ndim))
+
+
+def parse_output_size(output_size: Any, ndim: int) -> tuple[int | None, ...]:
+    """An int or None for all spatial axes, or one of these for each."""
+    sizes = output_size if isinstance(output_size, (tuple, list)) else (output_size,) * ndim
+    if len(sizes) != ndim:
+        raise ValueError(f"output_size is {output_size!r}, but needs an int or None, or {ndim} of them")
+    return tuple(None if size is None else integer(size, "output_size") for size in sizes)
+
+
+@lru_cache(_CACHED_PLANS)
+def _adaptive_pool(op: str, ndim: int, x: Ints, sizes: tuple[int | None, ...]) -> PoolPlan | AdaptivePlan:
+    batch, channels, size = split_shape(x, ndim, op)
+    if 0 in size:
+        raise ValueError(f"x has shape {x}, but {op} needs at least 1 element along every spatial axis")
+    output_size = tuple(n if m is None else m for n, m in zip(size, sizes, strict=True))
+    if any(n % m for n, m in zip(size, output_size, strict=True)):
+        return AdaptivePlan(batch, channels, size, output_size)
+    kernel, ones, zeros = tuple(n // m for n, m in zip(size, output_size, strict=True)), (1,) * ndim, (0,) * ndim
+    return PoolPlan(batch, channels, size, kernel, kernel, ones, zeros, zeros, output_size)
+
+
+def adaptive_divisors(plan: PoolPlan | AdaptivePlan) -> tuple[Ints, ...]:
+    """Per axis how long each window is, as :func:`pool_divisors` says it of other poolings."""
+    if isinstance(plan, PoolPlan):
+        return _pool_divisors(plan, True)
+    return tuple(adaptive_windows(n, m)[1] for n, m in zip(plan.input_size, plan.output_size, strict=True))
+
+
+@lru_cache(_CACHED_PLANS // 8)
+def adaptive_windows(n: int, m: int) -> tuple[Ints, Ints]:
+    """Where each of `m` windows over `n` elements begins and how long it is: from ``o n / m`` to ``(o + 1) n / m``.
+
+    Both are rounded outwards. So an element `i` is held by the windows from ``i m / n`` to ``(i + 1) m / n``.
+    """
+    first = tuple(o * n // m for o in range(m))
+    return first, tuple(-(-(o + 1) * n // m) - at for o, at in enumerate(first))
+
+
+def adaptive_taps(plan: AdaptivePlan) -> Iterator[tuple[tuple[Ints, ...], tuple[Ints, ...]]]:
+    """Every position in a window, with the outputs and the inputs along each axis that meet there; no output twice."""
+    axes = [_meet_adaptive(n, m) for n, m in zip(plan.input_size, plan.output_size, strict=True)]
+    for met in itertools.product(*axes):
+        yield tuple(to for to, _ in met), tuple(of for _, of in met)
+
+
+def _meet_adaptive(n: int, m: int) -> list[tuple[Ints, Ints]]:
+    first, count = adaptive_windows(n, m)
+    met = [[(o, first[o] + k) for o in range(m) if k < count[o]] for k in range(max(count))]
+    return [(tuple(o for o, _ in each), tuple(i for _, i in each)) for each in met]
+
+
+def unpool(ndim: int, x: Ints, kernel: Any, stride: Any, padding: Any, output_size: Any) -> Ints:
+    """The spatial size of what max pooling with these windows made `x` of.
+
+    Pooling loses up to ``stride - 1`` elements, or with `ceil_mode` makes up as many: `output_size` says which of the
+    sizes it was; unless given, the one with which windows end where it ends.
+    """
+    _, _, size = split_shape(x, ndim, f"max_unpool{ndim}d")
+    kernel = per_axis(kernel, ndim, "kernel_size")
+    stride = kernel if stride is None else per_axis(stride, ndim, "stride")
+    pads = parse_padding(padding, ndim)
+    if isinstance(pads, str):
+        pads = tuple((0, 0) if pads == "valid" else (max(k - s, 0), 0) for k, s in zip(kernel, stride, strict=True))
+    exact = tuple((n - 1) * s + k - sum(pad) for n, k, s, pad in zip(size, kernel, stride, pads, strict=True))
+    if output_size is None:
+        wanted = exact
+    elif isinstance(output_size, (tuple, list)) and _ends_a_shape(output_size, x, ndim):
+        wanted = tuple(integer(n, "output_size") for n in output_size[-ndim:])
+    else:
+        raise ValueError(f"output_size is {output_size!r}, but needs {_count(ndim, 'int')} or the shape of the result")
+    for axis, n, out, s, pooled in zip(AXES[ndim], wanted, exact, stride, size, strict=True):
+        if not max(out - s, 0) < n < out + s:
+            raise ValueError(
+                f"output_size is {n} along {axis}, but x has {pooled} there, "
+                f"which such windows make of {max(out - s + 1, 1)} to {out + s - 1}"
+            )
+    return wanted
+
+
+def _ends_a_shape(size: Any, x: Ints, ndim: int) -> bool:
+    """Whether `size` has one number for each spatial axis, behind nothing or behind batch and channels of `x`."""
+    return len(size) == ndim or (len(size) == len(x) and tuple(size[:-ndim]) == x[:-ndim])
+
+
+def norm_type(value: Any) -> float:
+    """The power of Lp pooling: a number above 0, infinity included."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"norm_type is {value!r}, but a number is needed")
+    number = float(value)
+    if not number > 0:
+        raise ValueError(f"norm_type is {value!r}, but must be above 0")
+    return number
 
 
 # ---------------------------------------------------------------- windows as slices
@@ -437,7 +558,7 @@ def _meet(plan: ConvPlan | PoolPlan, axis: int, k: int) -> tuple[slice, slice]:
     low = max(0, -(offset // stride))
     high = min(plan.output_size[axis], (size - 1 - offset) // stride + 1)
     if low >= high:
-        return slice(0, 0), slice(0, 0)
+        return slice(0, 0, 1), slice(0, 0, 1)
     return slice(low, high), slice(low * stride + offset, (high - 1) * stride + offset + 1, stride)
 
 
@@ -504,9 +625,10 @@ def _join_phase(plan: ConvPlan, parts: tuple[tuple[slice, slice, Ints], ...]) ->
 @lru_cache(_CACHED_PLANS)
 def lift(plan: Any, ndim: int = 3) -> Any:
     """The same plan over `ndim` spatial axes: axes of size 1 are put in front."""
-    extra = ndim - len(plan.stride)
+    extra = ndim - len(plan.output_size)
     one = {"input_size": 1, "kernel_size": 1, "stride": 1, "dilation": 1, "before": 0, "after": 0, "output_size": 1}
-    return plan._replace(**{name: (value,) * extra + getattr(plan, name) for name, value in one.items()})
+    lifted = one.keys() & set(plan._fields)
+    return plan._replace(**{name: (one[name],) * extra + getattr(plan, name) for name in lifted})
 
 
 # ---------------------------------------------------------------- normalisation: x as (N, G, K, P)

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import naive
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 
 class Conv(NamedTuple):
@@ -172,6 +173,7 @@ POOL = {
     "1x1 stride 3": Pool((1, 2, 7, 8), 1, 3),
     "whole image": Pool((2, 3, 5, 4), (5, 4)),
     "whole padded image": Pool((1, 2, 3, 4), (5, 8), 1, (1, 2)),
+    "as large as the image, beside it": Pool((1, 2, 3, 4), (3, 4), 4, 1),
     "one pixel": Pool((2, 3, 1, 1), 1),
     "ceil": Pool((2, 3, 7, 8), 2, 2, 0, 1, True),
     "ceil, padded": Pool((1, 3, 8, 9), 3, 2, 1, 1, True),
@@ -214,3 +216,18 @@ def over(table):
 def normal(shape, dtype, seed):
     """Reproducible test data."""
     return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
+def in_memory(x, layout):
+    """The same numbers, in another order in memory or with gaps between them."""
+    if layout == "channels last":
+        return np.moveaxis(np.ascontiguousarray(np.moveaxis(x, -x.ndim + 1, -1)), -1, -x.ndim + 1)
+    if layout == "every other":
+        return np.repeat(x, 2, axis=-1)[..., ::2]
+    if layout == "backward":
+        return x[..., ::-1].copy()[..., ::-1]
+    return {"C": np.ascontiguousarray, "Fortran": np.asfortranarray}[layout](x)
+
+
+LAYOUTS = ("C", "channels last", "Fortran", "every other", "backward")
+FLOATS = st.sampled_from([np.dtype("float32"), np.dtype("float64")])

@@ -6,6 +6,7 @@ spatial axis, ``pads`` is one ``(before, after)`` pair per axis (see `pairs`).
 """
 
 import math
+from fractions import Fraction
 from itertools import product
 
 import numpy as np
@@ -249,6 +250,97 @@ def avg_pool_backward(
     for o, positions, divisor in _averages(input_shape[2:], kernel, stride, pads, *rule):
         for at in positions:
             gx[_at(at)] += grad[_at(o)] / divisor
+    return gx
+
+
+def adaptive_windows(size, out):
+    """Yield ``(output position, input positions)``: from ``o * n / m`` to ``(o + 1) * n / m``, rounded outwards."""
+    for o in product(*map(range, out)):
+        bounds = zip(o, size, out, strict=True)
+        yield o, list(product(*(range(i * n // m, math.ceil(Fraction((i + 1) * n, m))) for i, n, m in bounds)))
+
+
+def adaptive_max_pool(x, out):
+    """``(y, indices)``, with ties and NaN as in `max_pool`."""
+    y, indices = np.zeros(x.shape[:2] + out, x.dtype), np.zeros(x.shape[:2] + out, np.int64)
+    for o, positions in adaptive_windows(x.shape[2:], out):
+        for n, c in product(range(x.shape[0]), range(x.shape[1])):
+            best = positions[0]
+            for at in positions:
+                value = x[(n, c, *at)]
+                if value > x[(n, c, *best)] or value != value:
+                    best = at
+            y[(n, c, *o)] = x[(n, c, *best)]
+            indices[(n, c, *o)] = np.ravel_multi_index(best, x.shape[2:])
+    return y, indices
+
+
+def adaptive_avg_pool(x, out):
+    """The mean of each window."""
+    x, y = np.float64(x), np.zeros(x.shape[:2] + out)
+    for o, positions in adaptive_windows(x.shape[2:], out):
+        y[_at(o)] = sum(x[_at(at)] for at in positions) / len(positions)
+    return y
+
+
+def adaptive_avg_pool_backward(grad, input_shape):
+    """Each output's gradient, over the size of its window, goes to every input of its window."""
+    gx = np.zeros(input_shape)
+    for o, positions in adaptive_windows(input_shape[2:], grad.shape[2:]):
+        for at in positions:
+            gx[_at(at)] += np.float64(grad[_at(o)]) / len(positions)
+    return gx
+
+
+def max_unpool(x, indices, shape):
+    """Each value put where its index says; the last of those that share a place."""
+    y = np.zeros((*shape[:2], math.prod(shape[2:])), x.dtype)
+    for place in np.ndindex(*x.shape):
+        y[place[0], place[1], indices[place]] = x[place]
+    return y.reshape(shape)
+
+
+def max_unpool_backward(grad, indices):
+    """What lies where each index says."""
+    planes, gx = grad.reshape(*grad.shape[:2], math.prod(grad.shape[2:])), np.zeros(indices.shape)
+    for place in np.ndindex(*indices.shape):
+        gx[place] = planes[place[0], place[1], indices[place]]
+    return gx
+
+
+def _powers(x, p, kernel, stride, pads, dilation, ceil_mode):
+    """Yield ``(output position, input positions, scale, total)``: the scaled sum of the powers of each window.
+
+    PyTorch takes the mean (padding counts, what hangs over its end does not) times the taps of a whole window.
+    """
+    size = x.shape[2:]
+    kernel, stride, dilation = (each_axis(v, len(size)) for v in (kernel, stride, dilation))
+    for o, taps in windows(size, kernel, stride, pads, dilation, ceil_mode):
+        counted = 1
+        for i, s, (before, after), k, d, n in zip(o, stride, pads, kernel, dilation, size, strict=True):
+            counted *= sum(i * s - before + t * d < n + after for t in range(k))
+        scale = math.prod(kernel) / counted
+        yield o, [at for _, at in taps], scale, scale * sum(x[_at(at)] ** p for _, at in taps)
+
+
+def lp_pool(x, p, kernel, stride, pads, dilation=1, ceil_mode=False):
+    """The root of the sum of powers, which keep their sign."""
+    x = np.float64(x)
+    y = np.zeros(x.shape[:2] + out_size(x.shape[2:], kernel, stride, pads, dilation, ceil_mode))
+    for o, _, _, total in _powers(x, p, kernel, stride, pads, dilation, ceil_mode):
+        y[_at(o)] = total ** (1 / p)
+    return y
+
+
+def lp_pool_backward(grad, x, p, kernel, stride, pads, dilation=1, ceil_mode=False):
+    """The chain rule through root, sum and powers; nothing where the sum is 0, as in PyTorch."""
+    x = np.float64(x)
+    gx = np.zeros(x.shape)
+    for o, positions, scale, total in _powers(x, p, kernel, stride, pads, dilation, ceil_mode):
+        nothing = total == 0
+        share = np.where(nothing, 0, grad[_at(o)] * np.where(nothing, 1, total) ** (1 / p - 1) * scale)
+        for at in positions:
+            gx[_at(at)] += share * x[_at(at)] ** (p - 1)
     return gx
 
 

@@ -119,7 +119,7 @@ def test_rooms_keep_the_contract(room):
 
 
 def test_the_contract_is_read_whole():
-    assert len(contract()) == 25
+    assert len(contract()) == 29
 
 
 def test_jitted_code_raises_nothing():

@@ -60,6 +60,38 @@ def test_divisors_count_padding_or_not_but_never_what_hangs_over():
     assert geometry.pool_divisors(plan, True, 7) == ((7, 7, 7, 7),)
 
 
+def test_divisors_of_dilated_windows_count_their_taps():
+    plan = geometry.pool("lp_pool", 1, (1, 1, 8), 3, 3, 1, 2, True)  # taps at -1 1 3, 2 4 6, 5 7 9, the last beyond
+    assert plan.output_size == (3,)
+    assert geometry.pool_divisors(plan, True, None) == ((3, 3, 2),)
+    assert geometry.pool_divisors(plan, False, None) == ((2, 3, 2),)
+
+
+def test_adaptive_windows_are_rounded_outwards():
+    assert geometry.adaptive_windows(5, 3) == ((0, 1, 3), (2, 3, 2))
+    assert geometry.adaptive_windows(3, 5) == ((0, 0, 1, 1, 2), (1, 2, 1, 2, 1))
+    assert geometry.adaptive_windows(7, 1) == ((0,), (7,))
+
+
+@given(n=st.integers(1, 30), m=st.integers(1, 30))
+def test_the_windows_that_hold_an_element_are_those_of_the_plan_turned_round(n, m):
+    plan = geometry.AdaptivePlan(1, 1, (n,), (m,))
+    met = [sorted(zip(to, of, strict=True)) for (to,), (of,) in geometry.adaptive_taps(plan)]
+    assert all(len({o for o, _ in each}) == len(each) for each in met)
+    back = [(o, i) for (to,), (of,) in geometry.adaptive_taps(plan.turned()) for i, o in zip(to, of, strict=True)]
+    assert sorted(itertools.chain(*met)) == sorted(back)
+    assert {i for _, i in back} == set(range(n))
+
+
+def test_adaptive_pooling_of_equal_windows_is_ordinary_pooling():
+    plan = geometry.adaptive_pool("adaptive_avg_pool", 2, (2, 3, 8, 9), (4, None))
+    assert plan == geometry.pool("avg_pool", 2, (2, 3, 8, 9), (2, 1), None, 0, 1, False)
+    plan = geometry.adaptive_pool("adaptive_avg_pool", 2, (2, 3, 8, 9), 4)
+    assert plan == (2, 3, (8, 9), (4, 4))
+    assert geometry.adaptive_divisors(plan) == ((2, 2, 2, 2), (3, 3, 3, 3))
+    assert geometry.lift(plan) == (2, 3, (1, 8, 9), (1, 4, 4))
+
+
 def test_taps_of_a_padded_window():
     plan = geometry.conv(1, (1, 1, 4), (1, 1, 3), 2, 1, 1, 1)  # windows at -1, 1
     every = (slice(None), slice(None))

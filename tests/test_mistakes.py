@@ -56,6 +56,15 @@ GOOD = {  # calls that work
     "avg_pool2d": {"x": ones(*SHAPE), "kernel_size": 2},
     "avg_pool3d": {"x": ones(1, 2, 4, 4, 4), "kernel_size": 2},
     "avg_pool2d_backward": {"grad_output": ones(2, 3, 4, 4), "input_shape": SHAPE, "kernel_size": 2},
+    "adaptive_max_pool2d": {"x": ones(*SHAPE), "output_size": (3, None)},
+    "adaptive_avg_pool1d": {"x": ones(2, 3, 9), "output_size": 2},
+    "adaptive_avg_pool2d": {"x": ones(*SHAPE), "output_size": 3},
+    "adaptive_max_pool2d_backward": {"grad_output": ones(2, 3, 4, 4), "indices": INDICES, "input_shape": SHAPE},
+    "adaptive_avg_pool2d_backward": {"grad_output": ones(2, 3, 4, 4), "input_shape": SHAPE},
+    "max_unpool2d": {"x": ones(2, 3, 4, 4), "indices": INDICES, "kernel_size": 2},
+    "max_unpool2d_backward": {"grad_output": ones(*SHAPE), "indices": INDICES},
+    "lp_pool2d": {"x": ones(*SHAPE), "norm_type": 2, "kernel_size": 2},
+    "lp_pool2d_backward": {"grad_output": ones(2, 3, 4, 4), "x": ones(*SHAPE), "norm_type": 2, "kernel_size": 2},
     "dense": {"x": ones(4, 6), "weight": ones(5, 6), "bias": ones(5)},
     "dense_backward": {"grad_output": ones(4, 5), "x": ones(4, 6), "weight": ones(5, 6)},
     "relu": {"x": ones(2, 3)},
@@ -332,6 +341,39 @@ INPUT_SHAPES = [
         "grad_output has shape (2, 3, 4, 4), which does not fit an input of shape (3, 8, 9)",
     ),
 ]
+OUTPUT_SIZES = [
+    ({"output_size": 0}, ValueError, "output_size is 0, but must be at least 1"),
+    ({"output_size": (3, -1)}, ValueError, "output_size is -1, but must be at least 1"),
+    ({"output_size": 2.0}, TypeError, "output_size is 2.0, but an int is needed"),
+    ({"output_size": "3"}, TypeError, "output_size is '3', but an int is needed"),
+    ({"output_size": (3, True)}, TypeError, "output_size is True, but an int is needed"),
+    ({"output_size": (3,)}, ValueError, "output_size is (3,), but needs an int or None, or 2 of them"),
+    ({"output_size": (2, 3, 3)}, ValueError, "output_size is (2, 3, 3), but needs an int or None, or 2 of them"),
+]
+NORM_TYPES = [
+    ({"norm_type": 0}, ValueError, "norm_type is 0, but must be above 0"),
+    ({"norm_type": -2.0}, ValueError, "norm_type is -2.0, but must be above 0"),
+    ({"norm_type": float("nan")}, ValueError, "norm_type is nan, but must be above 0"),
+    ({"norm_type": None}, TypeError, "norm_type is None, but a number is needed"),
+    ({"norm_type": "inf"}, TypeError, "norm_type is 'inf', but a number is needed"),
+    ({"norm_type": True}, TypeError, "norm_type is True, but a number is needed"),
+    ({"norm_type": 1j}, TypeError, "norm_type is 1j, but a number is needed"),
+    ({"norm_type": ones(2)}, TypeError, "norm_type is array([1., 1.], dtype=float32), but a number is needed"),
+    ({"dilation": 0}, ValueError, "dilation is 0, but must be at least 1"),
+]
+PLACES = [  # indices, for planes of 8 x 8 or 8 x 9
+    ({"indices": INDICES - 1}, ValueError, "indices reach from -1 to -1, but {0} needs 0 to {1}"),
+    ({"indices": INDICES + 72}, ValueError, "indices reach from 72 to 72, but {0} needs 0 to {1}"),
+    ({"indices": INDICES.astype("int32")}, TypeError, "indices is int32, but int64 is needed"),
+    *not_arrays("indices", "int64"),
+]
+
+
+def places(plane, largest):
+    """Mistakes with indices, in the words of a plane whose last place is `largest`."""
+    return [(changes, error, sentence.format(plane, largest)) for changes, error, sentence in PLACES]
+
+
 ALIKE = [
     ({"grad_output": ones(3, 2)}, ValueError, "grad_output has shape (3, 2), but x needs (2, 3)"),
     ({"grad_output": ones(3)}, ValueError, "grad_output has shape (3,), but x needs (2, 3)"),
@@ -709,6 +751,7 @@ MISTAKES = {
     ],
     "max_pool2d": [
         *POOL,
+        *outs((2, 3, 4, 4), (2, 3, 4, 5)),
         ({"return_indices": "yes"}, TypeError, "return_indices is 'yes', but True or False is needed"),
         ({"dilation": 0}, ValueError, "dilation is 0, but must be at least 1"),
         ({"dilation": 2.0}, TypeError, "dilation is 2.0, but an int is needed"),
@@ -739,7 +782,7 @@ MISTAKES = {
         (
             {"input_shape": (2, 3, 0, 9)},
             ValueError,
-            "input_shape is (2, 3, 0, 9), but indices point into planes of at least 1 element",
+            "indices point into planes of at least 1 element, but input_shape (2, 3, 0, 9) has none",
         ),
         *not_arrays("indices", "int64"),
         (
@@ -762,10 +805,122 @@ MISTAKES = {
         *not_arrays("grad_output"),
         *not_floats("grad_output", ones(2, 3, 4, 4)),
     ],
+    "adaptive_max_pool2d": [
+        *OUTPUT_SIZES,
+        ({"x": ones(8, 9)}, ValueError, "x has shape (8, 9), but adaptive_max_pool2d needs (N, C, H, W) or (C, H, W)"),
+        (
+            {"x": ones(2, 3, 0, 9)},
+            ValueError,
+            "x has shape (2, 3, 0, 9), but adaptive_max_pool2d needs at least 1 element along every spatial axis",
+        ),
+        ({"return_indices": 1}, TypeError, "return_indices is 1, but True or False is needed"),
+        ({"x": ones(*SHAPE, dtype=bool)}, TypeError, f"x is bool, but float32, float64, {INTEGERS}"),
+        *not_arrays("x"),
+    ],
+    "adaptive_avg_pool1d": [
+        ({"output_size": (2, 3)}, ValueError, "output_size is (2, 3), but needs an int or None, or 1 of them"),
+        ({"x": ones(9)}, ValueError, "x has shape (9,), but adaptive_avg_pool1d needs (N, C, L) or (C, L)"),
+    ],
+    "adaptive_avg_pool2d": [*OUTPUT_SIZES, *not_arrays("x"), *not_floats("x", ones(*SHAPE))],
+    "adaptive_max_pool2d_backward": [
+        *INPUT_SHAPES,
+        *places("input_shape (2, 3, 8, 9)", 71),
+        (
+            {"indices": INDICES[:, :, 1:]},
+            ValueError,
+            "indices has shape (2, 3, 3, 4), but grad_output needs (2, 3, 4, 4)",
+        ),
+        *not_arrays("grad_output"),
+    ],
+    "adaptive_avg_pool2d_backward": [
+        *INPUT_SHAPES,
+        (
+            {"grad_output": ones(2, 3, 0, 4)},
+            ValueError,
+            "output_size is 0, but must be at least 1",
+        ),
+        (
+            {"input_shape": (2, 3, 0, 9)},
+            ValueError,
+            "x has shape (2, 3, 0, 9), but adaptive_avg_pool2d needs at least 1 element along every spatial axis",
+        ),
+        *not_arrays("grad_output"),
+        *not_floats("grad_output", ones(2, 3, 4, 4)),
+    ],
+    "max_unpool2d": [
+        *places("output_size (8, 8)", 63),
+        ({"indices": INDICES[1:]}, ValueError, "indices has shape (1, 3, 4, 4), but x needs (2, 3, 4, 4)"),
+        ({"x": ones(4, 4)}, ValueError, "x has shape (4, 4), but max_unpool2d needs (N, C, H, W) or (C, H, W)"),
+        ({"x": ones(2, 3, 4, 4, dtype=bool)}, TypeError, f"x is bool, but float32, float64, {INTEGERS}"),
+        ({"kernel_size": 0}, ValueError, "kernel_size is 0, but must be at least 1"),
+        ({"stride": 1.5}, TypeError, "stride is 1.5, but an int is needed"),
+        ({"padding": "full"}, ValueError, f"padding is 'full', but {PADDINGS}"),
+        (
+            {"output_size": (8, 10)},
+            ValueError,
+            "output_size is 10 along W, but x has 4 there, which such windows make of 7 to 9",
+        ),
+        (
+            {"output_size": (6, 8)},
+            ValueError,
+            "output_size is 6 along H, but x has 4 there, which such windows make of 7 to 9",
+        ),
+        (
+            {"output_size": (8,)},
+            ValueError,
+            "output_size is (8,), but needs 2 ints or the shape of the result",
+        ),
+        (
+            {"output_size": (2, 4, 8, 8)},
+            ValueError,
+            "output_size is (2, 4, 8, 8), but needs 2 ints or the shape of the result",
+        ),
+        ({"output_size": 8}, ValueError, "output_size is 8, but needs 2 ints or the shape of the result"),
+        ({"output_size": (8, 8.0)}, TypeError, "output_size is 8.0, but an int is needed"),
+        *not_arrays("x"),
+    ],
+    "max_unpool2d_backward": [
+        *places("grad_output of shape (2, 3, 8, 9)", 71),
+        (
+            {"grad_output": ones(2, 3, 0, 9)},
+            ValueError,
+            "indices point into planes of at least 1 element, but grad_output of shape (2, 3, 0, 9) has none",
+        ),
+        (
+            {"indices": INDICES[0]},
+            ValueError,
+            "indices has shape (3, 4, 4), but grad_output of shape (2, 3, 8, 9) needs (2, 3, 4, 4)",
+        ),
+        (
+            {"grad_output": ones(8, 9)},
+            ValueError,
+            "grad_output has shape (8, 9), but max_unpool2d_backward needs (N, C, H, W) or (C, H, W)",
+        ),
+        *not_arrays("grad_output"),
+        *not_floats("grad_output", ones(*SHAPE)),
+    ],
+    "lp_pool2d": [*POOL, *NORM_TYPES, *not_arrays("x"), *not_floats("x", ones(*SHAPE))],
+    "lp_pool2d_backward": [
+        *POOL,
+        *NORM_TYPES,
+        (
+            {"stride": 3},
+            ValueError,
+            "grad_output has shape (2, 3, 4, 4), but lp_pool2d of x (2, 3, 8, 9) needs (2, 3, 3, 3)",
+        ),
+        (
+            {"x": ones(*SHAPE, dtype="float64")},
+            TypeError,
+            "x is float64, but grad_output is float32: one dtype a call",
+        ),
+        *not_arrays("grad_output"),
+        *not_arrays("x"),
+    ],
     "avg_pool1d": [({"x": ones(9)}, ValueError, "x has shape (9,), but avg_pool1d needs (N, C, L) or (C, L)")],
     "avg_pool2d": [
         *POOL,
         *DIVISORS,
+        *outs((2, 3, 4, 4), (2, 3, 4, 5)),
         ({"x": ones(8, 9)}, ValueError, "x has shape (8, 9), but avg_pool2d needs (N, C, H, W) or (C, H, W)"),
         *not_arrays("x"),
         *not_floats("x", ones(*SHAPE)),
@@ -913,12 +1068,15 @@ def test_the_call_works_without_the_mistake(name, threads):
     getattr(cnnkit, name)(**GOOD[name])
 
 
+RESULTS = {"conv2d": (2, 8, 6, 7), "dense": (4, 5), "max_pool2d": (2, 3, 4, 4), "avg_pool2d": (2, 3, 4, 4)}
+
+
 def blame(name, changes, error, pattern):
     """Make the mistake; the error must match, and ``out`` must be as before."""
     arguments = GOOD[name] | changes
     out = None
-    if name in ("conv2d", "dense") and "out" not in changes:
-        out = arguments["out"] = np.full({"conv2d": (2, 8, 6, 7), "dense": (4, 5)}[name], 7, "f4")
+    if name in RESULTS and "out" not in changes:
+        out = arguments["out"] = np.full(RESULTS[name], 7, "f4")
     with pytest.raises(error) as caught:
         getattr(cnnkit, name)(**arguments)
     sentence = str(caught.value)
@@ -935,6 +1093,15 @@ def test_a_mistake_is_one_sentence_with_the_numbers(name, changes, error, senten
 
 def test_needs_may_not_be_an_iterator_that_ends():
     blame("conv2d_backward", {"needs": iter(("x",))}, TypeError, f"needs is <tuple_iterator .*>, but {NEEDS}$")
+
+
+@pytest.mark.parametrize("name", ["max_pool2d", "avg_pool2d"])
+def test_out_of_pooling_may_not_be_its_input(name):
+    x = ones(1, 3, 5, 5)
+    for out in (x, x.reshape(1, 3, 5, 5)[..., ::-1]):
+        with pytest.raises(ValueError, match=r"^out shares memory with an input, but inputs are never "):
+            getattr(cnnkit, name)(x, 1, out=out)
+    assert (x == 1).all()
 
 
 @pytest.mark.parametrize("name", ["conv2d", "dense"])

@@ -32,6 +32,15 @@ LAYERS = {
     "avg_pool1d": (lambda: nn.AvgPool1d(3, 2, 1, count_include_pad=False), (2, 3, 7), (2, 3, 4)),
     "avg_pool2d": (lambda: nn.AvgPool2d((2, 3), divisor_override=4), (2, 2, 5, 6), (2, 2, 2, 2)),
     "avg_pool3d": (lambda: nn.AvgPool3d(2, 1), (1, 2, 3, 3, 2), (1, 2, 2, 2, 1)),
+    "adaptive_avg_pool1d": (lambda: nn.AdaptiveAvgPool1d(3), (2, 3, 7), (2, 3, 3)),
+    "adaptive_avg_pool2d": (lambda: nn.AdaptiveAvgPool2d((None, 2)), (2, 2, 4, 5), (2, 2, 4, 2)),
+    "adaptive_avg_pool3d": (lambda: nn.AdaptiveAvgPool3d((2, None, 1)), (1, 2, 3, 3, 2), (1, 2, 2, 3, 1)),
+    "adaptive_max_pool1d": (lambda: nn.AdaptiveMaxPool1d(3), (2, 3, 7), (2, 3, 3)),
+    "adaptive_max_pool2d": (lambda: nn.AdaptiveMaxPool2d((None, 2)), (2, 2, 4, 5), (2, 2, 4, 2)),
+    "adaptive_max_pool3d": (lambda: nn.AdaptiveMaxPool3d(2), (1, 2, 3, 3, 2), (1, 2, 2, 2, 2)),
+    "lp_pool1d": (lambda: nn.LPPool1d(2, 3, 2, ((1, 0),)), (2, 3, 8), (2, 3, 4)),
+    "lp_pool2d": (lambda: nn.LPPool2d(4, (2, 3), 1, "same", 2), (2, 2, 5, 6), (2, 2, 5, 6)),
+    "lp_pool3d": (lambda: nn.LPPool3d(2.0, 2, ceil_mode=True), (1, 2, 3, 3, 2), (1, 2, 2, 2, 1)),
     "global avg": (nn.GlobalAvgPool2d, (2, 3, 4, 5), (2, 3, 1, 1)),
     "global max": (nn.GlobalMaxPool2d, (2, 3, 4, 5), (2, 3, 1, 1)),
     "global avg unbatched": (nn.GlobalAvgPool2d, (3, 4, 5), (3, 1, 1)),
@@ -335,6 +344,13 @@ def test_state_that_does_not_fit_changes_nothing(change, error, sentence):
         (lambda: nn.Dense(3, True), TypeError, r"out_features is True, but an int is needed"),
         (lambda: nn.MaxPool2d(2, ceil_mode=0), TypeError, r"ceil_mode is 0, but True or False is needed"),
         (lambda: nn.AvgPool2d(2, divisor_override=0), ValueError, r"divisor_override is 0, but must be at least 1"),
+        (
+            lambda: nn.AdaptiveAvgPool2d((1, 2, 3)),
+            ValueError,
+            r"output_size is \(1, 2, 3\), but needs",
+        ),
+        (lambda: nn.AdaptiveMaxPool1d(0), ValueError, r"output_size is 0, but must be at least 1"),
+        (lambda: nn.LPPool2d(0, 2), ValueError, r"norm_type is 0, but must be above 0"),
         (lambda: nn.Dropout(1.0), ValueError, r"rate is 1\.0, but must be at least 0 and below 1"),
         (lambda: nn.Dropout("half"), TypeError, r"rate is 'half', but a number is needed"),
         (lambda: nn.Sequential([nn.ReLU()]), TypeError, r"layer 0 is \[ReLU\(\)\], but Sequential needs layers"),
@@ -382,5 +398,5 @@ def test_lists_are_no_arrays(layer):
 
 
 def test_global_pooling_needs_a_plane():
-    with pytest.raises(ValueError, match=r"x has shape \(2, 3\), but GlobalAvgPool2d\(\) needs \(N, C, H, W\)"):
+    with pytest.raises(ValueError, match=r"x has shape \(2, 3\), but adaptive_avg_pool2d needs \(N, C, H, W\)"):
         nn.GlobalAvgPool2d()(np.zeros((2, 3)))

@@ -1,5 +1,7 @@
 """Pooling against its definition, its gradients and PyTorch."""
 
+import itertools
+
 import naive
 import numpy as np
 import pytest
@@ -268,6 +270,50 @@ def test_arguments_have_their_names(backend):
         cnnkit.avg_pool2d_backward(grad_output=y, input_shape=x.shape, **shared, **divide),
         cnnkit.avg_pool2d_backward(y, x.shape, 3, 2, 1, True, False, 5),
     )
+
+
+@pytest.mark.parametrize("name", ["max_pool2d", "avg_pool2d"])
+def test_out_takes_the_result(name, dtype, backend):
+    pool = getattr(cnnkit, name)
+    for shape in ((2, 3, 9, 8), (3, 9, 8), (0, 3, 9, 8)):
+        x = normal(shape, dtype, 1)
+        y = pool(x, 3, 2, 1)
+        frame = np.full((*shape[:-2], 7, 12), 7, dtype)
+        for out in (np.empty_like(y), np.empty(y.shape[::-1], dtype).T, frame[..., 1:6, 3:11:2]):
+            assert pool(x, 3, 2, 1, out=out) is out
+            assert_same(out, y)
+        assert (frame == 7).sum() == frame.size - y.size
+    if name == "max_pool2d":
+        x = np.random.default_rng(1).integers(0, 9, (1, 2, 6, 6))
+        out = np.empty((1, 2, 3, 3), x.dtype)
+        y, indices = pool(x, 2, return_indices=True, out=out)
+        assert y is out
+        assert_same(indices, naive.max_pool(x, 2, 2, ((0, 0), (0, 0)))[1])
+
+
+@pytest.mark.parametrize("channels", [1, 20])
+def test_global_pooling_of_planes_around_whole_vectors(channels, dtype, backend):
+    """Planes of 1 to 140 elements, with the maximum anywhere, and zeros of both signs."""
+    for pixels in [*range(1, 20), 31, 32, 33, *range(62, 67), *range(126, 141)]:
+        x = np.random.default_rng(pixels).choice(ODD, (2, channels, pixels)).astype(dtype)
+        for each in (
+            x,
+            np.where(np.isfinite(x), np.copysign(0, x), -1).astype(dtype),
+            np.repeat(x, 2, axis=-1)[..., ::2],
+        ):
+            check_max(Pool(x.shape, pixels, count=1), each)
+        case = Pool((2, channels, pixels), pixels, count=1)
+        check_avg(case, dtype, (False, None))
+        check_avg(case, dtype, (True, 7))
+        check_avg_backward(case, dtype, (False, None))
+
+
+def test_of_zeros_the_first_is_the_global_maximum(dtype, backend):
+    """Wherever they lie: one of each sign, the rest smaller. Each by itself, as what is in doubt is done again."""
+    for minus, plus in itertools.product(range(0, 160, 7), range(0, 160, 9)):
+        x = np.full((1, 160), -1, dtype)
+        x[0, minus], x[0, plus] = -0.0, 0.0
+        assert np.signbit(cnnkit.max_pool1d(x, 160)) == (minus < plus), (minus, plus)
 
 
 def test_no_image_gives_an_empty_gradient(dtype, backend):

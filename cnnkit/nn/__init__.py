@@ -6,15 +6,25 @@ calls, but for the running statistics of `BatchNorm1d` and its like, which ``for
 """
 
 from cnnkit.nn.activation import ELU, GELU, LeakyReLU, LogSoftmax, ReLU, Sigmoid, SiLU, Softmax, Tanh
+from cnnkit.nn.adaptive_pool import (
+    AdaptiveAvgPool1d,
+    AdaptiveAvgPool2d,
+    AdaptiveAvgPool3d,
+    AdaptiveMaxPool1d,
+    AdaptiveMaxPool2d,
+    AdaptiveMaxPool3d,
+    GlobalAvgPool2d,
+    GlobalMaxPool2d,
+)
 from cnnkit.nn.callbacks import EarlyStopping, TrainingState
 from cnnkit.nn.checkpoint import Checkpoint
 from cnnkit.nn.conv import Conv1d, Conv2d, Conv3d
 from cnnkit.nn.conv_transpose import ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from cnnkit.nn.dense import Dense
 from cnnkit.nn.evaluation import evaluate, predict
-from cnnkit.nn.global_pool import GlobalAvgPool2d, GlobalMaxPool2d
 from cnnkit.nn.history import History
 from cnnkit.nn.layer import Layer
+from cnnkit.nn.lp_pool import LPPool1d, LPPool2d, LPPool3d
 from cnnkit.nn.norm import BatchNorm1d, BatchNorm2d, BatchNorm3d, GroupNorm, LayerNorm
 from cnnkit.nn.plain import Dropout, Flatten
 from cnnkit.nn.pool import AvgPool1d, AvgPool2d, AvgPool3d, MaxPool1d, MaxPool2d, MaxPool3d
@@ -26,6 +36,12 @@ from cnnkit.nn.training import fit
 __all__ = [
     "ELU",
     "GELU",
+    "AdaptiveAvgPool1d",
+    "AdaptiveAvgPool2d",
+    "AdaptiveAvgPool3d",
+    "AdaptiveMaxPool1d",
+    "AdaptiveMaxPool2d",
+    "AdaptiveMaxPool3d",
     "AvgPool1d",
     "AvgPool2d",
     "AvgPool3d",
@@ -47,6 +63,9 @@ __all__ = [
     "GlobalMaxPool2d",
     "GroupNorm",
     "History",
+    "LPPool1d",
+    "LPPool2d",
+    "LPPool3d",
     "Layer",
     "LayerNorm",
     "LeakyReLU",

@@ -4,11 +4,21 @@ import json
 from typing import Any
 
 from cnnkit.nn.activation import ELU, GELU, LeakyReLU, LogSoftmax, ReLU, Sigmoid, SiLU, Softmax, Tanh
+from cnnkit.nn.adaptive_pool import (
+    AdaptiveAvgPool1d,
+    AdaptiveAvgPool2d,
+    AdaptiveAvgPool3d,
+    AdaptiveMaxPool1d,
+    AdaptiveMaxPool2d,
+    AdaptiveMaxPool3d,
+    GlobalAvgPool2d,
+    GlobalMaxPool2d,
+)
 from cnnkit.nn.conv import Conv1d, Conv2d, Conv3d
 from cnnkit.nn.conv_transpose import ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from cnnkit.nn.dense import Dense
-from cnnkit.nn.global_pool import GlobalAvgPool2d, GlobalMaxPool2d
 from cnnkit.nn.layer import Layer
+from cnnkit.nn.lp_pool import LPPool1d, LPPool2d, LPPool3d
 from cnnkit.nn.norm import BatchNorm1d, BatchNorm2d, BatchNorm3d, GroupNorm, LayerNorm
 from cnnkit.nn.plain import Dropout, Flatten
 from cnnkit.nn.pool import AvgPool1d, AvgPool2d, AvgPool3d, MaxPool1d, MaxPool2d, MaxPool3d
@@ -22,6 +32,9 @@ LAYERS: dict[str, type[Layer]] = {
         *(Conv1d, Conv2d, Conv3d, Dense),
         *(ConvTranspose1d, ConvTranspose2d, ConvTranspose3d),
         *(MaxPool1d, MaxPool2d, MaxPool3d, AvgPool1d, AvgPool2d, AvgPool3d, GlobalAvgPool2d, GlobalMaxPool2d),
+        *(AdaptiveAvgPool1d, AdaptiveAvgPool2d, AdaptiveAvgPool3d),
+        *(AdaptiveMaxPool1d, AdaptiveMaxPool2d, AdaptiveMaxPool3d),
+        *(LPPool1d, LPPool2d, LPPool3d),
         *(BatchNorm1d, BatchNorm2d, BatchNorm3d, LayerNorm, GroupNorm),
         *(ReLU, LeakyReLU, ELU, GELU, SiLU, Sigmoid, Tanh, Softmax, LogSoftmax),
         *(Flatten, Dropout, Sequential, Residual),

@@ -5,9 +5,19 @@ from typing import Any
 import numpy as np
 
 from cnnkit.arrays import FLOATS
-from cnnkit.geometry import boolean, integer, parse_padding, per_axis
+from cnnkit.geometry import boolean, integer, norm_type, parse_output_size, parse_padding, per_axis
 
-__all__ = ["boolean", "check_groups", "floating", "integer", "per_axis", "short_padding", "short_per_axis"]
+__all__ = [
+    "boolean",
+    "check_groups",
+    "floating",
+    "integer",
+    "norm_type",
+    "per_axis",
+    "short_output_size",
+    "short_padding",
+    "short_per_axis",
+]
 
 
 def floating(dtype: Any) -> np.dtype:
@@ -21,6 +31,11 @@ def floating(dtype: Any) -> np.dtype:
 def short_per_axis(value: Any, ndim: int, name: str, least: int = 1) -> Any:
     """A window argument: an int if it is the same for every axis, else one int for each."""
     return _short(per_axis(value, ndim, name, least))
+
+
+def short_output_size(value: Any, ndim: int) -> Any:
+    """An int or None if it is the same for every axis, else one of these for each."""
+    return _short(parse_output_size(value, ndim))
 
 
 def short_padding(padding: Any, ndim: int) -> Any:
@@ -38,5 +53,5 @@ def check_groups(groups: int, **channels: int) -> None:
             raise ValueError(f"{name} is {count}, which groups={groups} does not divide")
 
 
-def _short(values: tuple[int, ...]) -> Any:
+def _short(values: tuple[int | None, ...]) -> Any:
     return values[0] if len(set(values)) == 1 else values

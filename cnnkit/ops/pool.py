@@ -2,31 +2,10 @@
 
 from typing import Any
 
-import numpy as np
-
-from cnnkit import arrays, dispatch, geometry
+from cnnkit import arrays, geometry
 from cnnkit.arrays import FLOATS, INTEGERS, Array
-from cnnkit.ops._shared import batched, documented
-
-INDEX = (np.dtype("int64"),)
-
-_PARAMETERS = """
-    kernel_size : int or tuple of @n ints
-        Size of a window.
-    stride : int or tuple of @n ints, optional
-        Step between windows; the kernel size if not given.
-    padding : int, tuple of @n ints, tuple of @n (before, after) pairs, "valid", "same" or "same_lower"
-        Widens `x`, by at most half a window; see :func:`conv@nd`.
-"""
-
-_RAISES = """
-    Raises
-    ------
-    ValueError
-        If shapes or parameters do not fit together; the sentence has the numbers.
-    TypeError
-        If an argument is no array, or of a dtype that is not taken.
-"""
+from cnnkit.ops._pooling import PARAMETERS, RAISES, maxima, maxima_backward, means, means_backward, shape_of_input
+from cnnkit.ops._shared import documented
 
 _MAX = f"""
     @nd max pooling: the largest element under each window.
@@ -36,13 +15,15 @@ _MAX = f"""
     Parameters
     ----------
     x : array, shape (N, C, @in) or (C, @in)
-        float16, bfloat16, float32, float64 or an integer dtype.{_PARAMETERS.rstrip()}
+        float16, bfloat16, float32, float64 or an integer dtype.{PARAMETERS.rstrip()}
     dilation : int or tuple of @n ints
         Step between the taps of one window.
     ceil_mode : bool
         Also take a last window that hangs over the end, if it begins inside `x` or the padding before it.
     return_indices : bool
         Also return where each maximum was found.
+    out : array, optional
+        Filled with `y` and returned in its place: its shape and dtype, and no memory in common with `x`.
 
     Returns
     -------
@@ -50,7 +31,7 @@ _MAX = f"""
     indices : array of int64, shape of `y`
         With `return_indices`: flat positions in the (@in) plane of the unpadded `x`; of equal elements the first,
         of several NaN the last, as in PyTorch.
-{_RAISES}"""
+{RAISES}"""
 
 _MAX_BACKWARD = f"""
     Gradient of :func:`max_pool@nd` with respect to its input: each element goes to where its maximum was found.
@@ -68,7 +49,7 @@ _MAX_BACKWARD = f"""
     Returns
     -------
     array of shape `input_shape`
-{_RAISES}"""
+{RAISES}"""
 
 _AVG = f"""
     @nd average pooling: the mean of the elements under each window.
@@ -78,18 +59,20 @@ _AVG = f"""
     Parameters
     ----------
     x : array, shape (N, C, @in) or (C, @in)
-        float16, bfloat16, float32 or float64.{_PARAMETERS.rstrip()}
+        float16, bfloat16, float32 or float64.{PARAMETERS.rstrip()}
     ceil_mode : bool
         Also take a last window that hangs over the end, if it begins inside `x` or the padding before it.
     count_include_pad : bool
         Whether padding counts as elements (zeros) in the mean.
     divisor_override : int, optional
         Divide by this instead of by the number of elements.
+    out : array, optional
+        Filled with the result and returned: its shape and dtype, and no memory in common with `x`.
 
     Returns
     -------
     array, shape (N, C, @out) or (C, @out)
-{_RAISES}"""
+{RAISES}"""
 
 _AVG_BACKWARD = f"""
     Gradient of :func:`avg_pool@nd` with respect to its input: each element is spread evenly over its window.
@@ -107,7 +90,7 @@ _AVG_BACKWARD = f"""
     Returns
     -------
     array of shape `input_shape`
-{_RAISES}"""
+{RAISES}"""
 
 
 # ---------------------------------------------------------------- max pooling
@@ -131,8 +114,10 @@ def max_pool1d(
     dilation: Any = 1,
     ceil_mode: bool = False,
     return_indices: bool = False,
+    *,
+    out: Array | None = None,
 ) -> Any:
-    return _max_pool(1, x, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+    return _max_pool(1, x, kernel_size, stride, padding, dilation, ceil_mode, return_indices, out)
 
 
 @documented(
@@ -158,8 +143,10 @@ def max_pool2d(
     dilation: Any = 1,
     ceil_mode: bool = False,
     return_indices: bool = False,
+    *,
+    out: Array | None = None,
 ) -> Any:
-    return _max_pool(2, x, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+    return _max_pool(2, x, kernel_size, stride, padding, dilation, ceil_mode, return_indices, out)
 
 
 @documented(
@@ -180,8 +167,10 @@ def max_pool3d(
     dilation: Any = 1,
     ceil_mode: bool = False,
     return_indices: bool = False,
+    *,
+    out: Array | None = None,
 ) -> Any:
-    return _max_pool(3, x, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+    return _max_pool(3, x, kernel_size, stride, padding, dilation, ceil_mode, return_indices, out)
 
 
 @documented(
@@ -195,7 +184,7 @@ def max_pool3d(
     """,
 )
 def max_pool1d_backward(grad_output: Array, indices: Array, input_shape: tuple[int, ...]) -> Array:
-    return _max_pool_backward(1, grad_output, indices, input_shape)
+    return maxima_backward(1, grad_output, indices, input_shape)
 
 
 @documented(
@@ -210,7 +199,7 @@ def max_pool1d_backward(grad_output: Array, indices: Array, input_shape: tuple[i
     """,
 )
 def max_pool2d_backward(grad_output: Array, indices: Array, input_shape: tuple[int, ...]) -> Array:
-    return _max_pool_backward(2, grad_output, indices, input_shape)
+    return maxima_backward(2, grad_output, indices, input_shape)
 
 
 @documented(
@@ -224,53 +213,23 @@ def max_pool2d_backward(grad_output: Array, indices: Array, input_shape: tuple[i
     """,
 )
 def max_pool3d_backward(grad_output: Array, indices: Array, input_shape: tuple[int, ...]) -> Array:
-    return _max_pool_backward(3, grad_output, indices, input_shape)
+    return maxima_backward(3, grad_output, indices, input_shape)
 
 
 def _max_pool(
-    ndim: int, x: Array, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool, return_indices: bool
+    ndim: int,
+    x: Array,
+    kernel: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    ceil_mode: bool,
+    return_indices: bool,
+    out: Array | None,
 ) -> Any:
     (x,) = arrays.check(FLOATS + INTEGERS, x=x)
-    geometry.boolean(return_indices, "return_indices")
     plan = geometry.pool("max_pool", ndim, x.shape, kernel, stride, padding, dilation, ceil_mode)
-    run = dispatch.implementation("max_pool", x)
-    shape = (*x.shape[:-ndim], *plan.output_size)
-    y = arrays.empty(shape, batched(x, ndim))
-    indices = arrays.empty(shape, batched(x, ndim), np.dtype("int64")) if return_indices else None
-    run(batched(x, ndim), plan, batched(y, ndim), None if indices is None else batched(indices, ndim))
-    return y if indices is None else (y, indices)
-
-
-def _max_pool_backward(ndim: int, grad_output: Array, indices: Array, input_shape: tuple[int, ...]) -> Array:
-    (grad_output,) = arrays.check(grad_output=grad_output)
-    (indices,) = arrays.check(INDEX, indices=indices)
-    arrays.one_library(grad_output=grad_output, indices=indices)
-    input_shape = _input_shape(ndim, grad_output, input_shape)
-    geometry.check_shape("indices", indices.shape, grad_output.shape, "grad_output")
-    plane = geometry.volume(input_shape[-ndim:])
-    if indices.size and not plane:
-        raise ValueError(f"input_shape is {input_shape}, but indices point into planes of at least 1 element")
-    if not arrays.within(indices, plane):
-        raise ValueError(
-            f"indices reach from {int(indices.min())} to {int(indices.max())}, "
-            f"but input_shape {input_shape} needs 0 to {plane - 1}"
-        )
-    run = dispatch.implementation("max_pool_backward", grad_output)
-    grad_x = arrays.empty(input_shape, batched(grad_output, ndim))
-    run(batched(grad_output, ndim), batched(indices, ndim), batched(grad_x, ndim))
-    return grad_x
-
-
-def _input_shape(ndim: int, grad_output: Array, input_shape: Any) -> tuple[int, ...]:
-    """`input_shape` as a tuple of ints that fits `grad_output` in batch and channels."""
-    if not isinstance(input_shape, (tuple, list)) or not all(hasattr(n, "__index__") for n in input_shape):
-        given = "an array" if hasattr(input_shape, "dtype") else repr(input_shape)
-        raise TypeError(f"input_shape is {given}, but a tuple of ints is needed")
-    shape = tuple(geometry.integer(n, "input_shape", 0) for n in input_shape)
-    geometry.split_shape(shape, ndim, f"pooling over {ndim} axes", "input_shape")
-    if len(shape) != grad_output.ndim or shape[:-ndim] != grad_output.shape[:-ndim]:
-        raise ValueError(f"grad_output has shape {grad_output.shape}, which does not fit an input of shape {shape}")
-    return shape
+    return maxima(ndim, x, plan, return_indices, out)
 
 
 # ---------------------------------------------------------------- average pooling
@@ -294,8 +253,10 @@ def avg_pool1d(
     ceil_mode: bool = False,
     count_include_pad: bool = True,
     divisor_override: int | None = None,
+    *,
+    out: Array | None = None,
 ) -> Array:
-    return _avg_pool(1, x, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
+    return _avg_pool(1, x, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override, out)
 
 
 @documented(
@@ -320,8 +281,10 @@ def avg_pool2d(
     ceil_mode: bool = False,
     count_include_pad: bool = True,
     divisor_override: int | None = None,
+    *,
+    out: Array | None = None,
 ) -> Array:
-    return _avg_pool(2, x, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
+    return _avg_pool(2, x, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override, out)
 
 
 @documented(
@@ -342,8 +305,10 @@ def avg_pool3d(
     ceil_mode: bool = False,
     count_include_pad: bool = True,
     divisor_override: int | None = None,
+    *,
+    out: Array | None = None,
 ) -> Array:
-    return _avg_pool(3, x, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
+    return _avg_pool(3, x, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override, out)
 
 
 @documented(
@@ -428,14 +393,11 @@ def _avg_pool(
     ceil_mode: bool,
     count_include_pad: bool,
     divisor_override: int | None,
+    out: Array | None,
 ) -> Array:
     (x,) = arrays.check(x=x)
     plan = geometry.pool("avg_pool", ndim, x.shape, kernel, stride, padding, 1, ceil_mode)
-    divisors = geometry.pool_divisors(plan, count_include_pad, divisor_override)
-    run = dispatch.implementation("avg_pool", x)
-    y = arrays.empty((*x.shape[:-ndim], *plan.output_size), batched(x, ndim))
-    run(batched(x, ndim), plan, divisors, batched(y, ndim))
-    return y
+    return means(ndim, x, plan, geometry.pool_divisors(plan, count_include_pad, divisor_override), out)
 
 
 def _avg_pool_backward(
@@ -450,14 +412,11 @@ def _avg_pool_backward(
     divisor_override: int | None,
 ) -> Array:
     (grad_output,) = arrays.check(grad_output=grad_output)
-    input_shape = _input_shape(ndim, grad_output, input_shape)
+    input_shape = shape_of_input(ndim, grad_output, input_shape)
     plan = geometry.pool("avg_pool", ndim, input_shape, kernel, stride, padding, 1, ceil_mode)
     shape = (*input_shape[:-ndim], *plan.output_size)
     geometry.check_shape(
         "grad_output", grad_output.shape, shape, "avg_pool{}d of an input of shape {}", ndim, input_shape
     )
     divisors = geometry.pool_divisors(plan, count_include_pad, divisor_override)
-    run = dispatch.implementation("avg_pool_backward", grad_output)
-    grad_x = arrays.empty(input_shape, batched(grad_output, ndim))
-    run(batched(grad_output, ndim), plan, divisors, batched(grad_x, ndim))
-    return grad_x
+    return means_backward(ndim, grad_output, input_shape, plan, divisors)

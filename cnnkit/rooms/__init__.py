@@ -13,8 +13,12 @@ conv_transpose           x, weight, bias, plan, out
 sum_channels             x, out
 max_pool                 x, plan, out, indices
 max_pool_backward        grad_output, indices, grad_x
+max_unpool               x, indices, out
+max_unpool_backward      grad_output, indices, grad_x
 avg_pool                 x, plan, divisors, out
 avg_pool_backward        grad_output, plan, divisors, grad_x
+lp_pool                  x, norm_type, plan, divisors, out
+lp_pool_backward         grad_output, x, norm_type, plan, divisors, grad_x
 dense                    x, weight, bias, activation, out
 dense_backward           grad_output, x, weight, grad_x, grad_weight, grad_bias
 norm                     x, gamma, beta, eps, measure, mean, variance, out
@@ -35,10 +39,11 @@ narrow                   x, out
 =======================  =============================================================================================
 
 Arrays are (N, C, *spatial), for dense (N, features). `plan` is a `geometry.ConvPlan` or `geometry.PoolPlan`, for
-`conv_transpose` that of the convolution from `out` to `x`, whose input gradient, with a bias, is wanted;
-`divisors` per spatial axis the factors of a window's divisor (`geometry.pool_divisors`), `scale` what the gradient of
-each label, or every number, is multiplied by. `activation` is a name of `ops.activation` ("gelu_tanh" being GELU's
-approximation) with its parameter, such as ("elu", 1.0), 0.0 where there is none; in conv and dense it may be None.
+`conv_transpose` that of the convolution from `out` to `x`, whose input gradient, with a bias, is wanted; for max_pool,
+avg_pool and avg_pool_backward also a `geometry.AdaptivePlan`. `divisors` are per spatial axis the factors of a window's
+divisor (`geometry.pool_divisors`), `norm_type` is a finite number, `scale` what the gradient of each label, or of every
+number, is multiplied by. `activation` is a name of `ops.activation` ("gelu_tanh" being GELU's approximation) with its
+parameter, such as ("elu", 1.0), 0.0 where there is none; in conv and dense it may be None.
 
 Normalisation sees x as (N, G, K, P): G groups of K channels, P pixels; gamma and beta, or None, are (G, K). `mean` and
 `variance`, in float64, are (N, G), one pair for each image and group, or (1, G), one for each group of all images; a

@@ -68,6 +68,41 @@ class Pool(NamedTuple):
         return self.kernel_size, self.stride, self.padding
 
 
+class AdaptivePool(NamedTuple):
+    """Maximum or average pooling of images to a given size."""
+
+    kind: str  # "max" or "avg"
+    x: Shape
+    output_size: int
+
+    @property
+    def op(self) -> str:
+        return f"adaptive_{self.kind}_pool2d"
+
+
+class LPPool(NamedTuple):
+    """Lp pooling of images."""
+
+    x: Shape
+    norm_type: int
+    kernel_size: int
+    stride: int
+    op: str = "lp_pool2d"
+
+    @property
+    def window(self) -> tuple[int, int, int]:
+        """The arguments after x."""
+        return self.norm_type, self.kernel_size, self.stride
+
+
+class Unpool(NamedTuple):
+    """Max unpooling to images, of windows beside each other."""
+
+    x: Shape
+    kernel_size: int
+    op: str = "max_unpool2d"
+
+
 class Dense(NamedTuple):
     """A dense layer with a bias."""
 
@@ -96,7 +131,7 @@ class Norm(NamedTuple):
         return self.x[-1:] if self.op == "layer_norm" else self.x[1:2]
 
 
-Case = Conv | ConvTranspose | Pool | Dense | Elementwise | Norm
+Case = Conv | ConvTranspose | Pool | AdaptivePool | LPPool | Unpool | Dense | Elementwise | Norm
 
 CONV = {
     "lenet_5x5_6": Conv((64, 1, 32, 32), (6, 1, 5, 5)),
@@ -131,12 +166,17 @@ CONV_TRANSPOSE = {
     "dcgan_transposed_4x4_128": ConvTranspose((16, 256, 8, 8), (256, 128, 4, 4), 2, 1),
     "decoder_transposed_3x3_64": ConvTranspose((4, 128, 28, 28), (128, 64, 3, 3), 2, 1, 1),
 }
-POOL = {
+POOL: dict[str, Pool | AdaptivePool | LPPool | Unpool] = {
     "resnet_max_pool_3x3": Pool("max", (4, 64, 112, 112), 3, 2, 1),
     "vgg_max_pool_2x2": Pool("max", (2, 128, 112, 112), 2, 2),
     "inception_avg_pool_3x3": Pool("avg", (4, 192, 35, 35), 3, 1, 1),
     "resnet_avg_pool_7x7": Pool("avg", (8, 2048, 7, 7), 7, 7),
     "digits_max_pool_2x2": Pool("max", (32, 16, 16, 16), 2, 2),
+    "vgg_adaptive_avg_pool_7": AdaptivePool("avg", (8, 512, 13, 13), 7),
+    "spp_adaptive_max_pool_7": AdaptivePool("max", (8, 512, 13, 13), 7),
+    "global_avg_pool": AdaptivePool("avg", (8, 512, 13, 13), 1),
+    "lp_pool_3x3": LPPool((4, 64, 112, 112), 2, 3, 2),
+    "segnet_unpool_2x2": Unpool((4, 64, 56, 56), 2),
 }
 DENSE = {
     "lenet_dense_120": Dense((64, 400), (120, 400)),
@@ -161,7 +201,7 @@ CASES: dict[str, Case] = {**CONV, **CONV_TRANSPOSE, **POOL, **DENSE, **ELEMENTWI
 
 
 def arrays(case: Case, dtype: str = "float32") -> dict[str, np.ndarray]:
-    """The layer's x and, where it has them, weight and bias or gamma and beta: the same normal numbers in every run."""
+    """The layer's x and what else it has: the same normal numbers in every run, indices in their windows."""
     rng = np.random.default_rng(0)
     made = {"x": rng.standard_normal(case.x).astype(dtype)}
     if isinstance(case, Norm):
@@ -169,6 +209,11 @@ def arrays(case: Case, dtype: str = "float32") -> dict[str, np.ndarray]:
     if isinstance(case, Conv | ConvTranspose | Dense):
         made["weight"] = rng.standard_normal(case.weight).astype(dtype)
         made["bias"] = rng.standard_normal(case.weight[isinstance(case, ConvTranspose)]).astype(dtype)
+    if isinstance(case, Unpool):
+        (height, width), k = case.x[-2:], case.kernel_size
+        down = rng.integers(0, k, case.x) + k * np.arange(height)[:, None]
+        right = rng.integers(0, k, case.x) + k * np.arange(width)
+        made["indices"] = down * (width * k) + right
     return made
 
 
@@ -180,7 +225,9 @@ def flops(case: Case, y: Shape, direction: str) -> int:
         forward = 2 * int(np.prod(case.x)) * int(np.prod(case.weight[1:]))
     elif isinstance(case, Norm):
         forward = 8 * int(np.prod(y))  # about: three for the statistics, the rest to normalise
+    elif isinstance(case, AdaptivePool | Unpool):
+        forward = int(np.prod(case.x))
     else:
-        forward = int(np.prod(y)) * (case.kernel_size**2 if isinstance(case, Pool) else 1)
+        forward = int(np.prod(y)) * (1 if isinstance(case, Elementwise) else case.kernel_size**2)
     passes = 2 if direction == "backward" and isinstance(case, Conv | ConvTranspose | Dense | Norm) else 1
     return forward * passes

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cnnkit.cli.bench import cases
-from cnnkit.cli.bench.cases import Case, Conv, ConvTranspose, Dense, Elementwise, Norm, Pool
+from cnnkit.cli.bench.cases import AdaptivePool, Case, Pool, Unpool
 from cnnkit.cli.bench.roofs import Roofs
 
 DIRECTIONS = ("forward", "backward")
@@ -93,9 +93,9 @@ def _work(contestant: ModuleType, case: Case, arrays: dict[str, np.ndarray], dir
 
 def _moved(case: Case, arrays: dict[str, np.ndarray], direction: str, y: np.ndarray) -> int:
     """Bytes that must be read, each once: a maximum's way back reads an int64 index for each gradient."""
-    backs = {Conv: "x", ConvTranspose: "x", Dense: "x", Elementwise: "x", Norm: "x", Pool: ""}
-    forward, back = ("x", "weight", "bias", "gamma", "beta"), backs[type(case)]
-    names = forward if direction == "forward" else ("grad", back, "weight", "gamma")
+    forward = ("x", "weight", "bias", "gamma", "beta", "indices")
+    back = "" if isinstance(case, Pool | AdaptivePool | Unpool) else "x"
+    names = forward if direction == "forward" else ("grad", back, "weight", "gamma", "indices")
     indices = 8 * y.size if direction == "backward" and getattr(case, "kind", "") == "max" else 0
     return indices + sum(arrays[name].nbytes for name in names if name in arrays)
 

@@ -10,7 +10,16 @@ from cnnkit.rooms.array.dropout import dropout
 from cnnkit.rooms.array.halves import narrow, widen
 from cnnkit.rooms.array.loss import cross_entropy, cross_entropy_backward, mse_loss, mse_loss_backward
 from cnnkit.rooms.array.norm import norm, norm_backward
-from cnnkit.rooms.array.pool import avg_pool, avg_pool_backward, max_pool, max_pool_backward
+from cnnkit.rooms.array.pool import (
+    avg_pool,
+    avg_pool_backward,
+    lp_pool,
+    lp_pool_backward,
+    max_pool,
+    max_pool_backward,
+    max_unpool,
+    max_unpool_backward,
+)
 from cnnkit.rooms.array.softmax import log_softmax, log_softmax_backward, softmax, softmax_backward
 
 __all__ = [
@@ -28,8 +37,12 @@ __all__ = [
     "dropout",
     "log_softmax",
     "log_softmax_backward",
+    "lp_pool",
+    "lp_pool_backward",
     "max_pool",
     "max_pool_backward",
+    "max_unpool",
+    "max_unpool_backward",
     "mse_loss",
     "mse_loss_backward",
     "narrow",

@@ -6,9 +6,11 @@ from cnnkit.rooms.numba.dense import dense, dense_backward
 from cnnkit.rooms.numba.dropout import dropout
 from cnnkit.rooms.numba.halves import narrow, widen
 from cnnkit.rooms.numba.loss import cross_entropy, cross_entropy_backward, mse_loss, mse_loss_backward
+from cnnkit.rooms.numba.lp_pool import lp_pool, lp_pool_backward
 from cnnkit.rooms.numba.norm import norm, norm_backward
-from cnnkit.rooms.numba.pool import avg_pool, avg_pool_backward, max_pool, max_pool_backward
+from cnnkit.rooms.numba.pool import avg_pool, avg_pool_backward, max_pool
 from cnnkit.rooms.numba.softmax import log_softmax, log_softmax_backward, softmax, softmax_backward
+from cnnkit.rooms.numba.unpool import max_pool_backward, max_unpool, max_unpool_backward
 
 __all__ = [
     "activate",
@@ -25,8 +27,12 @@ __all__ = [
     "dropout",
     "log_softmax",
     "log_softmax_backward",
+    "lp_pool",
+    "lp_pool_backward",
     "max_pool",
     "max_pool_backward",
+    "max_unpool",
+    "max_unpool_backward",
     "mse_loss",
     "mse_loss_backward",
     "narrow",

@@ -16,9 +16,10 @@ import numpy as np
 
 from cnnkit import arrays, geometry
 from cnnkit.arrays import Array
-from cnnkit.geometry import Ints, PoolPlan
+from cnnkit.geometry import AdaptivePlan, Ints, PoolPlan
 from cnnkit.rooms import threads
 from cnnkit.rooms.numba.machine import VECTOR_BYTES, kernel
+from cnnkit.rooms.numba.planes import channels_together, copy, dense, fill
 from cnnkit.rooms.numba.vectors import (
     address,
     alike,
@@ -41,6 +42,7 @@ from cnnkit.rooms.numba.vectors import (
     scatter,
     select,
     size,
+    smallest,
     splat,
     splat_as,
     store,
@@ -53,7 +55,10 @@ LINES = 8 << 10  # bytes of lines that are filled before they are read: far enou
 LONG = 16  # taps: windows with more of them are read as they lie in memory
 
 
-def max_pool(x: Array, plan: PoolPlan, out: Array, indices: Array | None) -> None:
+Plan = PoolPlan | AdaptivePlan
+
+
+def max_pool(x: Array, plan: Plan, out: Array, indices: Array | None) -> None:
     lowest = x.dtype.type(-np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min)
     in_doubt = np.zeros(1, np.bool_)
     _pool(x, plan, None, lowest, in_doubt, out, indices)
@@ -61,7 +66,7 @@ def max_pool(x: Array, plan: PoolPlan, out: Array, indices: Array | None) -> Non
         _pool(x, plan, None, lowest, in_doubt, out, np.empty(out.shape, np.int64))
 
 
-def avg_pool(x: Array, plan: PoolPlan, divisors: tuple[Ints, ...], out: Array) -> None:
+def avg_pool(x: Array, plan: Plan, divisors: tuple[Ints, ...], out: Array) -> None:
     _pool(x, plan, divisors, x.dtype.type(0), np.zeros(1, np.bool_), out, None)
 
 
@@ -84,7 +89,7 @@ class Lines(NamedTuple):
 
 class Way(NamedTuple):
     """What a kernel needs to know of a plan; `axes` has for every axis and window its first tap on x, how many of its
-    taps are there, and its divisor's factor."""
+    taps are there, and its divisor's factor. With `whole` there is one window, which is all of a plane."""
 
     channels: int
     sizes: Ints
@@ -93,25 +98,32 @@ class Way(NamedTuple):
     lines: Lines
     nowhere: Any
     items: tuple[int, int]
+    whole: bool
 
 
 def _pool(
     x: Array,
-    plan: PoolPlan,
+    plan: Plan,
     divisors: tuple[Ints, ...] | None,
     empty: Any,
     in_doubt: Array,
     out: Array,
     indices: Array | None,
 ) -> None:
-    way, by_channels, x = _way(plan, x.dtype, divisors), _by_channels(out, x), arrays.lift(x)
-    to, found = _dense(out, by_channels), None if indices is None else _dense(indices, by_channels)
+    way, by_channels, x = _way(plan, x.dtype, divisors), channels_together(out, x), arrays.lift(x)
+    to, found = dense(out, by_channels), None if indices is None else dense(indices, by_channels)
     source = address(x), x.strides, way.channels, way.sizes
     results = address(to), None if found is None else address(found)
     summing = None if divisors is None else True
     given = empty, way.nowhere, summing, source, way.window, way.axes, *results
     work = (x.size + out.size) / 4
-    if by_channels:
+    if way.whole and not by_channels and x[:1, :1].flags.c_contiguous:
+        divisor = x.dtype.type(geometry.volume(sum(divisors or (), ())))
+        whole = geometry.volume(plan.input_size), divisor
+        threads.run(
+            _whole_planes, way.items[0], work / 2, empty, way.nowhere, summing, source, whole, *results, in_doubt
+        )
+    elif by_channels:
         threads.run(_pixels, way.items[1], work, *given)
     else:
         threads.run(_planes, way.items[0], work, *given, tuple(way.lines), in_doubt)
@@ -120,37 +132,25 @@ def _pool(
             wanted[...] = result
 
 
-def _by_channels(result: Array, like: Array) -> bool:
-    """Whether channels lie closest together in the result and in what it is made of, or can only lie so."""
-    if result.flags.c_contiguous and not arrays.channels_last(like):
-        return False
-    return _channels_behind(result).flags.c_contiguous
-
-
-def _channels_behind(array: Array) -> Array:
-    return array.transpose(0, *range(2, array.ndim), 1)
-
-
-def _dense(array: Array, by_channels: bool) -> Array:
-    """The array itself if it lies without gaps in the order that a kernel fills, else a new one."""
-    if by_channels:
-        last = _channels_behind(array)
-        return array if last.flags.c_contiguous else np.moveaxis(np.empty(last.shape, array.dtype), -1, 1)
-    return array if array.flags.c_contiguous else np.empty(array.shape, array.dtype)
-
-
 @lru_cache(128)
-def _way(plan: PoolPlan, dtype: np.dtype, divisors: tuple[Ints, ...] | None) -> Way:
+def _way(plan: Plan, dtype: np.dtype, divisors: tuple[Ints, ...] | None) -> Way:
     plan = geometry.lift(plan)
     factors = _factors(divisors or ((1,) * n for n in plan.output_size))
-    lines = _lines(plan, dtype, factors)
+    lines = _lines(plan, dtype, factors) if isinstance(plan, PoolPlan) else _uneven_lines(plan, dtype)
     parts = [np.array(each, dtype) for each in factors]
     parts[2] = np.tile(parts[2], lines.rows) if lines.flat else parts[2]
     axes = tuple((*_windows(plan, axis), parts[axis]) for axis in range(3))
     kind = np.int32 if geometry.volume(plan.input_size) < 1 << 31 else np.int64
     items = plan.batch * plan.channels, plan.batch * plan.output_size[0] * plan.output_size[1]
-    window = plan.kernel_size, plan.dilation
-    return Way(plan.channels, plan.input_size, window, axes, lines, kind(np.iinfo(kind).max), items)
+    window = (plan.kernel_size, plan.dilation) if isinstance(plan, PoolPlan) else ((1, 1, 1),) * 2
+    return Way(plan.channels, plan.input_size, window, axes, lines, kind(np.iinfo(kind).max), items, _whole(plan))
+
+
+def _whole(plan: Plan) -> bool:
+    """Whether pooling is global: its one window is all of a plane."""
+    if isinstance(plan, AdaptivePlan) or plan.kernel_size != plan.input_size:
+        return False
+    return set(plan.output_size) == {1} and not any(plan.before)
 
 
 def _factors(divisors: Iterable[Ints]) -> tuple[Ints, ...]:
@@ -159,13 +159,27 @@ def _factors(divisors: Iterable[Ints]) -> tuple[Ints, ...]:
     return ((1,),) * (3 - len(factors)) + factors
 
 
-def _windows(plan: PoolPlan, axis: int) -> tuple[Array, Array]:
+def _windows(plan: Plan, axis: int) -> tuple[Array, Array]:
     """Where the first tap on x of each window along an axis lies, and how many taps lie on x."""
+    if isinstance(plan, AdaptivePlan):
+        return _uneven_windows(plan, axis)
     dilation = plan.dilation[axis]
     first = np.arange(plan.output_size[axis]) * plan.stride[axis] - plan.before[axis]
     skipped = np.maximum(0, -(first // dilation))
     first += skipped * dilation
     return first, np.minimum(plan.kernel_size[axis] - skipped, (plan.input_size[axis] - 1 - first) // dilation + 1)
+
+
+def _uneven_windows(plan: AdaptivePlan, axis: int) -> tuple[Array, Array]:
+    first, count = geometry.adaptive_windows(plan.input_size[axis], plan.output_size[axis])
+    return np.array(first, np.int64), np.array(count, np.int64)
+
+
+def _uneven_lines(plan: AdaptivePlan, dtype: np.dtype) -> Lines:
+    """Rows as they are: windows that differ in size are taken one by one, along the lanes."""
+    width, lanes_ = plan.input_size[2], VECTOR_BYTES // dtype.itemsize
+    rows = max(1, min(LINES // dtype.itemsize // width, plan.output_size[1]))
+    return Lines(width, rows, rows * width + lanes_, 0, width, 0, flat=False, by_taps=True)
 
 
 def _lines(plan: PoolPlan, dtype: np.dtype, factors: tuple[Ints, ...]) -> Lines:
@@ -202,12 +216,13 @@ def _planes(start, stop, empty, nowhere, summing, source, window, axes, out, ind
     """Planes of outputs: x is read once, what follows from a block of its rows is written while these are near."""
     base, strides, channels, sizes = source
     (_, _, taps), dilation = window
-    (first_d, count_d, factor_d), (first_h, count_h, factor_h), (first_w, _, factor_w) = axes
+    (first_d, count_d, factor_d), (first_h, count_h, factor_h), (first_w, count_w, factor_w) = axes
     pitch, rows, length, before, width, stride, flat, by_taps = lines
     memory, memory_keys = np.full(length, empty), np.full(length, nowhere)
     line, keys, item, steps = memory.ctypes.data, memory_keys.ctypes.data, size(empty), strides[2:]
     to_line, to_keys = line + before * item, keys + before * size(nowhere)
     outputs, high = first_w.size, first_h.size
+    windows = before, first_w.ctypes.data, count_w.ctypes.data
     doubt, done = False, start * first_d.size * high * outputs
     n, c = divmod(start, channels)
     for _ in range(start, stop):
@@ -230,10 +245,13 @@ def _planes(start, stop, empty, nowhere, summing, source, window, axes, out, ind
                 shape = (1, n_lines * outputs, pitch) if flat else (n_lines, outputs, pitch)
                 to = out + done * item
                 factors = factor_d[i], factor_h.ctypes.data + j * item, factor_w.ctypes.data
-                if indices is not None:
-                    _across_keys(empty, nowhere, line, keys, taps, stride, dilation[2], shape, to, indices + done * 8)
+                if by_taps and indices is not None:
+                    rest = windows, (n_lines, outputs, pitch), to, indices + done * 8
+                    _across_taps_keys(empty, nowhere, line, keys, *rest)
                 elif by_taps:
-                    _across_taps(empty, summing, line, taps, stride, shape, factors, to)
+                    _across_taps(empty, summing, line, windows, (n_lines, outputs, pitch), factors, to)
+                elif indices is not None:
+                    _across_keys(empty, nowhere, line, keys, taps, stride, dilation[2], shape, to, indices + done * 8)
                 elif stride == 1:  # a stride that is known when compiling
                     _across(1, empty, summing, line, taps, dilation[2], shape, factors, to)
                 elif stride == 2:
@@ -332,21 +350,48 @@ def _across(stride, empty, summing, line, taps, dilation, shape, factors, out):
 
 
 @kernel
-def _across_taps(empty, summing, line, taps, stride, shape, factors, out):
-    """Rows of outputs from lines, lanes being taps: for few and long windows, as in global pooling."""
+def _across_taps(empty, summing, line, windows, shape, factors, out):
+    """Rows of outputs from lines, lanes being taps: for long windows, as in global pooling, and for unequal ones."""
     inlined()
     rows, outputs, pitch = shape
+    before, firsts, counts = windows
     factor_d, factor_h, factor_w = factors
     for j in range(rows):
         divisor = factor_d * at(factor_h, j, empty)
         for o in range(outputs):
-            best, window = splat(empty, empty), line + (j * pitch + o * stride) * size(empty)
-            for t in range(0, taps, lanes(empty)):
+            window, taps = line + (j * pitch + before + at(firsts, o, rows)) * size(empty), at(counts, o, rows)
+            best = load(window, taps, empty)
+            for t in range(lanes(empty), taps, lanes(empty)):
                 best = _combined(summing, best, load(window + t * size(empty), taps - t, empty))
             if summing is None:
                 put(out, j * outputs + o, largest(best), empty)
             else:
                 put(out, j * outputs + o, sum_lanes(best) / (divisor * at(factor_w, o, empty)), empty)
+
+
+@kernel
+def _across_taps_keys(empty, nowhere, line, keys, windows, shape, out, indices):
+    """The same for maxima, and where they were found from their keys."""
+    rows, outputs, pitch = shape
+    before, firsts, counts = windows
+    like = splat(empty, nowhere)
+    for j in range(rows):
+        for o in range(outputs):
+            first, taps, to = j * pitch + before + at(firsts, o, rows), at(counts, o, rows), j * outputs + o
+            best, key = splat(empty, empty), like
+            for t in range(0, taps, lanes(empty)):
+                rolled()
+                other = load(line + (first + t) * size(empty), taps - t, empty)
+                best, key = _merged(best, key, other, load(keys + (first + t) * size(nowhere), taps - t, like))
+            _put_best(empty, like, best, key, to, out, indices)
+
+
+@kernel
+def _put_best(empty, like, best, key, o, out, indices):
+    """Write the best of all lanes and where it was found: of equal ones, and of NaN, that of the smallest key."""
+    place = smallest(select(alike(best, splat(empty, largest(best))), key, like))
+    put(out, o, largest(select(key == place, best, splat(empty, empty))), empty)
+    put(indices, o, place if place >= 0 else ~place, o)
 
 
 @kernel
@@ -366,6 +411,61 @@ def _across_keys(empty, nowhere, line, keys, taps, stride, dilation, shape, out,
                 best, key = _merged(best, key, other, every(keys + tap * key_item, stride, count, like))
             store(out + to * item, best, count)
             store(indices + to * 8, wide(select(key < 0, key ^ -1, key)), count)
+
+
+@kernel
+def _whole_planes(start, stop, empty, nowhere, summing, source, whole, out, indices, in_doubt):
+    """Global pooling: one output for each plane, which is read once, as it lies in memory."""
+    base, strides, channels, _ = source
+    pixels, divisor = whole
+    doubt = minus_zero(splat(empty, empty))
+    n, c = divmod(start, channels)
+    for o in range(start, stop):
+        plane = base + n * strides[0] + c * strides[1]
+        n, c = (n, c + 1) if c + 1 < channels else (n + 1, 0)
+        if indices is not None:
+            _whole_keys(empty, splat(empty, nowhere), plane, pixels, o, out, indices)
+            continue
+        v0, v1, v2, v3 = _whole_lanes(empty, summing, plane, pixels)
+        best = _combined(summing, _combined(summing, v0, v1), _combined(summing, v2, v3))
+        if summing is None:
+            doubt = doubt | minus_zero(v0) | minus_zero(v1) | minus_zero(v2) | minus_zero(v3)
+            put(out, o, largest(best), empty)
+        else:
+            put(out, o, sum_lanes(best) / divisor, empty)
+    if any_lane(doubt):
+        in_doubt[0] = True
+
+
+@kernel
+def _whole_lanes(empty, summing, plane, pixels):
+    """All numbers of a plane, combined in the lanes of four vectors."""
+    inlined()
+    width = lanes(empty) * size(empty)
+    v0 = v1 = v2 = v3 = splat(empty, empty)
+    fours = pixels // (4 * lanes(empty))
+    for _ in range(fours):
+        v0 = _combined(summing, v0, load_all(plane, empty))
+        v1 = _combined(summing, v1, load_all(plane + width, empty))
+        v2 = _combined(summing, v2, load_all(plane + 2 * width, empty))
+        v3 = _combined(summing, v3, load_all(plane + 3 * width, empty))
+        plane += 4 * width
+    for p in range(fours * 4 * lanes(empty), pixels, lanes(empty)):
+        rolled()
+        v0 = _combined(summing, v0, load(plane, pixels - p, empty))
+        plane += width
+    return v0, v1, v2, v3
+
+
+@kernel
+def _whole_keys(empty, like, plane, pixels, o, out, indices):
+    """The maximum of a plane, and where it was found."""
+    best, here = splat(empty, empty), numbered(select(like == like, 0, like))
+    key = here
+    for p in range(0, pixels, lanes(empty)):
+        rolled()
+        best, key = _taken(best, key, load(plane + p * size(empty), pixels - p, empty), here + p)
+    _put_best(empty, like, best, select(best != best, key ^ -1, key), o, out, indices)
 
 
 @kernel
@@ -419,7 +519,7 @@ def _pixel(empty, summing, pixel, channels, counts, jumps, divisor, out):
 def _pixel_by_taps(empty, summing, pixel, channels, counts, jumps, divisor, out):
     """The same, all channels of a tap at a time: x is read in the order of memory."""
     source, step = pixel
-    _fill(empty, out, channels)
+    fill(empty, out, channels)
     for a in range(counts[0]):
         for b in range(counts[1]):
             for e in range(counts[2]):
@@ -452,99 +552,76 @@ def _pixel_keys(empty, nowhere, pixel, channels, counts, jumps, place, places, o
         store(indices + c * 8, wide(key), channels - c)
 
 
-@kernel
-def _fill(value, to, count):
-    for p in range(0, count, lanes(value)):
-        store(to + p * size(value), splat(value, value), count - p)
-
-
 # ---------------------------------------------------------------- backward
 
 
-def max_pool_backward(grad_output: Array, indices: Array, grad_x: Array) -> None:
-    by_channels, zero = _by_channels(grad_x, grad_output), grad_x.dtype.type(0)
-    result = _dense(grad_x, by_channels)
-    sources = _gapless(grad_output, by_channels), _gapless(indices, by_channels)
-    places = [address(each) for each in (*sources, result)]
-    batch, channels = grad_x.shape[:2]
-    shape = channels, geometry.volume(grad_x.shape[2:]), geometry.volume(grad_output.shape[2:])
-    work = grad_x.size / 8 + grad_output.size
-    if by_channels:
-        parts = min(channels, -(-threads.get_num_threads() // max(1, batch)))
-        threads.run(_scatter_pixels, batch * parts, work, zero, *places, *shape, parts, keep=sources)
-    else:
-        threads.run(_scatter_planes, batch * channels, work, zero, *places, *shape[1:], keep=sources)
-    if result is not grad_x:
-        grad_x[...] = result
-
-
-def avg_pool_backward(grad_output: Array, plan: PoolPlan, divisors: tuple[Ints, ...], grad_x: Array) -> None:
-    by_channels, zero = _by_channels(grad_x, grad_output), grad_x.dtype.type(0)
-    result, grad_output = _dense(grad_x, by_channels), arrays.lift(grad_output)
+def avg_pool_backward(grad_output: Array, plan: Plan, divisors: tuple[Ints, ...], grad_x: Array) -> None:
+    by_channels, zero = channels_together(grad_x, grad_output), grad_x.dtype.type(0)
+    result, grad_output = dense(grad_x, by_channels), arrays.lift(grad_output)
     lines, axes, items = _way_back(plan, grad_x.dtype, divisors)
-    given = zero, (address(grad_output), grad_output.strides, plan.channels), axes, address(result)
+    source, to = (address(grad_output), grad_output.strides, plan.channels), address(result)
     work = (grad_x.size + grad_output.size) / 4
-    if by_channels:
-        threads.run(_pixels_backward, items[1], work, *given)
+    if _whole(plan):
+        share = grad_output / geometry.volume(sum(divisors, ()))
+        _spread(share, result, by_channels)
+    elif by_channels:
+        threads.run(_pixels_backward, items[1], work, zero, source, axes, to)
+    elif isinstance(plan, AdaptivePlan):
+        windows = _way(plan, grad_x.dtype, divisors).axes
+        threads.run(_uneven_planes_backward, items[0], work, zero, source, windows, axes[2], to)
     else:
-        threads.run(_planes_backward, items[0], work, *given, lines)
+        threads.run(_planes_backward, items[0], work, zero, source, axes, to, lines)
     if result is not grad_x:
         grad_x[...] = result
 
 
-def _gapless(array: Array, by_channels: bool) -> Array:
-    """The array without gaps, in the order that a kernel reads."""
+def _spread(share: Array, result: Array, by_channels: bool) -> None:
+    """The way back of global pooling: a plane is filled with one number."""
     if by_channels:
-        return np.ascontiguousarray(_channels_behind(array))
-    return np.ascontiguousarray(array)
+        arrays.lift(result)[...] = share
+        return
+    share = np.ascontiguousarray(share)
+    pixels = geometry.volume(result.shape[2:])
+    threads.run(
+        _fill_planes,
+        share.size,
+        result.size / 8,
+        share.dtype.type(0),
+        address(share),
+        pixels,
+        address(result),
+        keep=share,
+    )
+
+
+@kernel
+def _fill_planes(start, stop, zero, shares, pixels, to):
+    for plane in range(start, stop):
+        fill(at(shares, plane, zero), to + plane * pixels * size(zero), pixels)
 
 
 @lru_cache(128)
-def _way_back(plan: PoolPlan, dtype: np.dtype, divisors: tuple[Ints, ...]) -> tuple[Ints, tuple, tuple[int, int]]:
+def _way_back(plan: Plan, dtype: np.dtype, divisors: tuple[Ints, ...]) -> tuple[Ints, tuple, tuple[int, int]]:
     """Of a line: its taps, padding and stride. Along each axis: the first of the windows that hold an element of x, how
     many do, and one over the divisors' factors. Planes, and rows of pixels."""
     plan, factors = geometry.lift(plan), _factors(divisors)
-    axes = []
-    for axis in range(3):
-        at, stride = np.arange(plan.input_size[axis]) + plan.before[axis], plan.stride[axis]
-        first = np.maximum(0, (at - plan.kernel_size[axis]) // stride + 1)
-        count = np.minimum(plan.output_size[axis], at // stride + 1) - first
-        axes.append((first, np.maximum(0, count), (1 / np.array(factors[axis], np.float64)).astype(dtype)))
+    parts = [(1 / np.array(each, np.float64)).astype(dtype) for each in factors]
+    axes = tuple((*_holders(plan, axis), parts[axis]) for axis in range(3))
+    items = plan.batch * plan.channels, plan.batch * plan.input_size[0] * plan.input_size[1]
+    if isinstance(plan, AdaptivePlan):
+        return (), axes, items
     taps = plan.kernel_size[2]
     lines = taps, taps - 1 - plan.before[2], plan.stride[2] if plan.output_size[2] > 1 else 1
-    items = plan.batch * plan.channels, plan.batch * plan.input_size[0] * plan.input_size[1]
-    return lines, tuple(axes), items
+    return lines, axes, items
 
 
-@kernel
-def _scatter_planes(start, stop, zero, grad, indices, grad_x, pixels, outputs):
-    """Planes of the gradient: filled with zeros, and what each output brings added while they are near."""
-    grad, indices = grad + start * outputs * size(zero), indices + start * outputs * 8
-    to = grad_x + start * pixels * size(zero)
-    for _ in range(start, stop):
-        _fill(zero, to, pixels)
-        for o in range(outputs):
-            place = at(indices, o, outputs)
-            put(to, place, at(to, place, zero) + at(grad, o, zero), zero)
-        grad, indices, to = grad + outputs * size(zero), indices + outputs * 8, to + pixels * size(zero)
-
-
-@kernel
-def _scatter_pixels(start, stop, zero, grad, indices, grad_x, channels, pixels, outputs, parts):
-    """The same, where channels lie together: images, in so many parts of their channels."""
-    item = size(zero)
-    for piece in range(start, stop):
-        n, part = divmod(piece, parts)
-        c = part * channels // parts
-        width = (part + 1) * channels // parts - c
-        to = grad_x + (n * pixels * channels + c) * item
-        for p in range(pixels):
-            _fill(zero, to + p * channels * item, width)
-        for o in range(n * outputs * channels + c, (n + 1) * outputs * channels + c, channels):
-            places, values = indices + o * 8, grad + o * item
-            for lane in range(width):
-                place = at(places, lane, channels) * channels + lane
-                put(to, place, at(to, place, zero) + at(values, lane, zero), zero)
+def _holders(plan: Plan, axis: int) -> tuple[Array, Array]:
+    """Along an axis the first of the windows that hold each element of x, and how many do."""
+    if isinstance(plan, AdaptivePlan):
+        return _uneven_windows(plan.turned(), axis)
+    at, stride = np.arange(plan.input_size[axis]) + plan.before[axis], plan.stride[axis]
+    first = np.maximum(0, (at - plan.kernel_size[axis]) // stride + 1)
+    return first, np.maximum(0, np.minimum(plan.output_size[axis], at // stride + 1) - first)
 
 
 @kernel
@@ -573,7 +650,7 @@ def _planes_backward(start, stop, zero, grad, axes, grad_x, lines):
                 ):
                     alike_rows += 1
                 if same_d:
-                    _copy(zero, to - height * width * item, to, alike_rows * width)
+                    copy(zero, to - height * width * item, to, alike_rows * width)
                 else:
                     i, j = first_d[d], first_h[h]
                     rows = source + i * steps[2] + j * steps[3]
@@ -606,9 +683,47 @@ def _planes_backward(start, stop, zero, grad, axes, grad_x, lines):
 
 
 @kernel
-def _copy(like, source, to, count):
-    for p in range(0, count, lanes(like)):
-        store(to + p * size(like), load(source + p * size(like), count - p, like), count - p)
+def _uneven_planes_backward(start, stop, zero, grad, windows, holders, grad_x):
+    """The same where windows differ in size: a row of outputs across into a line, which the rows under it all take.
+
+    Across, each number of the line adds up the few outputs whose windows hold it.
+    """
+    (first_d, count_d, factor_d), (first_h, count_h, factor_h), _ = windows
+    first_w, count_w, part_w = holders
+    base, steps, channels = grad
+    item, height, width, outputs = size(zero), first_h[-1] + count_h[-1], first_w.size, part_w.size
+    plane, row_bytes = (first_d[-1] + count_d[-1]) * height * width, width * item
+    memory_shares, memory_line = np.full(outputs + lanes(zero), zero), np.full(width + lanes(zero), zero)
+    shares, line, parts = memory_shares.ctypes.data, memory_line.ctypes.data, part_w.ctypes.data
+    firsts, counts = first_w.ctypes.data, count_w.ctypes.data
+    to = grad_x + start * plane * item
+    for image in range(start, stop):
+        n, c = divmod(image, channels)
+        source = base + n * steps[0] + c * steps[1]
+        fill(zero, to, plane)
+        for i in range(first_d.size):
+            for j in range(first_h.size):
+                for p in range(0, outputs, lanes(zero)):
+                    tap = source + i * steps[2] + j * steps[3] + p * steps[4]
+                    value = _read(steps[4] == item, tap, steps[4], outputs - p, zero)
+                    part = load(parts + p * item, outputs - p, zero) / (factor_d[i] * factor_h[j])
+                    store_all(shares + p * item, value * part)
+                for w in range(width):
+                    first = at(firsts, w, width)
+                    share = at(shares, first, zero)
+                    for o in range(first + 1, first + at(counts, w, width)):
+                        share += at(shares, o, zero)
+                    put(line, w, share, zero)
+                for a in range(count_d[i]):
+                    row = to + ((first_d[i] + a) * height + first_h[j]) * row_bytes
+                    for _ in range(count_h[j]):
+                        for p in range(0, width, lanes(zero)):
+                            added = load(row + p * item, width - p, zero) + load_all(line + p * item, zero)
+                            store(row + p * item, added, width - p)
+                        row += row_bytes
+        to += plane * item
+    keep(memory_shares)
+    keep(memory_line)
 
 
 @kernel

@@ -552,3 +552,4 @@ def _larger(builder: Any, dtype: Any, a: Any, b: Any) -> Any:
 
 sum_lanes = _folded(lambda builder, dtype, a, b: builder.fadd(a, b))
 largest = _folded(_larger)
+smallest = _folded(lambda builder, dtype, a, b: builder.select(_comparison("<")(builder, dtype, b, a), b, a))

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cnnkit.cli.bench.cases import Conv, ConvTranspose, Dense, Elementwise, Norm, Pool
+from cnnkit.cli.bench.cases import AdaptivePool, Conv, ConvTranspose, Dense, Elementwise, LPPool, Norm, Pool, Unpool
 
 jax: Any = importlib.import_module("jax")
 lax: Any = jax.lax
@@ -58,6 +58,18 @@ def pool(case: Pool, arrays: Arrays, direction: str) -> Work:
         return _work(lambda x: lax.reduce_window(x, -jnp.inf, lax.max, kernel, stride, pads), arrays, direction, "x")
     area = case.kernel_size**2
     return _work(lambda x: lax.reduce_window(x, 0.0, lax.add, kernel, stride, pads) / area, arrays, direction, "x")
+
+
+def adaptivepool(case: AdaptivePool, arrays: Arrays, direction: str) -> None:
+    """Nothing: it has none."""
+
+
+def lppool(case: LPPool, arrays: Arrays, direction: str) -> None:
+    """Nothing: not raced."""
+
+
+def unpool(case: Unpool, arrays: Arrays, direction: str) -> None:
+    """Nothing: not raced."""
 
 
 def elementwise(case: Elementwise, arrays: Arrays, direction: str) -> Work:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cnnkit.cli.bench.cases import Conv, ConvTranspose, Dense, Elementwise, Norm, Pool
+from cnnkit.cli.bench.cases import AdaptivePool, Conv, ConvTranspose, Dense, Elementwise, LPPool, Norm, Pool, Unpool
 
 ort: Any = importlib.import_module("onnxruntime")
 onnx: Any = importlib.import_module("onnx")
@@ -50,6 +50,18 @@ def pool(case: Pool, arrays: Arrays, direction: str) -> Work:
     if case.kind == "avg":
         return _work("AveragePool", arrays, direction, count_include_pad=1, **window)
     return _work("MaxPool", arrays, direction, **window)
+
+
+def adaptivepool(case: AdaptivePool, arrays: Arrays, direction: str) -> None:
+    """Nothing: it has none."""
+
+
+def lppool(case: LPPool, arrays: Arrays, direction: str) -> None:
+    """Nothing: not raced."""
+
+
+def unpool(case: Unpool, arrays: Arrays, direction: str) -> None:
+    """Nothing: not raced."""
 
 
 def elementwise(case: Elementwise, arrays: Arrays, direction: str) -> Work:

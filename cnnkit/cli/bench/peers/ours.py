@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 import cnnkit
-from cnnkit.cli.bench.cases import Conv, ConvTranspose, Dense, Elementwise, Norm, Pool
+from cnnkit.cli.bench.cases import AdaptivePool, Conv, ConvTranspose, Dense, Elementwise, LPPool, Norm, Pool, Unpool
 
 NAME = "cnnkit"
 Arrays = dict[str, np.ndarray]
@@ -44,6 +44,31 @@ def pool(case: Pool, arrays: Arrays, direction: str) -> Work:
         return lambda: (backward(arrays["grad"], x.shape, *case.window),)
     _, indices = forward(x, *case.window, return_indices=True)
     return lambda: (backward(arrays["grad"], indices, x.shape),)
+
+
+def adaptivepool(case: AdaptivePool, arrays: Arrays, direction: str) -> Work:
+    x, size = arrays["x"], case.output_size
+    forward, backward = getattr(cnnkit, case.op), getattr(cnnkit, f"{case.op}_backward")
+    if direction == "forward":
+        return lambda: (forward(x, size),)
+    if case.kind == "avg":
+        return lambda: (backward(arrays["grad"], x.shape),)
+    _, indices = forward(x, size, return_indices=True)
+    return lambda: (backward(arrays["grad"], indices, x.shape),)
+
+
+def lppool(case: LPPool, arrays: Arrays, direction: str) -> Work:
+    x = arrays["x"]
+    if direction == "forward":
+        return lambda: (cnnkit.lp_pool2d(x, *case.window),)
+    return lambda: (cnnkit.lp_pool2d_backward(arrays["grad"], x, *case.window),)
+
+
+def unpool(case: Unpool, arrays: Arrays, direction: str) -> Work:
+    x, indices = arrays["x"], arrays["indices"]
+    if direction == "forward":
+        return lambda: (cnnkit.max_unpool2d(x, indices, case.kernel_size),)
+    return lambda: (cnnkit.max_unpool2d_backward(arrays["grad"], indices),)
 
 
 def elementwise(case: Elementwise, arrays: Arrays, direction: str) -> Work:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cnnkit.cli.bench.cases import Conv, ConvTranspose, Dense, Elementwise, Norm, Pool
+from cnnkit.cli.bench.cases import AdaptivePool, Conv, ConvTranspose, Dense, Elementwise, LPPool, Norm, Pool, Unpool
 
 torch: Any = importlib.import_module("torch")
 F: Any = torch.nn.functional
@@ -60,6 +60,41 @@ def pool(case: Pool, arrays: Arrays, direction: str) -> Work:
         return lambda: (aten.avg_pool2d_backward(grad, x, *window, False, True, None),)
     _, indices = F.max_pool2d(x, *case.window, return_indices=True)
     return lambda: (aten.max_pool2d_with_indices_backward(grad, x, *window, [1, 1], False, indices),)
+
+
+def adaptivepool(case: AdaptivePool, arrays: Arrays, direction: str) -> Work:
+    x, grad = _tensors(arrays, "x", "grad")
+    if direction == "forward":
+        forward = getattr(F, case.op)
+        return lambda: (forward(x, case.output_size),)
+    if case.kind == "avg":
+        if case.output_size == 1:  # what its autograd does: the forward is a mean
+            return lambda: (grad.expand(x.shape) / (x.shape[2] * x.shape[3]),)
+        return lambda: (aten._adaptive_avg_pool2d_backward(grad, x),)
+    _, indices = F.adaptive_max_pool2d(x, case.output_size, return_indices=True)
+    return lambda: (aten.adaptive_max_pool2d_backward(grad, x, indices),)
+
+
+def lppool(case: LPPool, arrays: Arrays, direction: str) -> Work:
+    x, grad = _tensors(arrays, "x", "grad")
+    if direction == "forward":
+        return lambda: (F.lp_pool2d(x, *case.window),)
+    return _recorded(lambda x: F.lp_pool2d(x, *case.window), x, grad)
+
+
+def unpool(case: Unpool, arrays: Arrays, direction: str) -> Work:
+    x, indices, grad = _tensors(arrays, "x", "indices", "grad")
+    if direction == "forward":
+        return lambda: (F.max_unpool2d(x, indices, case.kernel_size),)
+    return _recorded(lambda x: F.max_unpool2d(x, indices, case.kernel_size), x, grad)
+
+
+def _recorded(layer: Callable[..., Any], x: Any, grad: Any) -> Work:
+    """The way back of what is no single function of PyTorch's: its autograd, with the forward done beforehand."""
+    x = x.detach().requires_grad_()
+    with torch.enable_grad():
+        y = layer(x)
+    return lambda: torch.autograd.grad(y, x, grad, retain_graph=True)
 
 
 def elementwise(case: Elementwise, arrays: Arrays, direction: str) -> Work:
