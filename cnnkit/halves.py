@@ -15,11 +15,12 @@ Given = dict[str, Any]
 Fill = Callable[..., None]
 
 # by the contract's names: what has an image at each place of its first axis; a result that has not is a sum over all
-BATCHED = ("x", "grad_output", "logits", "labels", "scale", "out", "grad_x", "indices")
+BATCHED = ("x", "grad_output", "logits", "labels", "scale", "out", "grad_x", "indices", "kept")
 # ops that see one image at a time; others are done at once
 IN_PARTS = (
     *("conv", "conv_backward", "conv_transpose", "dense", "dense_backward"),
     *("max_pool", "max_pool_backward", "avg_pool", "avg_pool_backward"),
+    *("max_unpool", "max_unpool_backward", "lp_pool", "lp_pool_backward"),
     *("activate", "activate_backward", "dropout", "softmax", "softmax_backward", "log_softmax", "log_softmax_backward"),
     *("cross_entropy", "cross_entropy_backward"),
 )

@@ -264,6 +264,16 @@ ALONG = {  # these round: the definition is met within a bound
         lambda g: cnnkit.dropout_backward(g, KEPT, 0.25),
         lambda g: np.where(KEPT, g / 0.75, 0),
     ),
+    "batch_norm": (
+        [SHAPE],
+        lambda x: cnnkit.batch_norm(x, None, None, None, None, training=True),
+        lambda x: naive.normalise(x, 1, 0, *naive.moments(x, (0, 2, 3)), 1e-5),
+    ),
+    "batch_norm_backward": (
+        [SHAPE, SHAPE],
+        lambda g, x: cnnkit.batch_norm_backward(g, x, None, None, None, training=True, needs=("x",)).x,
+        lambda g, x: naive.normalise_backward(g, x, 1, (0, 2, 3), 1e-5),
+    ),
     "cross_entropy": (
         [SHAPE],
         lambda x: cnnkit.cross_entropy(x, LABELS, reduction="none"),

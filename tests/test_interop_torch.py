@@ -17,6 +17,11 @@ import cnnkit.interop.torch as operators  # noqa: E402
 LABELS = torch.tensor([[0, 2], [1, 1]])
 
 
+def places(function, *shape):
+    """Indices that pooling of an array of this shape by 2 gives."""
+    return function(torch.randn(*shape, generator=torch.Generator().manual_seed(0)), 2, return_indices=True)[1]
+
+
 def tensor(*shape, seed=0, dtype=torch.float64, grad=True):
     """Numbers that all differ by more than gradcheck's step, so that maxima stay where they are."""
     numbers = np.random.default_rng(seed).permutation(int(np.prod(shape))).reshape(shape)
@@ -36,6 +41,28 @@ CALLS = {  # name: (shapes of what is differentiable, what else it is called wit
     "avg_pool1d": ([(2, 3, 7)], {"kernel_size": 3, "padding": 1, "count_include_pad": False}),
     "avg_pool2d": ([(2, 3, 5, 6)], {"kernel_size": 2, "stride": 1, "divisor_override": 3}),
     "avg_pool3d": ([(2, 4, 3, 5)], {"kernel_size": (2, 1, 3)}),
+    "lp_pool1d": ([(2, 3, 7)], {"norm_type": 2, "kernel_size": 3, "stride": 2}),
+    "lp_pool2d": ([(2, 3, 5, 6)], {"norm_type": 2, "kernel_size": 2, "ceil_mode": True}),
+    "lp_pool3d": ([(2, 4, 3, 5)], {"norm_type": 2, "kernel_size": (2, 1, 3)}),
+    "max_unpool1d": ([(2, 3, 3)], {"indices": places(functional.max_pool1d, 2, 3, 6), "kernel_size": 2}),
+    "max_unpool2d": ([(2, 3, 2, 3)], {"indices": places(functional.max_pool2d, 2, 3, 4, 6), "kernel_size": 2}),
+    "max_unpool3d": ([(2, 3, 2, 2, 3)], {"indices": places(functional.max_pool3d, 2, 3, 4, 4, 6), "kernel_size": 2}),
+    "adaptive_max_pool1d": ([(2, 3, 7)], {"output_size": 3}),
+    "adaptive_max_pool2d": ([(2, 3, 5, 6)], {"output_size": (2, None)}),
+    "adaptive_max_pool3d": ([(2, 4, 3, 5)], {"output_size": 2}),
+    "adaptive_avg_pool1d": ([(2, 3, 7)], {"output_size": 3}),
+    "adaptive_avg_pool2d": ([(2, 3, 5, 6)], {"output_size": (2, None)}),
+    "adaptive_avg_pool3d": ([(2, 4, 3, 5)], {"output_size": 2}),
+    "leaky_relu": ([(3, 4)], {"negative_slope": 0.3}),
+    "elu": ([(3, 4)], {"alpha": 1.7}),
+    "gelu": ([(3, 4)], {"approximate": "tanh"}),
+    "silu": ([(3, 4)], {}),
+    "sigmoid": ([(3, 4)], {}),
+    "tanh": ([(3, 4)], {}),
+    "batch_norm": ([(3, 2, 4), (2,), (2,)], {"running_mean": None, "running_var": None, "training": True}),
+    "layer_norm": ([(3, 4), (4,), (4,)], {"normalized_shape": 4}),
+    "group_norm": ([(2, 4, 3), (4,), (4,)], {"num_groups": 2}),
+    "mse_loss": ([(3, 4)], {"target": torch.ones(3, 4), "reduction": "sum"}),
     "dense": ([(2, 3, 4), (5, 4), (5,)], {}),
     "relu": ([(3, 4)], {}),
     "softmax": ([(3, 4)], {"axis": 0}),
@@ -48,14 +75,36 @@ every = pytest.mark.parametrize("name", CALLS)
 def given(name, **kind):
     """The differentiable tensors under their names, and the other arguments."""
     shapes, others = CALLS[name]
-    names = list(inspect.signature(getattr(operators, name)).parameters)
-    return {each: tensor(*shape, seed=i, **kind) for i, (each, shape) in enumerate(zip(names, shapes))}, others  # noqa: B905
+    names = [each for each in inspect.signature(getattr(operators, name)).parameters if each not in others]
+    tensors = {each: tensor(*shape, seed=i, **kind) for i, (each, shape) in enumerate(zip(names, shapes))}  # noqa: B905
+    if "target" in others:
+        others = others | {"target": others["target"].to(next(iter(tensors.values())).dtype)}
+    return tensors, others
 
 
 def test_whatever_has_a_way_back_is_an_operator():
     names = [name for name in cnnkit.__all__ if f"{name}_backward" in cnnkit.__all__]
     assert [name for name in names if not hasattr(operators, name)] == []
-    assert [name for name in names if name not in CALLS] == []
+    assert [name for name in names if name not in CALLS] == ["dropout"]  # whose results are never the same: below
+
+
+def test_dropouts_way_back_goes_where_it_went():
+    x = tensor(40, 7)
+    y, kept = operators.dropout(x, 0.5, rng=np.random.default_rng(0))
+    assert torch.equal(y, torch.where(kept, x / 0.5, 0))
+    (grad,) = torch.autograd.grad(y.sum(), [x])
+    assert torch.equal(grad, kept / 0.5)
+
+
+def test_two_steps_of_batch_norm_before_the_first_way_back():
+    """The running statistics that the second changes in place are no part of the way back of the first."""
+    x, mean, variance = tensor(5, 3, 4), torch.zeros(3, dtype=torch.float64), torch.ones(3, dtype=torch.float64)
+    ys = [operators.batch_norm(x, None, None, mean, variance, training=True) for _ in range(2)]
+    theirs = functional.batch_norm(x, None, None, training=True)
+    grads = [torch.autograd.grad((y**3).sum(), [x])[0] for y in (*ys, theirs)]
+    for grad in grads[:2]:
+        torch.testing.assert_close(grad, grads[2])
+    torch.testing.assert_close(mean, 0.19 * x.detach().mean((0, 2)))
 
 
 @every
@@ -90,7 +139,8 @@ def test_only_what_is_needed_is_computed(name, monkeypatch):
         assert grad.shape == wanted.shape
         if "needs" in inspect.signature(getattr(cnnkit, f"{name}_backward")).parameters:
             backward = getattr(cnnkit, f"{name}_backward")
-            detached = {key: value.detach() for key, value in tensors.items() if key != "bias"}
+            wants = inspect.signature(backward).parameters
+            detached = {key: value.detach() for key, value in tensors.items() if key in wants}
             computed = backward(torch.ones_like(y), **detached, **others, needs=(which,))
             assert torch.equal(grad, getattr(computed, which))
 

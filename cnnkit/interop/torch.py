@@ -27,6 +27,7 @@ from torch.autograd.function import once_differentiable
 import cnnkit
 
 NOT_HERE = ("out", "activation")
+STATE = ("running_mean", "running_var")  # what training changes in place
 KNOWN = ("grad_output", "input_shape", "needs")  # what a way back may want besides arguments of the forward
 
 
@@ -46,7 +47,9 @@ class _Call(torch.autograd.Function):
     def forward(ctx: Any, op: _Operator, others: dict[str, Any], names: tuple[str, ...], *tensors: torch.Tensor) -> Any:
         indexed = {"return_indices": True} if "indices" in op.behind else {}
         result = op.forward(**_plain(names, tensors), **(others | indexed))
-        keep = {name: tensor for name, tensor in zip(names, tensors, strict=True) if name in op.wants}
+        changed = STATE if others.get("training") else ()  # and so no part of the way back
+        wants = [name for name in op.wants if name not in changed]
+        keep = {name: tensor for name, tensor in zip(names, tensors, strict=True) if name in wants}
         if op.behind:
             keep |= zip(op.behind, result[1:], strict=True)
             ctx.mark_non_differentiable(*result[1:])
@@ -60,7 +63,12 @@ class _Call(torch.autograd.Function):
     def backward(ctx: Any, grad_output: torch.Tensor, *_: Any) -> Any:
         wanted = ctx.needs_input_grad[3:]
         needs = tuple(name for name, need in zip(ctx.names, wanted, strict=True) if need)
-        known = ctx.others | _plain(ctx.kept, ctx.saved_tensors) | {"grad_output": grad_output.detach(), "needs": needs}
+        known = (
+            dict.fromkeys(STATE)
+            | ctx.others
+            | _plain(ctx.kept, ctx.saved_tensors)
+            | {"grad_output": grad_output.detach(), "needs": needs}
+        )
         computed: Any = ctx.op.backward(**{name: known[name] for name in ctx.op.wants})
         grads = computed._asdict() if hasattr(computed, "_asdict") else {ctx.names[0]: computed}
         for name in needs:
@@ -109,8 +117,14 @@ conv1d, conv2d, conv3d = (_operator(f"conv{n}d") for n in (1, 2, 3))
 conv_transpose1d, conv_transpose2d, conv_transpose3d = (_operator(f"conv_transpose{n}d") for n in (1, 2, 3))
 max_pool1d, max_pool2d, max_pool3d = (_operator(f"max_pool{n}d") for n in (1, 2, 3))
 avg_pool1d, avg_pool2d, avg_pool3d = (_operator(f"avg_pool{n}d") for n in (1, 2, 3))
+lp_pool1d, lp_pool2d, lp_pool3d = (_operator(f"lp_pool{n}d") for n in (1, 2, 3))
+max_unpool1d, max_unpool2d, max_unpool3d = (_operator(f"max_unpool{n}d") for n in (1, 2, 3))
+adaptive_max_pool1d, adaptive_max_pool2d, adaptive_max_pool3d = (_operator(f"adaptive_max_pool{n}d") for n in (1, 2, 3))
+adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d = (_operator(f"adaptive_avg_pool{n}d") for n in (1, 2, 3))
 dense = _operator("dense")
-relu = _operator("relu")
-softmax = _operator("softmax")
-log_softmax = _operator("log_softmax")
-cross_entropy = _operator("cross_entropy")
+relu, leaky_relu, elu, gelu = map(_operator, ("relu", "leaky_relu", "elu", "gelu"))
+silu, sigmoid, tanh = map(_operator, ("silu", "sigmoid", "tanh"))
+softmax, log_softmax = map(_operator, ("softmax", "log_softmax"))
+batch_norm, layer_norm, group_norm = map(_operator, ("batch_norm", "layer_norm", "group_norm"))
+dropout = _operator("dropout")
+cross_entropy, mse_loss = map(_operator, ("cross_entropy", "mse_loss"))

@@ -6,6 +6,7 @@ from typing import Any
 
 from cnnkit import arrays, dispatch, geometry
 from cnnkit.arrays import Array
+from cnnkit.foreign import any_library
 from cnnkit.ops._shared import Function, number
 
 APPROXIMATIONS = {"none": "gelu", "tanh": "gelu_tanh"}
@@ -15,7 +16,7 @@ FORWARD = """
 Parameters
 ----------
 x : array of any shape
-    float32 or float64, with any strides.
+    float16, bfloat16, float32 or float64, with any strides.
 @parameterReturns
 -------
 array, shape of `x`
@@ -71,7 +72,7 @@ def documented(sections: str, example: str, parameter: str = "") -> Callable[[Fu
 
     def decorate(function: Function) -> Function:
         function.__doc__ = f"{inspect.getdoc(function)}{sections}{inspect.cleandoc(example)}\n"
-        return function
+        return any_library(function)
 
     return decorate
 

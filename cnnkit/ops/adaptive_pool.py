@@ -26,7 +26,7 @@ _MAX = f"""
     Parameters
     ----------
     x : array, shape (N, C, @in) or (C, @in)
-        float32, float64 or an integer dtype.{_OUTPUT_SIZE.rstrip()}
+        float16, bfloat16, float32, float64 or an integer dtype.{_OUTPUT_SIZE.rstrip()}
     return_indices : bool
         Also return where each maximum was found.
 
@@ -64,7 +64,7 @@ _AVG = f"""
     Parameters
     ----------
     x : array, shape (N, C, @in) or (C, @in)
-        float32 or float64.{_OUTPUT_SIZE.rstrip()}
+        float16, bfloat16, float32 or float64.{_OUTPUT_SIZE.rstrip()}
 
     Returns
     -------

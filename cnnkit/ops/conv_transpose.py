@@ -23,7 +23,7 @@ _FORWARD = """
     Parameters
     ----------
     x : array, shape (N, C_in, @in) or (C_in, @in)
-        float32 or float64, with any strides. A channels-last `x` gives a channels-last result.
+        float16, bfloat16, float32 or float64, with any strides. A channels-last `x` gives a channels-last result.
     weight : array, shape (C_in, C_out // groups, @kernel)
     bias : array, shape (C_out,), optional
     stride, dilation : int or tuple of @n ints

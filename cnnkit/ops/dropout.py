@@ -4,9 +4,11 @@ from typing import Any
 
 from cnnkit import arrays, dispatch, geometry
 from cnnkit.arrays import Array
+from cnnkit.foreign import any_library
 from cnnkit.ops._shared import number
 
 
+@any_library
 def dropout(x: Array, rate: float, *, rng: Any) -> tuple[Array, Array]:
     """Set each number to 0 with probability `rate`, and divide the others by ``1 - rate`` (Srivastava et al. 2014).
 
@@ -16,7 +18,7 @@ def dropout(x: Array, rate: float, *, rng: Any) -> tuple[Array, Array]:
     Parameters
     ----------
     x : array of any shape
-        float32 or float64.
+        float16, bfloat16, float32 or float64.
     rate : float
         In [0, 1).
     rng : numpy.random.Generator
@@ -53,6 +55,7 @@ def dropout(x: Array, rate: float, *, rng: Any) -> tuple[Array, Array]:
     return _scaled(x, kept, rate), kept
 
 
+@any_library
 def dropout_backward(grad_output: Array, kept: Array, rate: float) -> Array:
     """Gradient of :func:`dropout`: ``grad_output / (1 - rate)`` where a number was kept, else 0.
 

@@ -101,13 +101,14 @@ def cross_entropy_backward(
     return grad_logits
 
 
+@any_library
 def mse_loss(y: Array, target: Array, *, reduction: str = "mean") -> Array:
     """Squared error, ``(y - target) ** 2``, of every number; the mean of it unless told otherwise.
 
     Parameters
     ----------
     y, target : array, both of one shape
-        float32 or float64.
+        float16, bfloat16, float32 or float64.
     reduction : {"mean", "sum", "none"}
         What to do with the squared errors: the mean is over all numbers.
 
@@ -131,11 +132,12 @@ def mse_loss(y: Array, target: Array, *, reduction: str = "mean") -> Array:
     """
     y, target = _check_alike(y, target, reduction)
     run = dispatch.implementation("mse_loss", y)
-    losses = arrays.empty(y.shape, y)
+    losses = arrays.empty(y.shape, y, y.dtype if reduction == "none" else arrays.accumulator(y.dtype))
     run(y, target, losses)
-    return losses if reduction == "none" else getattr(losses, reduction)()
+    return losses if reduction == "none" else arrays.rounded(getattr(losses, reduction)(), y.dtype)
 
 
+@any_library
 def mse_loss_backward(grad_output: Any, y: Array, target: Array, *, reduction: str = "mean") -> Array:
     """Gradient of :func:`mse_loss` with respect to `y`; that with respect to `target` is its negative.
 

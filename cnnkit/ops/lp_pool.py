@@ -33,7 +33,7 @@ _LP = f"""
     Parameters
     ----------
     x : array, shape (N, C, @in) or (C, @in)
-        float32 or float64.{_NORM_TYPE.rstrip()}{PARAMETERS.rstrip()}{_REST.rstrip()}
+        float16, bfloat16, float32 or float64.{_NORM_TYPE.rstrip()}{PARAMETERS.rstrip()}{_REST.rstrip()}
 
     Returns
     -------

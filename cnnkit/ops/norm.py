@@ -54,7 +54,7 @@ def batch_norm(
     Parameters
     ----------
     x : array, shape (N, C) or (N, C, *spatial)
-        float32 or float64, with any strides.
+        float16, bfloat16, float32 or float64, with any strides.
     gamma, beta : array, shape (C,), or None
         Scale and shift; None is 1 and 0.
     running_mean, running_var : array, shape (C,), or None
@@ -199,7 +199,7 @@ def layer_norm(
     Parameters
     ----------
     x : array, shape (..., *normalized_shape)
-        float32 or float64, with any strides.
+        float16, bfloat16, float32 or float64, with any strides.
     normalized_shape : int or tuple of ints
         The last axes of `x`.
     gamma, beta : array, shape `normalized_shape`, optional
@@ -315,7 +315,7 @@ def group_norm(
     Parameters
     ----------
     x : array, shape (N, C) or (N, C, *spatial)
-        float32 or float64, with any strides.
+        float16, bfloat16, float32 or float64, with any strides.
     num_groups : int
         A divisor of C.
     gamma, beta : array, shape (C,), optional

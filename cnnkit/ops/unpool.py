@@ -16,7 +16,7 @@ _UNPOOL = f"""
     Parameters
     ----------
     x : array, shape (N, C, @in) or (C, @in)
-        float32, float64 or an integer dtype.
+        float16, bfloat16, float32, float64 or an integer dtype.
     indices : array of int64, same shape
         What ``max_pool@nd(..., return_indices=True)`` returned: flat positions in a plane of the result.
     kernel_size, stride, padding
@@ -39,7 +39,7 @@ _UNPOOL_BACKWARD = f"""
     Parameters
     ----------
     grad_output : array, shape (N, C, @out) or (C, @out)
-        float32 or float64.
+        float16, bfloat16, float32 or float64.
     indices : array of int64, shape (N, C, @in) or (C, @in)
         What :func:`max_unpool@nd` was given.
 
