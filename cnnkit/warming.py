@@ -11,7 +11,7 @@ import cnnkit
 from cnnkit import dispatch
 from cnnkit.arrays import Array, namespace
 from cnnkit.geometry import boolean, integer
-from cnnkit.nn import AvgPool2d, Conv2d, Dense, Layer, MaxPool2d, ReLU
+from cnnkit.nn import AvgPool2d, BatchNorm2d, Conv2d, Dense, GlobalAvgPool2d, Layer, MaxPool2d, ReLU
 from cnnkit.nn.arguments import floating
 
 
@@ -109,6 +109,7 @@ def common(dtype: Any) -> dict[str, Callable[[], None]]:
         "Winograd": lambda: _layer(Conv2d(16, 16, 3, padding=1, dtype=kind), (2, 16, 12, 12), "winograd"),
         "Winograd, large images": lambda: _layer(Conv2d(16, 16, 3, dtype=kind), (2, 16, 48, 48), "winograd"),
         "depthwise": lambda: _layer(_depthwise(kind), (2, 16, 12, 12)),
+        "depthwise, few windows": lambda: _layer(_depthwise(kind), (2, 16, 6, 6)),
         "depthwise, channels last": lambda: _layer(_depthwise(kind), (2, 16, 12, 12), channels_last=True),
         "dense": lambda: _layer(Dense(32, 10, dtype=kind), (8, 32)),
         "max pooling": lambda: _layer(MaxPool2d(2), (2, 4, 12, 12), dtype=kind),
@@ -116,6 +117,12 @@ def common(dtype: Any) -> dict[str, Callable[[], None]]:
         "max pooling, channels last": lambda: _layer(MaxPool2d(2), (2, 4, 12, 12), channels_last=True, dtype=kind),
         "average pooling": lambda: _layer(AvgPool2d(2), (2, 4, 12, 12), dtype=kind),
         "average pooling, channels last": lambda: _layer(AvgPool2d(2), (2, 4, 12, 12), channels_last=True, dtype=kind),
+        "global pooling": lambda: _layer(GlobalAvgPool2d(), (2, 4, 6, 6), dtype=kind),
+        "global pooling, channels last": lambda: _layer(
+            GlobalAvgPool2d(), (2, 4, 6, 6), channels_last=True, dtype=kind
+        ),
+        "batch norm": lambda: _layer(BatchNorm2d(4, dtype=kind), (2, 4, 6, 6)),
+        "batch norm, channels last": lambda: _layer(BatchNorm2d(4, dtype=kind), (2, 4, 6, 6), channels_last=True),
         "ReLU": lambda: _layer(ReLU(), (8, 32), dtype=kind),
         "softmax": lambda: _softmax(kind),
         "cross-entropy": lambda: _cross_entropy(kind),

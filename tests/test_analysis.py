@@ -774,7 +774,7 @@ MISTAKES = [
         "summary",
         (nn.ReLU, (1, 2)),
         TypeError,
-        "model is <class 'cnnkit.nn.plain.ReLU'>, but a layer is needed, such as nn.Sequential(...)",
+        "model is <class 'cnnkit.nn.activation.ReLU'>, but a layer is needed, such as nn.Sequential(...)",
     ),
     ("summary", (nn.ReLU(), 5), TypeError, "input_shape is 5, but a tuple such as (1, 3, 32, 32) is needed"),
     (

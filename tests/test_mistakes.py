@@ -814,7 +814,7 @@ MISTAKES = {
             "x has shape (2, 3, 0, 9), but adaptive_max_pool2d needs at least 1 element along every spatial axis",
         ),
         ({"return_indices": 1}, TypeError, "return_indices is 1, but True or False is needed"),
-        ({"x": ones(*SHAPE, dtype=bool)}, TypeError, f"x is bool, but float32, float64, {INTEGERS}"),
+        ({"x": ones(*SHAPE, dtype=bool)}, TypeError, f"x is bool, but float16, bfloat16, float32, float64, {INTEGERS}"),
         *not_arrays("x"),
     ],
     "adaptive_avg_pool1d": [
@@ -851,7 +851,11 @@ MISTAKES = {
         *places("output_size (8, 8)", 63),
         ({"indices": INDICES[1:]}, ValueError, "indices has shape (1, 3, 4, 4), but x needs (2, 3, 4, 4)"),
         ({"x": ones(4, 4)}, ValueError, "x has shape (4, 4), but max_unpool2d needs (N, C, H, W) or (C, H, W)"),
-        ({"x": ones(2, 3, 4, 4, dtype=bool)}, TypeError, f"x is bool, but float32, float64, {INTEGERS}"),
+        (
+            {"x": ones(2, 3, 4, 4, dtype=bool)},
+            TypeError,
+            f"x is bool, but float16, bfloat16, float32, float64, {INTEGERS}",
+        ),
         ({"kernel_size": 0}, ValueError, "kernel_size is 0, but must be at least 1"),
         ({"stride": 1.5}, TypeError, "stride is 1.5, but an int is needed"),
         ({"padding": "full"}, ValueError, f"padding is 'full', but {PADDINGS}"),
