@@ -54,9 +54,8 @@ def correlate(x: Array, grads: Array, plan: ConvPlan, together: bool, stretch: i
     """
     if not (x.size and grads.size):
         return
-    in_place = not together and x[0, 0].flags.c_contiguous and lines.forward(plan).in_place
-    grads_in_place = not together and grads[0, 0].flags.c_contiguous
-    tile, solved, sums, work = _way(plan, total.dtype, together, stretch, in_place, grads_in_place)
+    contiguous = (not together and array[0, 0].flags.c_contiguous for array in (x, grads))
+    tile, solved, sums, work = _way(plan, total.dtype, together, stretch, *contiguous)
     threads.run(
         _correlate, plan.groups * parts(sums.terms, sums.rows), work,
         tile.unit, tile.loop, lines.numbers(x), solved.size, plan.stride, solved.table, tuple(sums),
@@ -67,11 +66,12 @@ def correlate(x: Array, grads: Array, plan: ConvPlan, together: bool, stretch: i
 
 @lru_cache(1024)
 def _way(
-    plan: ConvPlan, dtype: np.dtype, together: bool, stretch: int, in_place: bool, grads_in_place: bool
+    plan: ConvPlan, dtype: np.dtype, together: bool, stretch: int, contiguous: bool, grads_in_place: bool
 ) -> tuple[Tile, Lines, Sums, float]:
     """The tile, the lines, what to count by, and about how many nanoseconds it takes a core."""
     per_group, channels = plan.out_channels // plan.groups, plan.in_channels // plan.groups
-    terms, solved = channels * volume(plan.kernel_size), lines.solve(lines.forward(plan), together)
+    windows = lines.forward(plan)
+    terms, solved = channels * volume(plan.kernel_size), lines.solve(windows, together)
     tile = _tile(dtype, terms, per_group)
     bands = parts(solved.run * dtype.itemsize, stretch)
     band = parts(solved.run, bands * tile.lanes) * tile.lanes
@@ -80,7 +80,7 @@ def _way(
     near, near_grads = max(1, half // (solved.phases * pitch)), max(1, half // pitch // tile.vectors) * tile.vectors
     sums = Sums(
         1 if together else plan.batch, solved.run, band, channels, terms, per_group, near, near_grads, pitch,
-        solved.reach, solved.phases, int(in_place), int(grads_in_place), tile.rows, tile.vectors,
+        solved.reach, solved.phases, int(contiguous and windows.in_place), int(grads_in_place), tile.rows, tile.vectors,
     )  # fmt: skip
     return tile, solved, sums, plan.batch * volume(plan.output_size) * plan.out_channels * terms / MULTIPLY_ADDS
 
