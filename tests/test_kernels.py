@@ -335,13 +335,14 @@ signal.signal(signal.SIGALRM, signal.default_int_handler)
 rng, caught = np.random.default_rng(0), 0
 for _ in range(60):
     try:
-        signal.setitimer(signal.ITIMER_REAL, rng.uniform(0.0005, 0.03))
-        for _ in range(12):
-            cnnkit.conv2d(x, w, padding=1)
-    except KeyboardInterrupt:
+        try:
+            signal.setitimer(signal.ITIMER_REAL, rng.uniform(0.0005, 0.03))
+            for _ in range(12):
+                cnnkit.conv2d(x, w, padding=1)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    except KeyboardInterrupt:  # it may come as late as in the last line
         caught += 1
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
 print(caught > 5, (cnnkit.conv2d(x, w, padding=1) == expected).all())
 """
     assert run_apart(code) == "True True"
@@ -408,3 +409,24 @@ def test_the_input_gradient_of_every_stride(stride):
             for given in (x, np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)):
                 actual = cnnkit.conv2d_backward(grad, given, weight, stride, padding, 1, 2, needs=("x",)).x
                 assert (actual == expected).all()  # small integers: no rounding
+
+
+@pytest.mark.parametrize("size", [(1, 1), (4, 3), (1, 5)])
+def test_a_window_that_is_all_of_the_image_makes_a_dense_layer(size):
+    """Forward, backward and transposed; results with gaps, channels last, no image, an activation."""
+    rng = np.random.default_rng(sum(size))
+    weight, bias = rng.integers(-3, 4, (6, 5, *size)).astype("float32"), rng.integers(-3, 4, 6).astype("float32")
+    for batch in (0, 1, 7):
+        x = rng.integers(-3, 4, (batch, 5, *size)).astype("float32")
+        last = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+        for given in (x, last, x[::-1], x[:, ::-1]):
+            with cnnkit.use_backend("numpy"):
+                y = cnnkit.conv2d(given, weight, bias, activation="relu")
+                grads = cnnkit.conv2d_backward(y, given, weight)
+                back = cnnkit.conv_transpose2d(y, weight, bias[:5])
+            out = np.zeros((*y.shape, 2), "float32")[..., 0]
+            assert (cnnkit.conv2d(given, weight, bias, activation="relu", out=out) == y).all()
+            assert (cnnkit.conv2d(given, weight, bias, activation="relu") == y).all()
+            found = cnnkit.conv2d_backward(y, given, weight)
+            assert all((a == b).all() for a, b in zip(found, grads, strict=True))
+            assert (cnnkit.conv_transpose2d(y, weight, bias[:5]) == back).all()

@@ -1,7 +1,8 @@
 """The CPU room: Numba kernels for NumPy arrays, forward and backward, on any number of threads."""
 
 from cnnkit.rooms.numba.activation import activate, activate_backward
-from cnnkit.rooms.numba.conv import conv, conv_backward, conv_transpose, sum_channels
+from cnnkit.rooms.numba.channels import sum_channels
+from cnnkit.rooms.numba.conv import conv, conv_backward, conv_transpose
 from cnnkit.rooms.numba.dense import dense, dense_backward
 from cnnkit.rooms.numba.dropout import dropout
 from cnnkit.rooms.numba.halves import narrow, widen

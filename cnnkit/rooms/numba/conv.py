@@ -5,13 +5,12 @@ import numpy as np
 from cnnkit import arrays, geometry
 from cnnkit.arrays import Array
 from cnnkit.geometry import ConvPlan, volume
-from cnnkit.rooms import threads
 from cnnkit.rooms.numba import depthwise, lines, winograd
 from cnnkit.rooms.numba.activation import NONE, epilogue
+from cnnkit.rooms.numba.channels import sum_channels
 from cnnkit.rooms.numba.convolve import convolve
 from cnnkit.rooms.numba.correlate import LONG, NEAR, correlate
-from cnnkit.rooms.numba.machine import kernel
-from cnnkit.rooms.numba.softmax import row_sum
+from cnnkit.rooms.numba.dense import dense, dense_backward
 
 FEW = 100  # windows: a depthwise layer with no more is done with its channels last
 FEW_TERMS = 256  # the same for the gradient of its weights
@@ -26,9 +25,27 @@ def conv(
         conv(depthwise.turned(x), weight, bias, plan, activation, y)
         depthwise.turn_back(y, out)
         return
+    if _sees_all(plan, out):
+        dense(_rows(x), _rows(weight), bias, activation, _rows(out))
+        return
     bias = None if bias is None else np.ascontiguousarray(bias)
     then, _memory = epilogue(activation, x.dtype)
     _convolve(x, weight, bias, geometry.lift(plan), then, out)
+
+
+def _sees_all(plan: ConvPlan, filled: Array) -> bool:
+    """Whether the one window is all of the image, so that the layer is a dense one; what it fills has no gaps."""
+    return (
+        plan.kernel_size == plan.input_size
+        and plan.groups == 1
+        and not any(plan.before + plan.after)
+        and filled.flags.c_contiguous
+    )
+
+
+def _rows(array: Array) -> Array:
+    """Images, or filters, as rows of numbers."""
+    return array.reshape(len(array), volume(array.shape[1:]))
 
 
 def _convolve(
@@ -76,8 +93,13 @@ def _backward_x(grad_output: Array, weight: Array, plan: ConvPlan, grad_x: Array
         _backward_x(depthwise.turned(grad_output), weight, plan, grad, bias)
         depthwise.turn_back(grad, grad_x)
         return
-    phases = geometry.input_gradient(plan)
     nothing = 0 if bias is None else bias.reshape(-1, *(1,) * (grad_x.ndim - 2))
+    if _sees_all(plan, grad_x):
+        dense_backward(_rows(grad_output), None, _rows(weight), _rows(grad_x), None, None)
+        if bias is not None:
+            grad_x += nothing
+        return
+    phases = geometry.input_gradient(plan)
     if len(phases) == 1 or depthwise.takes(plan, grad_output, grad_x):
         for phase in phases:
             if phase.plan is None:
@@ -93,6 +115,9 @@ def _backward_x(grad_output: Array, weight: Array, plan: ConvPlan, grad_x: Array
 
 def _backward_weight(grad_output: Array, x: Array, plan: ConvPlan, grad_weight: Array) -> None:
     """Every weight's gradient is the inner product of its tap's line with the output gradient's line."""
+    if _sees_all(plan, grad_weight):
+        dense_backward(_rows(grad_output), _rows(x), None, None, _rows(grad_weight), None)
+        return
     if depthwise.takes_turned(plan, FEW_TERMS, grad_output, x):
         grad_output, x = depthwise.turned(grad_output), depthwise.turned(x)
     if depthwise.takes(plan, grad_output, x):
@@ -107,44 +132,3 @@ def _backward_weight(grad_output: Array, x: Array, plan: ConvPlan, grad_weight: 
     correlate(x, grad_output, plan, together, NEAR if per_group > 1 else LONG, total)
     if total is not grad_weight:
         grad_weight[...] = total
-
-
-def sum_channels(x: Array, out: Array) -> None:
-    x = arrays.lift(x)
-    pixels = x.transpose(0, 2, 3, 4, 1)
-    if pixels.flags.c_contiguous:
-        threads.run(_sum_pixels, len(out), x.size / 4, pixels, out)
-    else:
-        threads.run(_sum_rows, len(out), x.size, x, out)
-
-
-@kernel
-def _sum_rows(start, stop, x, out):
-    """A work item is a channel: rows in vector order, then row by row in float64."""
-    batch, _, depth, height, _ = x.shape
-    for c in range(start, stop):
-        total = np.float64(0)
-        for n in range(batch):
-            for d in range(depth):
-                for h in range(height):
-                    total += row_sum(x[n, c, d, h])
-        out[c] = total
-
-
-@kernel
-def _sum_pixels(start, stop, pixels, out):
-    """A work item is a channel, of pixels (N, D, H, W, C): pixel by pixel of a row, then row by row in float64."""
-    batch, depth, height, width, _ = pixels.shape
-    row, total = np.empty(stop - start, out.dtype), np.zeros(stop - start, np.float64)
-    for n in range(batch):
-        for d in range(depth):
-            for h in range(height):
-                row[:] = 0
-                for w in range(width):
-                    pixel = pixels[n, d, h, w][start:stop]
-                    for c in range(row.size):
-                        row[c] += pixel[c]
-                for c in range(row.size):
-                    total[c] += row[c]
-    for c in range(row.size):
-        out[start + c] = total[c]

@@ -7,7 +7,7 @@ import numpy as np
 from cnnkit.arrays import Array
 from cnnkit.geometry import ConvPlan
 from cnnkit.rooms.numba.activation import NONE, activate, epilogue
-from cnnkit.rooms.numba.conv import sum_channels
+from cnnkit.rooms.numba.channels import sum_channels
 from cnnkit.rooms.numba.convolve import convolve
 from cnnkit.rooms.numba.correlate import LONG, correlate
 from cnnkit.rooms.numba.machine import L2
@@ -40,6 +40,7 @@ def dense_backward(
     grad_weight: Array | None,
     grad_bias: Array | None,
 ) -> None:
+    """Products of what is there: x only for the gradient of the weights, weight only for that of x."""
     if grad_x is not None:
         _multiply(grad_output, weight, None, NONE, grad_x)
     if grad_weight is not None:
