@@ -63,7 +63,7 @@ html_theme_options = {
     "footer_start": ["copyright"],
     "footer_end": [],
 }
-html_sidebars = {page: [] for page in ("index", "quickstart", "coming_from", "errors", "changelog", "contributing")}
+html_sidebars = {"*": [], "race/**": []}  # only the gallery and the API have pages of their own to choose from
 
 
 def setup(app):

@@ -41,7 +41,7 @@ def step(x, labels, rate):
 
 
 losses = []
-for _ in range(10):
+for _ in range(20):
     for part in np.array_split(rng.permutation(len(train.x)), len(train.x) // 32):
         losses.append(step(train.x[part], train.labels[part], 0.05))
 

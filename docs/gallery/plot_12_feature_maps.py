@@ -22,7 +22,7 @@ model = nn.Sequential(
 nn.fit(model, train, epochs=6, batch_size=32, optimizer=optim.Adam(optim.cosine(0.005)), progress=False)
 print(f"{nn.evaluate(model, test)[1]:.1%} of the test digits are right")
 
-x = test.x[test.labels == 5][:1]
+x = test.x[test.labels == 3][:1]
 figure, ax = plt.subplots(figsize=(2.4, 2.4), layout="constrained")
 ax.imshow(x[0, 0], cmap="gray")
 ax.set(title="the image", xticks=[], yticks=[])
@@ -30,7 +30,7 @@ ax.set(title="the image", xticks=[], yticks=[])
 # %%
 # After the first convolution and its ReLU; after the second:
 
-figure, panels = plt.subplots(2, 1, figsize=(8, 6.4), layout="constrained", height_ratios=(1, 1))
+figure, panels = plt.subplots(2, 1, figsize=(8, 4), layout="constrained", height_ratios=(1, 2))
 analysis.plot_feature_maps(model, x, "1", columns=8, ax=panels[0])
 analysis.plot_feature_maps(model, x, "4", columns=8, ax=panels[1])
 
