@@ -26,7 +26,7 @@ exclude_patterns = ["_build", "gallery", "race/*.json"]
 templates_path = []
 
 myst_heading_anchors = 3  # design.md#winograd-fewer-products, as GitHub has it
-myst_enable_extensions = ["dollarmath"]
+myst_enable_extensions = ["tasklist"]
 
 autodoc_typehints = "none"  # the Parameters section says it
 autodoc_member_order = "bysource"
@@ -55,6 +55,7 @@ html_css_files = ["cnnkit.css"]
 html_math_renderer = "mathml"
 html_show_sourcelink = False
 html_copy_source = False
+html_domain_indices = False  # the general index has all names
 html_context = {"default_mode": "auto"}  # dark or light, as the reader's system has it
 html_theme_options = {
     "show_toc_level": 2,
