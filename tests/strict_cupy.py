@@ -180,6 +180,18 @@ def operator(name):
     return in_place if name.startswith("__i") else call
 
 
+def poisoned(numpys):
+    """New memory, in which every float is NaN."""
+
+    def call(*args, **kwargs):
+        made = function(numpys)(*args, **kwargs)
+        if made.dtype.kind == "f":
+            made._array.fill(np.nan)
+        return made
+
+    return call
+
+
 def take_along_axis(a, indices, axis):
     """The indices modulo the size, as CuPy has it."""
     return wrap(np.take_along_axis(a._array, indices._array % max(a.shape[axis], 1), axis))
@@ -235,7 +247,14 @@ def module():
     cupy.ndarray, cupy.array, cupy.asarray, cupy.take_along_axis = ndarray, array, asarray, take_along_axis
     cupy.asnumpy = lambda value: value.get() if isinstance(value, ndarray) else np.asarray(value)
     cupy.random = types.SimpleNamespace(default_rng=Generator)
-    cupy.cuda = types.SimpleNamespace(is_available=lambda: True)
+    for name in ("empty", "empty_like"):
+        setattr(cupy, name, poisoned(getattr(np, name)))
+    cupy.cuda = types.SimpleNamespace(
+        is_available=lambda: True,
+        Device=lambda: types.SimpleNamespace(compute_capability="90"),
+        runtime=types.SimpleNamespace(getDevice=lambda: 0),
+        get_current_stream=lambda: types.SimpleNamespace(synchronize=lambda: None),
+    )
     return cupy
 
 

@@ -4,6 +4,8 @@ What the `numpy` backend gives is held against the definitions elsewhere; here t
 """
 
 import functools
+import sys
+import types
 
 import conftest
 import naive
@@ -173,6 +175,24 @@ def step(model, optimizer, x, labels):
     logits, pullback = model.forward(x)
     _, grads = pullback(cnnkit.cross_entropy_backward(1.0, logits, labels))
     optimizer.step(model.parameters(), grads)
+
+
+@pytest.mark.parametrize(
+    ("digits", "why_not"),
+    [("75", "the GPU has compute capability 7.5, but the CUDA kernels need 8.0 or later"), ("80", ""), ("120", "")],
+)
+def test_an_old_card_is_named(digits, why_not, cupy, monkeypatch):
+    monkeypatch.setitem(sys.modules, "numba_cuda", sys)
+    monkeypatch.setattr(cupy.cuda, "Device", lambda: types.SimpleNamespace(compute_capability=digits))
+    assert dispatch.why_not("cuda") == why_not
+    assert dispatch.why_not("cupy") == ""
+
+
+def test_what_is_not_installed_is_named(cupy, monkeypatch):
+    monkeypatch.setitem(sys.modules, "numba_cuda", None)
+    assert "numba_cuda" in dispatch.why_not("cuda")
+    assert dispatch.why_not("cuda").endswith('pip install "cnnkit[cuda13]" or "cnnkit[cuda12]"')
+    assert dispatch.current_backend("cupy") == "cupy"
 
 
 # --- the stand-in itself -------------------------------------------------------------------------
