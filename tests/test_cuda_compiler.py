@@ -80,7 +80,8 @@ def test_machine_code_lives_in_registers(name, target, tmp_path):
         assert code.count(f".entry cnnkit_{name}(".encode()) == 1
         assert not any(word in code for word in (b"div.u64", b"div.s64", b"rem.u64", b"rem.s64"))
         if dtype == "float32":
-            assert code.count(b"fma.rn.f64") == 0
+            assert b"fma.rn.f64" not in code
+            assert name.startswith("averages") or b".f64" not in code  # their divisors are tables of float64
         report = assembled(code, target, tmp_path)
         assert "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in report, (dtype, report)
         registers = int(report.split("Used ")[1].split()[0])

@@ -18,7 +18,7 @@ def run(name: str, dtype: Any, grid: tuple[int, int, int], *args: Any) -> None:
     import cupy
 
     function = _function(name, dtype.name, cupy.cuda.runtime.getDevice())
-    function(grid, (compiler.KERNELS[name].threads, 1, 1), problems.packed(args))
+    function(grid, (compiler.KERNELS[name].threads, 1, 1), tuple(problems.packed(args)))
 
 
 @lru_cache
