@@ -190,7 +190,13 @@ def _one_dtype(**given: Array) -> None:
 
 
 def within(numbers: Array, stop: int) -> bool:
-    """Whether all of these integers are from 0 to ``stop - 1``, in one pass: negative ones are large without a sign."""
+    """Whether all of these integers are from 0 to ``stop - 1``, in one pass: negative ones are large without a sign.
+
+    Of an array on the GPU this is not asked: the answer would take the host to wait for all that was started there.
+    Rooms that take such arrays read and write nothing beyond their own arrays, whatever the numbers are.
+    """
+    if family(numbers) != "numpy":
+        return True
     bits = 8 * numbers.itemsize - (numbers.dtype.kind == "i")
     return not numbers.size or int(numbers.view(f"u{numbers.itemsize}").max()) < min(stop, 1 << bits)
 

@@ -34,12 +34,13 @@ BACKENDS = {  # in order of preference
     "cuda": Backend(
         "cupy",
         "cnnkit.rooms.cuda",
-        ("cnnkit.rooms.cuda",),
-        "this version of cnnkit has no CUDA kernels of its own yet",
+        ("cupy", "numba_cuda"),
+        'pip install "cnnkit[cuda13]" or "cnnkit[cuda12]"',
     ),
     "cupy": Backend("cupy", "cnnkit.rooms.array", ("cupy",), 'pip install "cnnkit[cuda13]" or "cnnkit[cuda12]"'),
 }
 
+OLDEST_GPU = 80  # compute capability 8.0
 DEVICES = {"cpu": "numpy", "cuda": "cupy"}  # where a model can be, and whose arrays it has there
 
 _chosen: ContextVar[str | None] = ContextVar("backend", default=os.environ.get("CNNKIT_BACKEND") or None)
@@ -146,10 +147,12 @@ def why_not(name: str) -> str:
     try:
         needed = [importlib.import_module(module) for module in backend.needs]
     except ImportError as error:
-        ours = str(error.name).startswith("cnnkit")
-        return backend.remedy if ours else f"{error}: {backend.remedy}"
+        return f"{error}: {backend.remedy}"
     if backend.family == "cupy" and not needed[0].cuda.is_available():
         return "CuPy finds no CUDA device or no driver for it"
+    if name == "cuda" and int(needed[0].cuda.Device().compute_capability) < OLDEST_GPU:
+        found = needed[0].cuda.Device().compute_capability
+        return f"the GPU has compute capability {found[:-1]}.{found[-1]}, but the CUDA kernels need 8.0 or later"
     return ""
 
 

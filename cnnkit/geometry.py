@@ -435,6 +435,34 @@ def _taps_between(start: int, kernel: int, dilation: int, low: int, high: int) -
     return min(kernel, -(-(high - start) // dilation)) - max(0, -(-(low - start) // dilation))
 
 
+@lru_cache(_CACHED_PLANS // 8)
+def windows(plan: PoolPlan | AdaptivePlan) -> tuple[tuple[Ints, Ints], ...]:
+    """Per axis, for each output, the first element that its window holds, and how many of its taps lie in x."""
+    axes = range(len(plan.output_size))
+    if isinstance(plan, AdaptivePlan):
+        return tuple(adaptive_windows(plan.input_size[a], plan.output_size[a]) for a in axes)
+    found = []
+    for a in axes:
+        size, step = plan.input_size[a], plan.dilation[a]
+        starts = [o * plan.stride[a] - plan.before[a] for o in range(plan.output_size[a])]
+        first = tuple(start + max(0, -(start // step)) * step for start in starts)
+        found.append((first, tuple(_taps_between(start, plan.kernel_size[a], step, 0, size) for start in starts)))
+    return tuple(found)
+
+
+@lru_cache(_CACHED_PLANS // 8)
+def held_by(plan: PoolPlan | AdaptivePlan) -> tuple[tuple[Ints, Ints], ...]:
+    """Per axis, for each element of x, the first window that holds it, and how many do; without dilation."""
+    if isinstance(plan, AdaptivePlan):
+        return windows(plan.turned())
+    found = []
+    for a, n in enumerate(plan.input_size):
+        first = tuple(max(0, -((plan.kernel_size[a] - 1 - i - plan.before[a]) // plan.stride[a])) for i in range(n))
+        last = tuple(min(plan.output_size[a] - 1, (i + plan.before[a]) // plan.stride[a]) for i in range(n))
+        found.append((first, tuple(max(0, z - f + 1) for f, z in zip(first, last, strict=True))))
+    return tuple(found)
+
+
 # ---------------------------------------------------------------- adaptive pooling, unpooling
 
 

@@ -75,7 +75,10 @@ def there_and_back(function, cupy):
 
     def call(*args, out=None, **kwargs):
         arguments = {name: there(value) for name, value in kwargs.items()}
-        result = back(function(*map(there, args), **arguments))
+        try:
+            result = back(function(*map(there, args), **arguments))
+        except NotImplementedError as error:  # the cuda room leaves some ops to CuPy
+            pytest.skip(str(error))
         if out is None:
             return result
         out[...] = result

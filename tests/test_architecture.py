@@ -73,24 +73,25 @@ def test_the_parts_beside_import_little(part):
         assert imported_parts(path) <= {part, *BESIDE[part]}, path
 
 
-@pytest.mark.parametrize("room", ROOMS)
+@pytest.mark.parametrize("room", [*ROOMS, "cuda"])
 def test_a_room_imports_plans_arrays_and_itself(room):
     for path in modules("rooms", room):
         assert imported_parts(path) <= {"geometry", "arrays", "settings", "rooms"}, path
         others = [name for name in imported(path) if name.startswith("cnnkit.rooms.")]
-        assert all(name.split(".")[2] in (room, "threads", "normal") for name in others), path
+        below = ("array",) if room == "cuda" else ()  # it has not everything itself
+        assert all(name.split(".")[2] in (room, "threads", "normal", *below) for name in others), path
 
 
 @pytest.mark.parametrize(
     ("heavy", "room"),
     [
-        *(("numba", "rooms/numba"), ("llvmlite", "rooms/numba"), ("cupy", "rooms/cuda")),
+        *(("numba", "rooms/numba rooms/cuda"), ("llvmlite", "rooms/numba"), ("cupy", "rooms/cuda")),
         *(("torch", "interop/torch.py"), ("jax", "nowhere"), ("ml_dtypes", "nowhere")),
     ],
 )
 def test_heavy_libraries_stay_in_their_room(heavy, room):
     for path in modules():
-        if not path.is_relative_to(PACKAGE / room):
+        if not any(path.is_relative_to(PACKAGE / one) for one in room.split()):
             assert heavy not in {name.split(".")[0] for name in imported(path)}, path
 
 

@@ -228,3 +228,14 @@ def test_axes_count_from_both_ends(axis, ndim, expected):
 )
 def test_normalisation_sees_images_groups_channels_and_pixels(solved, expected):
     assert solved() == expected
+
+
+def test_windows_as_what_they_hold():
+    plan = geometry.pool("max_pool", 1, (1, 1, 7), 3, 2, 1, 1, False)
+    assert geometry.windows(plan) == (((0, 1, 3, 5), (2, 3, 3, 2)),)
+    assert geometry.held_by(plan) == (((0, 0, 1, 1, 2, 2, 3), (1, 2, 1, 2, 1, 2, 1)),)
+    dilated = geometry.pool("max_pool", 1, (1, 1, 7), 3, 1, 2, 2, False)
+    assert geometry.windows(dilated) == (((0, 1, 0, 1, 2, 3, 4), (2, 2, 3, 3, 3, 2, 2)),)
+    adaptive = geometry.adaptive_pool("adaptive_avg_pool", 1, (1, 1, 5), 3)
+    assert geometry.windows(adaptive) == (((0, 1, 3), (2, 3, 2)),)
+    assert geometry.held_by(adaptive) == (((0, 0, 1, 1, 2), (1, 2, 1, 2, 1)),)

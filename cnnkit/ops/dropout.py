@@ -51,7 +51,7 @@ def dropout(x: Array, rate: float, *, rng: Any) -> tuple[Array, Array]:
     rate = check_rate(rate)
     if not hasattr(rng, "random"):
         raise TypeError(f"rng is {rng!r}, but a {arrays.family(x)}.random.Generator is needed")
-    kept = arrays.namespace(x).asarray(rng.random(x.shape, dtype="float32") >= rate)
+    kept = arrays.namespace(x).asarray(rng.random(x.shape, dtype=arrays.FLOATS[0]) >= rate)
     return _scaled(x, kept, rate), kept
 
 

@@ -3,8 +3,6 @@
 from numbers import Real
 from typing import Any
 
-import numpy as np
-
 from cnnkit import arrays, dispatch, geometry
 from cnnkit.arrays import INTEGERS, Array
 from cnnkit.foreign import any_library
@@ -44,6 +42,11 @@ def cross_entropy(logits: Array, labels: Array, *, label_smoothing: float = 0.0,
         If shapes do not fit, a label is out of range, or there is nothing to take the mean of.
     TypeError
         If an argument is no array, or of a dtype that is not taken.
+
+    Notes
+    -----
+    Labels on a GPU are not looked at beforehand, because the host would have to wait for them: there, the loss of one
+    that is out of range is NaN, and its gradient that of no label.
 
     Examples
     --------
@@ -218,7 +221,8 @@ def _check_grad(grad_output: Any, losses: tuple[int, ...], reduction: str, **lik
     if not is_number:
         _, grad_output = arrays.check(**like, grad_output=grad_output)
     needed = losses if reduction == "none" else ()
-    geometry.check_shape("grad_output", np.shape(grad_output), needed, "reduction={!r}", reduction)
+    shape = () if is_number else grad_output.shape
+    geometry.check_shape("grad_output", shape, needed, "reduction={!r}", reduction)
     return grad_output
 
 

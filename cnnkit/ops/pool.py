@@ -42,7 +42,8 @@ _MAX_BACKWARD = f"""
     ----------
     grad_output : array, shape (N, C, @out) or (C, @out)
     indices : array of int64, same shape
-        What ``max_pool@nd(..., return_indices=True)`` returned.
+        What ``max_pool@nd(..., return_indices=True)`` returned. Others that are out of range are an error, but on a
+        GPU, where nobody waits to look at them: where such elements go there is not said.
     input_shape : tuple of ints
         The shape of `x`.
 

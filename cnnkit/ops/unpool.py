@@ -18,7 +18,9 @@ _UNPOOL = f"""
     x : array, shape (N, C, @in) or (C, @in)
         float16, bfloat16, float32, float64 or an integer dtype.
     indices : array of int64, same shape
-        What ``max_pool@nd(..., return_indices=True)`` returned: flat positions in a plane of the result.
+        What ``max_pool@nd(..., return_indices=True)`` returned: flat positions in a plane of the result. Others that
+        are out of range are an error, but on a GPU, where nobody waits to look at them: where such elements go there
+        is not said.
     kernel_size, stride, padding
         What :func:`max_pool@nd` was given. They only say how large the result is.
     output_size : tuple of @n ints, optional

@@ -9,6 +9,7 @@ def cross_entropy(logits: Array, labels: Array, label_smoothing: float, out: Arr
     log_p = xp.empty_like(logits)
     log_softmax(logits, 1, log_p)
     hit = xp.take_along_axis(log_p, labels[:, None].astype(xp.int64), 1)[:, 0]
+    hit = xp.where((labels >= 0) & (labels < logits.shape[1]), hit, float("nan"))  # labels on a GPU were not looked at
     out[...] = (label_smoothing - 1) * hit
     if label_smoothing:
         out -= label_smoothing * log_p.mean(1)

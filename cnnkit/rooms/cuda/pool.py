@@ -1,0 +1,49 @@
+"""Pooling, and the way back of averages; that of maxima is left to CuPy."""
+
+from cnnkit.arrays import Array, channels_last
+from cnnkit.geometry import AdaptivePlan, Ints, PoolPlan, lift
+from cnnkit.rooms import array
+from cnnkit.rooms.cuda import compiler, launch, problems
+
+
+def max_pool(x: Array, plan: PoolPlan | AdaptivePlan, out: Array, indices: Array | None) -> None:
+    if not problems.fits(x, out, indices):
+        array.max_pool(x, plan, out, indices)
+    elif out.size:
+        table, _ = launch.tables(plan, False, None)
+        places = out if indices is None else indices
+        moves = lift(plan).dilation if isinstance(plan, PoolPlan) else (1, 1, 1)
+        shape = (out.shape[1], *lift(plan).output_size)
+        how = shape, lift(plan).input_size, int(indices is not None), int(channels_last(out)), moves
+        given = x, table, out, places, out.size
+        launch.run("maxima", x.dtype, _grid(out), *given, *how, *map(problems.steps, (x, out, places)))
+
+
+def avg_pool(x: Array, plan: PoolPlan | AdaptivePlan, divisors: tuple[Ints, ...], out: Array) -> None:
+    if problems.fits(x, out):
+        _averages("averages", x, plan, divisors, out)
+    else:
+        array.avg_pool(x, plan, divisors, out)
+
+
+def avg_pool_backward(
+    grad_output: Array, plan: PoolPlan | AdaptivePlan, divisors: tuple[Ints, ...], grad_x: Array
+) -> None:
+    if problems.fits(grad_output, grad_x):
+        _averages("averages_back", grad_output, plan, divisors, grad_x)
+    else:
+        array.avg_pool_backward(grad_output, plan, divisors, grad_x)
+
+
+def _averages(name: str, x: Array, plan: PoolPlan | AdaptivePlan, divisors: tuple[Ints, ...], out: Array) -> None:
+    if out.size:
+        back = name == "averages_back"
+        table, factors = launch.tables(plan, back, divisors)
+        small, large = lift(plan).output_size, lift(plan).input_size
+        shape, extents = ((out.shape[1], *large), small) if back else ((out.shape[1], *small), large)
+        how = shape, extents, int(channels_last(out)), problems.steps(x), problems.steps(out)
+        launch.run(name, x.dtype, _grid(out), x, table, factors, out, out.size, *how)
+
+
+def _grid(out: Array) -> tuple[int, int, int]:
+    return problems.blocks(out.size, compiler.ELEMENTWISE), 1, 1

@@ -1,0 +1,297 @@
+"""The CUDA room without a GPU: its kernels, from their own sources, in a simulator; what it would launch, as recorded.
+
+Arrays hold small integers, so that sums are exact in any order and must be what the definition says to the last bit.
+New arrays are full of NaN. Most cases run with small tiles and few threads, so that there are many blocks and tails.
+"""
+
+import importlib
+import inspect
+import sys
+
+import cuda_simulator
+import naive
+import numpy as np
+import pytest
+import strict_cupy
+from cases import CONV, MAX_POOL, POOL, Conv, over
+from test_architecture import contract
+from test_arrays import FORMS, whole
+
+import cnnkit
+from cnnkit import dispatch
+
+SMALL = (("DEPTH = 16", "DEPTH = 2"), ("ACROSS, DOWN, WIDE = 16, 8, 8", "ACROSS, DOWN, WIDE = 4, 2, 2"))
+SMALL += (("REDUCERS = 256", "REDUCERS = 8"),)
+FACTORIES = {
+    "averages": ("windows", lambda made, real, tall: made.averages(real, False)),
+    "averages_back": ("windows", lambda made, real, tall: made.averages(real, True)),
+    "maxima": ("windows", lambda made, real, tall: made.maxima(real)),
+    "product": ("convolve", lambda made, real, tall: made.product(real, tall)),
+    "direct": ("convolve", lambda made, real, tall: made.direct(real)),
+    "weight_gradient": ("convolve", lambda made, real, tall: made.weight_gradient(real)),
+}
+
+
+class Room:
+    """The room on the stand-in for CuPy; kernels run in the simulator, after `changes` of their sources."""
+
+    def __init__(self, monkeypatch, small, changes=()):
+        self.launched = []
+        strict_cupy.install(monkeypatch)
+        monkeypatch.setitem(sys.modules, "numba_cuda", type(sys)("numba_cuda"))
+        pytest.importorskip("numba.cuda", reason="this Numba has no cuda module", exc_type=ImportError)
+        for name in [name for name in sys.modules if name.startswith("cnnkit.rooms.cuda")]:
+            monkeypatch.delitem(sys.modules, name)
+        launch = importlib.import_module("cnnkit.rooms.cuda.launch")
+        self.compiler, self.problems, convolve = launch.compiler, launch.problems, launch.compiler.convolve
+        monkeypatch.setattr(launch, "run", self.run)
+        sources = {"windows": [], "convolve": list(SMALL) if small else []}
+        for name, *change in changes:
+            sources[name].append(change)
+        self.made = {name: cuda_simulator.source(name, *each) for name, each in sources.items()}
+        if small:
+            for name in ("DEPTH", "DOWN", "COLUMNS", "THREADS", "REDUCERS"):
+                monkeypatch.setattr(convolve, name, getattr(self.made["convolve"], name))
+            monkeypatch.setattr(convolve, "FEW", 3)
+            monkeypatch.setattr(self.compiler, "TALL", {"float32": 2, "float64": 3})
+            monkeypatch.setattr(self.compiler, "ELEMENTWISE", 5)
+
+    def run(self, name, dtype, grid, *args):
+        self.launched.append(name)
+        self.check_arguments(name, dtype, args)
+        file, factory = FACTORIES[name]
+        tall = self.compiler.TALL.get(dtype.name)
+        threads = {"product": self.made["convolve"].THREADS, "weight_gradient": self.made["convolve"].REDUCERS}
+        kernel = factory(self.made[file], dtype.type, tall)
+        plain = [one._array if isinstance(one, strict_cupy.ndarray) else one for one in args]
+        cuda_simulator.launch(kernel, grid, threads.get(name, self.compiler.ELEMENTWISE), *plain)
+
+    def check_arguments(self, name, dtype, args):
+        """What is packed is what the compiled kernel takes, one by one."""
+        types = self.compiler.types
+        wanted = []
+        for one in self.compiler.KERNELS[name].arguments:
+            wanted += [one.dtype] * len(one) if isinstance(one, types.UniTuple) else [one]
+        for one, want in zip(self.problems.packed(args), wanted, strict=True):
+            if isinstance(one, strict_cupy.ndarray):
+                assert want == self.compiler.NUMBERS or want.dtype.name in (one.dtype.name, "int64")
+            else:
+                assert one.dtype.name == want.name
+
+
+@pytest.fixture
+def clean(monkeypatch):
+    yield monkeypatch
+    monkeypatch.undo()
+    for cached in (dispatch.why_not, dispatch._find):
+        cached.cache_clear()
+
+
+@pytest.fixture
+def room(clean):
+    return Room(clean, small=True)
+
+
+def call(name, *args, **kwargs):
+    """A public function of CuPy arrays that are views of the tests' own, on the cuda room if it has the op."""
+    result = getattr(cnnkit, name)(*(strict_cupy.wrap(one) for one in args), **kwargs)
+    return tuple(map(bare, result)) if isinstance(result, tuple) else bare(result)
+
+
+def bare(array):
+    return None if array is None else array._array
+
+
+SLOW = ("1x1, 100 to 70", "stem", "2 wide groups", "odd sizes", "1d long kernel", "29 wide", "unequal strides")
+RECORDS = "field of records"  # whose steps are no whole elements: left to CuPy
+CONV_CASES = {name: case for name, case in CONV.items() if "channels" not in name and name not in SLOW}
+CONV_CASES["9 to 11 channels"] = Conv((2, 9, 5, 4), (11, 9, 3, 2), stride=(1, 2), padding=1)
+
+
+@over(CONV_CASES)
+def test_convolutions(case, room):
+    check_convolution(case, room)
+
+
+def check_convolution(case, room, form=np.copy):
+    x, weight, bias = (form(whole(s, np.float32, i)) for i, s in enumerate((case.x, case.weight, case.weight[:1])))
+    lifted = x if x.ndim == case.count + 2 else x[None]
+    expected = naive.conv(lifted, weight, bias, *case.solved)
+    y = call(f"conv{case.count}d", x, weight, bias, *case.params)
+    np.testing.assert_array_equal(y if y.ndim == expected.ndim else y[None], expected)
+    np.testing.assert_array_equal(
+        call(f"conv{case.count}d", x, weight, bias, *case.params, activation="relu"), y.clip(0)
+    )
+    grad = form(whole(y.shape, np.float32, 5))
+    grads = call(f"conv{case.count}d_backward", grad, x, weight, *case.params)
+    wanted = naive.conv_backward(grad if y.ndim == expected.ndim else grad[None], lifted, weight, *case.solved)
+    for got, want in zip(grads, wanted, strict=True):
+        np.testing.assert_array_equal(got.reshape(want.shape), want)
+    uneven = any(step % one.itemsize for one in (x, weight, bias, grad) for step in one.strides)
+    assert not y.size or uneven or {"product", "direct"} & set(room.launched)
+
+
+@pytest.mark.parametrize("form", ["negative steps", "every other", "channels-last, backwards", "one number", RECORDS])
+@pytest.mark.parametrize("name", ["2 groups", "depthwise, stride 2", "asymmetric, stride 2"])
+def test_convolutions_of_any_memory(name, form, room):
+    check_convolution(CONV[name], room, FORMS[form])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_tile_of_the_real_size(dtype, clean):
+    room = Room(clean, small=False)
+    case = Conv((2, 3, 9, 8), (9, 3, 3, 3), padding=1)
+    x, weight = whole(case.x, dtype, 1), whole(case.weight, dtype, 2)
+    np.testing.assert_array_equal(
+        call("conv2d", x, weight, None, *case.params), naive.conv(x, weight, None, *case.solved)
+    )
+    assert room.launched == ["product"]
+
+
+@over(MAX_POOL)
+def test_maxima(case, room):
+    check_maxima(case, "plain", room)
+
+
+@pytest.mark.parametrize("form", ["channels-last", "negative steps", "every other", "broadcast"])
+@pytest.mark.parametrize("name", ["ceil, padded", "unequal dilations", "3d mixed"])
+def test_maxima_of_any_memory(name, form, room):
+    check_maxima(MAX_POOL[name], form, room)
+
+
+def check_maxima(case, form, room):
+    x = FORMS[form](whole(case.x, np.float32, 1))
+    x = np.where(x == 3, np.float32(np.nan), x) if form == "plain" else x
+    lifted = x if x.ndim == case.count + 2 else x[None]
+    expected = naive.max_pool(lifted, *case.solved, case.dilation, case.ceil_mode)
+    for got, want in zip(call(f"max_pool{case.count}d", x, *case[1:-1], return_indices=True), expected, strict=True):
+        np.testing.assert_array_equal(got.reshape(want.shape), want)
+    assert room.launched == ["maxima"] * bool(x.size)
+
+
+@over(POOL)
+@pytest.mark.parametrize("pad", [False, True])
+def test_averages(case, pad, room):
+    check_averages(case, pad, room)
+
+
+def check_averages(case, pad, room):
+    x = whole(case.x, np.float64, 1)
+    params = (*case[1:4], case.ceil_mode, pad)
+    solved = (*case.solved, case.ceil_mode, pad)
+    lifted = x if x.ndim == case.count + 2 else x[None]
+    y = call(f"avg_pool{case.count}d", x, *params)
+    np.testing.assert_allclose(
+        y.reshape((len(lifted), -1, *y.shape[-case.count :])) if y.size else y,
+        naive.avg_pool(lifted, *solved),
+        rtol=1e-15,
+    )
+    grad = whole(y.shape, np.float64, 2)
+    got = call(f"avg_pool{case.count}d_backward", grad, x.shape, *params)
+    want = naive.avg_pool_backward(grad if x is lifted else grad[None], lifted.shape, *solved)
+    np.testing.assert_allclose(got.reshape(want.shape), want, rtol=1e-14, atol=1e-14)
+    assert room.launched == ["averages", "averages_back"] * bool(x.size)
+
+
+@pytest.mark.parametrize("sizes", [((7, 5), (3, 2)), ((3, 4), (5, 4)), ((6, 8), (1, 1))])
+def test_windows_that_differ(sizes, room):
+    size, out = sizes
+    x, grad = whole((2, 3, *size), np.float64, 1), whole((2, 3, *out), np.float64, 2)
+    for got, want in zip(
+        call("adaptive_max_pool2d", x, out, return_indices=True), naive.adaptive_max_pool(x, out), strict=True
+    ):
+        np.testing.assert_array_equal(got, want)
+    np.testing.assert_allclose(call("adaptive_avg_pool2d", x, out), naive.adaptive_avg_pool(x, out), rtol=1e-15)
+    want = naive.adaptive_avg_pool_backward(grad, x.shape)
+    np.testing.assert_allclose(call("adaptive_avg_pool2d_backward", grad, x.shape), want, rtol=1e-14, atol=1e-14)
+
+
+COPIES, SUMS = (
+    "cuda.syncthreads()\n            for s in range(DEPTH):",
+    "                        )\n            cuda.syncthreads()",
+)
+MISTAKES = {
+    "no barrier after the copies": ("convolve", COPIES, COPIES.split("\n")[1].strip()),
+    "no barrier before the next copies": ("convolve", SUMS, SUMS.split("\n")[0]),
+    "no barrier before the results": ("convolve", "= sums[i_, j_]\n        cuda.syncthreads()", "= sums[i_, j_]"),
+    "terms beyond the last": ("convolve", "if row < outputs and start + s < terms:", "if row < outputs:"),
+    "outputs beyond the last": ("convolve", "if row < outputs and column < columns:", "if column < columns:"),
+    "positions beyond the last": ("convolve", "start + s < terms and column < columns:", "start + s < terms:"),
+    "the padding of another axis": ("convolve", "steps[7]\n        w0", "steps[8]\n        w0"),
+    "the weights of the first group": ("convolve", "w_row = (group * outputs + row)", "w_row = row"),
+    "a count that is not carried": ("convolve", "                    j += 1\n", ""),
+}
+GUARD = "if i >= count:\n            return\n        n, o,"
+FAMILIES = {
+    "depthwise: no lower bound": ("convolve", "if bt >= 0 and bt < sizes[1]:", "if bt < sizes[1]:"),
+    "depthwise: the first channel": (
+        "convolve",
+        "np.int64(np.uint32(o) // np.uint32(counts[1])) * counts[0] * xs[1]",
+        "0",
+    ),
+    "depthwise: no dilation": (
+        "convolve",
+        "- steps[8] + e * steps[5]\n              ",
+        "- steps[8] + e\n              ",
+    ),
+    "depthwise: no bias": ("convolve", "        if counts[3]:\n            total = bias[o]\n", ""),
+    "depthwise: one thread more": ("convolve", GUARD, GUARD.replace(">=", ">")),
+    "weights: a barrier less": ("convolve", "while half:\n            cuda.syncthreads()\n", "while half:\n"),
+    "weights: half of the sums": ("convolve", "half = REDUCERS // 2", "half = REDUCERS // 4"),
+}
+POOLING = {
+    "ties go to the last": ("windows", "value > best", "value >= best"),
+    "NaN does not win": ("windows", " or value != value", ""),
+    "the width of the output": ("windows", "* extents[2] + et", "* shape[3] + et"),
+    "the divisor of another axis": ("windows", "divisors[shape[1] + h] *", "divisors[h] *"),
+    "one tap less": ("windows", "range(table[width + 1])", "range(table[width + 1] - 1)"),
+    "undivided": ("windows", "value = value / real(part)", "pass"),
+}
+LAYERS = {
+    **dict.fromkeys(MISTAKES, Conv((2, 6, 5, 6), (10, 3, 3, 2), stride=(1, 2), padding=(2, 1), groups=2)),
+    **dict.fromkeys(FAMILIES, Conv((2, 2, 6, 7), (4, 1, 3, 3), 1, (1, 2), 2, 2)),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES | FAMILIES)
+def test_planted_mistakes_of_convolutions_are_found(mistake, clean):
+    case = LAYERS[mistake]
+    room = Room(clean, True, [(MISTAKES | FAMILIES)[mistake]])
+    with pytest.raises((AssertionError, IndexError, KeyError)):
+        check_convolution(case, room)
+
+
+@pytest.mark.parametrize("mistake", POOLING)
+def test_planted_mistakes_of_pooling_are_found(mistake, clean):
+    room, case = Room(clean, True, [POOLING[mistake]]), MAX_POOL["ceil, padded"]
+    found = []
+    for check in (lambda: check_averages(case, False, room), lambda: check_maxima(case, "plain", room)):
+        room.launched.clear()
+        try:
+            check()
+        except AssertionError as error:
+            found.append(error)
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize(("stride", "kernel", "groups"), [(1, 3, 2), (2, 3, 1), (3, 2, 1), (2, 3, 4)])
+def test_transposed_convolutions(stride, kernel, groups, room):
+    """Also with a stride over the kernel, where some results are the bias alone."""
+    x, weight = whole((2, 4, 3, 4), np.float32, 1), whole((4, 5, kernel, kernel), np.float32, 2)
+    bias = whole((5 * groups,), np.float32, 3)
+    expected = naive.conv_transpose(x, weight, bias, stride, ((1, 1), (1, 1)), 0, groups, 1)
+    np.testing.assert_array_equal(call("conv_transpose2d", x, weight, bias, stride, 1, 0, groups), expected)
+    assert set(room.launched) == {"product"}
+
+
+def test_another_activation_is_a_pass_of_its_own(room):
+    x, weight = whole((2, 3, 4, 5), np.float32, 1), whole((4, 3, 3, 3), np.float32, 2)
+    got = call("conv2d", x, weight, activation="sigmoid")
+    np.testing.assert_allclose(got, 1 / (1 + np.exp(-naive.conv(x, weight, None, 1, ((0, 0),) * 2, 1, 1))), rtol=1e-6)
+
+
+def test_the_room_keeps_the_contract(room):
+    module = importlib.import_module("cnnkit.rooms.cuda")
+    assert set(module.__all__) <= set(contract())
+    for op in module.__all__:
+        assert list(inspect.signature(getattr(module, op)).parameters) == contract()[op], op
