@@ -3,6 +3,7 @@
 A mistake is a change to a call that works: ``(changed arguments, error, sentence)``.
 """
 
+import random
 import re
 
 import numpy as np
@@ -814,7 +815,7 @@ MISTAKES = {
             "x has shape (2, 3, 0, 9), but adaptive_max_pool2d needs at least 1 element along every spatial axis",
         ),
         ({"return_indices": 1}, TypeError, "return_indices is 1, but True or False is needed"),
-        ({"x": ones(*SHAPE, dtype=bool)}, TypeError, f"x is bool, but float32, float64, {INTEGERS}"),
+        ({"x": ones(*SHAPE, dtype=bool)}, TypeError, f"x is bool, but float16, bfloat16, float32, float64, {INTEGERS}"),
         *not_arrays("x"),
     ],
     "adaptive_avg_pool1d": [
@@ -851,7 +852,11 @@ MISTAKES = {
         *places("output_size (8, 8)", 63),
         ({"indices": INDICES[1:]}, ValueError, "indices has shape (1, 3, 4, 4), but x needs (2, 3, 4, 4)"),
         ({"x": ones(4, 4)}, ValueError, "x has shape (4, 4), but max_unpool2d needs (N, C, H, W) or (C, H, W)"),
-        ({"x": ones(2, 3, 4, 4, dtype=bool)}, TypeError, f"x is bool, but float32, float64, {INTEGERS}"),
+        (
+            {"x": ones(2, 3, 4, 4, dtype=bool)},
+            TypeError,
+            f"x is bool, but float16, bfloat16, float32, float64, {INTEGERS}",
+        ),
         ({"kernel_size": 0}, ValueError, "kernel_size is 0, but must be at least 1"),
         ({"stride": 1.5}, TypeError, "stride is 1.5, but an int is needed"),
         ({"padding": "full"}, ValueError, f"padding is 'full', but {PADDINGS}"),
@@ -1016,7 +1021,12 @@ MISTAKES = {
     ],
     **{name: X + PARAMETER.get(name, []) for name in POINTWISE},
     **{f"{name}_backward": ALIKE + PARAMETER.get(name, []) for name in POINTWISE},
-    "dropout": [*X, *RATES, ({"rng": None}, TypeError, "rng is None, but a numpy.random.Generator is needed")],
+    "dropout": [
+        *X,
+        *RATES,
+        ({"rng": None}, TypeError, "rng is None, but a numpy.random.Generator is needed"),
+        ({"rng": random}, TypeError, f"rng is {random!r}, but a numpy.random.Generator is needed"),
+    ],
     "dropout_backward": [
         *RATES,
         *not_arrays("grad_output"),
