@@ -511,6 +511,11 @@ def test_a_summary_has_the_numbers_of_pencil_and_paper():
     assert (table.parameter_bytes, table.state, table.dtype) == (4 * table.parameters, 0, "float32")
 
 
+def test_a_summary_counts_no_products_of_normalisations():
+    layers = nn.LayerNorm((4, 6, 6)), nn.LayerNorm(6), nn.GroupNorm(2, 4), nn.BatchNorm2d(4)
+    assert [row.multiply_adds for row in analysis.summary(nn.Sequential(*layers), (2, 4, 6, 6)).rows] == [0, 0, 0, 0]
+
+
 def test_a_summary_reads_like_a_table():
     text = str(network().summary((2, 3, 8, 8)))
     lines = text.splitlines()
@@ -774,7 +779,7 @@ MISTAKES = [
         "summary",
         (nn.ReLU, (1, 2)),
         TypeError,
-        "model is <class 'cnnkit.nn.plain.ReLU'>, but a layer is needed, such as nn.Sequential(...)",
+        "model is <class 'cnnkit.nn.activation.ReLU'>, but a layer is needed, such as nn.Sequential(...)",
     ),
     ("summary", (nn.ReLU(), 5), TypeError, "input_shape is 5, but a tuple such as (1, 3, 32, 32) is needed"),
     (
