@@ -87,14 +87,14 @@ def integer(value: Any, name: str, least: int = 1) -> int:
     if isinstance(value, bool):
         raise TypeError(f"{name} is {value!r}, but an int is needed")
     try:
-        number = operator.index(value)
+        plain = operator.index(value)
     except TypeError:
         raise TypeError(f"{name} is {value!r}, but an int is needed") from None
-    if number < least:
-        raise ValueError(f"{name} is {number}, but must be at least {least}")
-    if number > LARGEST:
-        raise ValueError(f"{name} is {number}, but must be at most {LARGEST}")
-    return number
+    if plain < least:
+        raise ValueError(f"{name} is {plain}, but must be at least {least}")
+    if plain > LARGEST:
+        raise ValueError(f"{name} is {plain}, but must be at most {LARGEST}")
+    return plain
 
 
 def boolean(value: Any, name: str) -> bool:
@@ -102,6 +102,13 @@ def boolean(value: Any, name: str) -> bool:
     if not isinstance(value, bool):
         raise TypeError(f"{name} is {value!r}, but True or False is needed")
     return value
+
+
+def number(value: Any, name: str) -> float:
+    """`value` as a float; ``True`` is no number."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} is {value!r}, but a number is needed")
+    return float(value)
 
 
 def per_axis(value: Any, ndim: int, name: str, least: int = 1) -> Ints:
@@ -425,9 +432,13 @@ def _pool_divisors(plan: PoolPlan, count_include_pad: bool) -> tuple[Ints, ...]:
 def _window_lengths(plan: PoolPlan, axis: int, count_include_pad: bool) -> Ints:
     size, kernel, before = plan.input_size[axis], plan.kernel_size[axis], plan.before[axis]
     low, high = (-before, size + plan.after[axis]) if count_include_pad else (0, size)
-    starts = range(-before, -before + plan.output_size[axis] * plan.stride[axis], plan.stride[axis])
-    dilation = plan.dilation[axis]
-    return tuple(_taps_between(start, kernel, dilation, low, high) for start in starts)
+    stride, dilation, windows = plan.stride[axis], plan.dilation[axis], plan.output_size[axis]
+    starts = range(-before, -before + windows * stride, stride)
+    first = min(windows, -(-(low + before) // stride))  # from here on windows are whole, up to the one at `last`
+    last = max(first, min(windows, (high - dilation * (kernel - 1) - 1 + before) // stride + 1))
+    left = tuple(_taps_between(at, kernel, dilation, low, high) for at in starts[:first])
+    right = tuple(_taps_between(at, kernel, dilation, low, high) for at in starts[last:])
+    return left + (kernel,) * (last - first) + right
 
 
 def _taps_between(start: int, kernel: int, dilation: int, low: int, high: int) -> int:
@@ -556,12 +567,10 @@ def _ends_a_shape(size: Any, x: Ints, ndim: int) -> bool:
 
 def norm_type(value: Any) -> float:
     """The power of Lp pooling: a number above 0, infinity included."""
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"norm_type is {value!r}, but a number is needed")
-    number = float(value)
-    if not number > 0:
+    power = number(value, "norm_type")
+    if not power > 0:
         raise ValueError(f"norm_type is {value!r}, but must be above 0")
-    return number
+    return power
 
 
 # ---------------------------------------------------------------- windows as slices

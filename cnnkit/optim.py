@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from cnnkit.arrays import Array
+from cnnkit.geometry import number
 
 __all__ = ["SGD", "Adam", "AdamW", "Optimizer", "cosine", "step_decay"]
 
@@ -446,16 +447,10 @@ def _learning_rate(lr: Any) -> None:
 
 
 def _at_least_0(name: str, value: Any) -> None:
-    if not _number(name, value) >= 0 or math.isinf(value):
+    if not number(value, name) >= 0 or math.isinf(value):
         raise ValueError(f"{name} is {value!r}, but must be at least 0 and finite")
 
 
 def _fraction(name: str, value: Any) -> None:
-    if not 0 <= _number(name, value) < 1:
+    if not 0 <= number(value, name) < 1:
         raise ValueError(f"{name} is {value!r}, but must be at least 0 and below 1")
-
-
-def _number(name: str, value: Any) -> float:
-    if isinstance(value, (bool, str)) or not hasattr(value, "__float__"):
-        raise TypeError(f"{name} is {value!r}, but a number is needed")
-    return float(value)

@@ -511,6 +511,11 @@ def test_a_summary_has_the_numbers_of_pencil_and_paper():
     assert (table.parameter_bytes, table.state, table.dtype) == (4 * table.parameters, 0, "float32")
 
 
+def test_a_summary_counts_no_products_of_normalisations():
+    layers = nn.LayerNorm((4, 6, 6)), nn.LayerNorm(6), nn.GroupNorm(2, 4), nn.BatchNorm2d(4)
+    assert [row.multiply_adds for row in analysis.summary(nn.Sequential(*layers), (2, 4, 6, 6)).rows] == [0, 0, 0, 0]
+
+
 def test_a_summary_reads_like_a_table():
     text = str(network().summary((2, 3, 8, 8)))
     lines = text.splitlines()

@@ -20,7 +20,7 @@ BESIDE = {
     "_version": (),
     "files": ("arrays",),
     "datasets": ("files", "geometry", "arrays"),
-    "optim": ("arrays",),
+    "optim": ("arrays", "geometry"),
     "plotting": (),
     "config": ("_version", "dispatch", "rooms"),
     "settings": ("geometry",),

@@ -67,6 +67,21 @@ def test_divisors_of_dilated_windows_count_their_taps():
     assert geometry.pool_divisors(plan, False, None) == ((2, 3, 2),)
 
 
+@given(
+    *(st.integers(1, most) for most in (12, 5, 4, 3)), st.tuples(st.integers(0, 4), st.integers(0, 4)), st.booleans()
+)
+def test_divisors_are_the_taps_of_each_window(size, kernel, stride, dilation, padding, count_include_pad):
+    before, after = (min(pad, (dilation * (kernel - 1) + 1) // 2) for pad in padding)
+    try:
+        plan = geometry.pool("lp_pool", 1, (1, 1, size), kernel, stride, ((before, after),), dilation, True)
+    except ValueError:
+        return
+    counted = range(-before, size + after) if count_include_pad else range(size)
+    windows = [[o * stride - before + k * dilation for k in range(kernel)] for o in range(plan.output_size[0])]
+    expected = tuple(sum(tap in counted for tap in window) for window in windows)
+    assert geometry.pool_divisors(plan, count_include_pad, None) == (expected,)
+
+
 def test_adaptive_windows_are_rounded_outwards():
     assert geometry.adaptive_windows(5, 3) == ((0, 1, 3), (2, 3, 2))
     assert geometry.adaptive_windows(3, 5) == ((0, 0, 1, 1, 2), (1, 2, 1, 2, 1))

@@ -3,6 +3,7 @@
 A mistake is a change to a call that works: ``(changed arguments, error, sentence)``.
 """
 
+import random
 import re
 
 import numpy as np
@@ -1020,7 +1021,12 @@ MISTAKES = {
     ],
     **{name: X + PARAMETER.get(name, []) for name in POINTWISE},
     **{f"{name}_backward": ALIKE + PARAMETER.get(name, []) for name in POINTWISE},
-    "dropout": [*X, *RATES, ({"rng": None}, TypeError, "rng is None, but a numpy.random.Generator is needed")],
+    "dropout": [
+        *X,
+        *RATES,
+        ({"rng": None}, TypeError, "rng is None, but a numpy.random.Generator is needed"),
+        ({"rng": random}, TypeError, f"rng is {random!r}, but a numpy.random.Generator is needed"),
+    ],
     "dropout_backward": [
         *RATES,
         *not_arrays("grad_output"),

@@ -316,6 +316,7 @@ def test_parameters_are_the_live_arrays():
         ({"extra": np.zeros(3)}, ValueError, r"must have the same names, but differ in extra"),
         ({"2.bias": np.zeros(3)}, ValueError, r"'2\.bias' has shape \(3,\) in state, but \(2,\) in the model"),
         ({"2.bias": np.zeros(2, "float32")}, TypeError, r"'2\.bias' is float32 in state, but float64 in the model"),
+        ({"2.bias": [0.0, 0.0]}, TypeError, r"'2\.bias' is a list in state, but a numpy or cupy array is needed"),
     ],
 )
 def test_state_that_does_not_fit_changes_nothing(change, error, sentence):

@@ -5,7 +5,8 @@ A window of `k` taps over features that see `size` pixels each, `jump` pixels ap
 What a layer does is read off its attributes: with `kernel_size` (and `stride`, `padding`, `dilation`, if it has them)
 it slides a window, with `output_padding` it is a transposed convolution, with `output_size` an adaptive pooling, with
 `in_features` or a name that begins with ``Global`` it sees everything; other layers of cnnkit's take each number by
-itself. A layer of your own says the same with a class attribute: ``kernel_size = 1``.
+itself (the statistics of a normalisation, and the sum of a softmax, are not counted). A layer of your own says the same
+with a class attribute: ``kernel_size = 1``.
 """
 
 import math
@@ -80,7 +81,8 @@ def receptive_field(layers: Any, input_size: Any = None) -> list[ReceptiveField]
     -------
     list of ReceptiveField
         First that of the image itself, a pixel; then one for each layer. Of a `Residual` the layers on both ways and
-        then their sum, which sees all that either sees.
+        then their sum, which sees all that either sees. What `GroupNorm`, `LayerNorm` and `Softmax` make of each number
+        through the statistics of others is not counted.
 
     Raises
     ------

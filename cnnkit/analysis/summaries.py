@@ -180,9 +180,10 @@ def multiply_adds(layer: Layer, x: Array, y: Array) -> int:
     """What a layer with a weight multiplies: each output takes as many products as its channel has weights.
 
     A transposed convolution does it the other way round: each input is multiplied by its channel's weights.
+    Normalisations are not counted, whatever the shape of their weight.
     """
     weight = layer.parameters().get("weight")
-    if weight is None or weight.ndim < 2:
+    if weight is None or weight.ndim < 2 or hasattr(layer, "normalized_shape"):
         return 0
     return (x if hasattr(layer, "output_padding") else y).size * weight[0].size
 

@@ -8,7 +8,7 @@ They take and return tensors, in the CPU's memory or CUDA's, without a copy, and
     loss.backward()
 
 Arguments are those of the function of this name in cnnkit, but for `out` and `activation`. Gradients have no gradients:
-torch says so if a second derivative is asked for.
+a second derivative (``create_graph=True``, and what follows from it) is refused where it would be needed.
 
 An operator is a line at the end of this file. It finds ``NAME`` and ``NAME_backward`` in cnnkit; the latter is given
 what its parameters are called: arguments of the forward by their names, `grad_output`, `input_shape` (of the first
@@ -22,7 +22,6 @@ from functools import wraps
 from typing import Any, NamedTuple
 
 import torch
-from torch.autograd.function import once_differentiable
 
 import cnnkit
 
@@ -59,7 +58,6 @@ class _Call(torch.autograd.Function):
         return result
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_output: torch.Tensor, *_: Any) -> Any:
         wanted = ctx.needs_input_grad[3:]
         needs = tuple(name for name, need in zip(ctx.names, wanted, strict=True) if need)
@@ -74,7 +72,23 @@ class _Call(torch.autograd.Function):
         for name in needs:
             if name not in grads:
                 raise NotImplementedError(f"{name} requires grad, but gradients are known of {', '.join(grads)} alone")
+        if (
+            torch.is_grad_enabled()
+        ):  # for a second derivative: gradients that are cut off would silently count as constant
+            grads = {name: _Last.apply(grad.requires_grad_()) for name, grad in grads.items() if grad is not None}
         return None, None, None, *(grads.get(name) for name in ctx.names)
+
+
+class _Last(torch.autograd.Function):
+    """A gradient as it is, which refuses to be differentiated."""
+
+    @staticmethod
+    def forward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+        return grad.view_as(grad)
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> Any:
+        raise NotImplementedError("a second derivative is asked for, but cnnkit knows first derivatives alone")
 
 
 def _plain(names: tuple[str, ...], tensors: tuple[torch.Tensor, ...]) -> dict[str, torch.Tensor]:

@@ -7,11 +7,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from cnnkit.arrays import Array
-from cnnkit.nn.arguments import integer
+from cnnkit.nn.arguments import integer, number
 from cnnkit.nn.layer import Layer, Pullback
 from cnnkit.ops import activation as of
 from cnnkit.ops import softmax as along
-from cnnkit.ops._shared import number
 
 
 class Activation(Layer):

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from cnnkit.arrays import FLOATS
-from cnnkit.geometry import boolean, integer, norm_type, parse_output_size, parse_padding, per_axis
+from cnnkit.geometry import boolean, integer, norm_type, number, parse_output_size, parse_padding, per_axis
 
 __all__ = [
     "boolean",
@@ -13,6 +13,7 @@ __all__ = [
     "floating",
     "integer",
     "norm_type",
+    "number",
     "per_axis",
     "short_output_size",
     "short_padding",

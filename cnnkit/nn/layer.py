@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 
 from cnnkit import dispatch
-from cnnkit.arrays import Array, beside
+from cnnkit.arrays import Array, beside, family, kind
 from cnnkit.nn.arguments import floating
 
 # grad_x, grads = pullback(grad_y, needs_x=True); without needs_x, grad_x may be None
@@ -182,7 +182,7 @@ class Layer(ABC):
         ValueError
             If names or shapes differ. Nothing is changed then.
         TypeError
-            If a dtype differs. Nothing is changed then.
+            If a dtype differs, or something is no array. Nothing is changed then.
 
         Examples
         --------
@@ -220,11 +220,11 @@ class Layer(ABC):
         >>> nn.Sequential(nn.Dense(4, 3), nn.ReLU()).astype("float64")
         Sequential(Dense(4, 3, dtype='float64'), ReLU())
         """
-        kind = floating(dtype)
-        twin = self._copy(lambda array: array.copy() if array.dtype.kind in "iub" else array.astype(kind))
+        wanted = floating(dtype)
+        twin = self._copy(lambda array: array.copy() if array.dtype.kind in "iub" else array.astype(wanted))
         for layer in twin._family():
             if "dtype" in vars(layer):  # constructor arguments are stored under their names
-                vars(layer)["dtype"] = kind.name
+                vars(layer)["dtype"] = wanted.name
         return twin
 
     def to(self, device: str) -> Self:
@@ -331,6 +331,8 @@ def check_state(live: Mapping[str, Array], state: Mapping[str, Array]) -> None:
         raise ValueError(f"state and model must have the same names, but differ in {', '.join(differing)}")
     for name, array in live.items():
         given = state[name]
+        if family(given) is None:
+            raise TypeError(f"{name!r} is a {kind(given)} in state, but a numpy or cupy array is needed")
         if given.shape != array.shape:
             raise ValueError(f"{name!r} has shape {given.shape} in state, but {array.shape} in the model")
         if given.dtype != array.dtype:

@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Callable
-from numbers import Real
 from typing import Any, TypeVar
 
 from cnnkit.arrays import Array
@@ -55,13 +54,6 @@ def fused(activation: Any) -> tuple[str, float] | None:
         known = ", ".join(map(repr, (None, *ACTIVATIONS)))
         raise ValueError(f"activation is {activation!r}, but must be one of {known}")
     return ACTIVATIONS[activation]
-
-
-def number(value: Any, name: str) -> float:
-    """A parameter as a float."""
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} is {value!r}, but a number is needed")
-    return float(value)
 
 
 def check_needs(needs: Any, known: tuple[str, ...] = EVERYTHING) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 from cnnkit import arrays, dispatch, geometry
 from cnnkit.arrays import Array
 from cnnkit.foreign import any_library
-from cnnkit.ops._shared import Function, number
+from cnnkit.geometry import number
+from cnnkit.ops._shared import Function
 
 APPROXIMATIONS = {"none": "gelu", "tanh": "gelu_tanh"}
 

@@ -5,7 +5,6 @@ from typing import Any
 from cnnkit import arrays, dispatch, geometry
 from cnnkit.arrays import Array
 from cnnkit.foreign import any_library
-from cnnkit.ops._shared import number
 
 
 @any_library
@@ -49,7 +48,7 @@ def dropout(x: Array, rate: float, *, rng: Any) -> tuple[Array, Array]:
     """
     (x,) = arrays.check(x=x)
     rate = check_rate(rate)
-    if not hasattr(rng, "random"):
+    if not isinstance(rng, arrays.namespace(x).random.Generator):
         raise TypeError(f"rng is {rng!r}, but a {arrays.family(x)}.random.Generator is needed")
     kept = arrays.namespace(x).asarray(rng.random(x.shape, dtype=arrays.FLOATS[0]) >= rate)
     return _scaled(x, kept, rate), kept
@@ -93,7 +92,7 @@ def dropout_backward(grad_output: Array, kept: Array, rate: float) -> Array:
 
 
 def check_rate(rate: Any) -> float:
-    if not 0 <= number(rate, "rate") < 1:
+    if not 0 <= geometry.number(rate, "rate") < 1:
         raise ValueError(f"rate is {rate!r}, but must be at least 0 and below 1")
     return float(rate)
 

@@ -6,7 +6,6 @@ from typing import Any
 from cnnkit import arrays, dispatch, geometry
 from cnnkit.arrays import INTEGERS, Array
 from cnnkit.foreign import any_library
-from cnnkit.ops._shared import number
 
 REDUCTIONS = ("mean", "sum", "none")
 
@@ -196,7 +195,7 @@ def _check(logits: Any, labels: Any, label_smoothing: Any, reduction: Any) -> tu
     (labels,) = arrays.check(INTEGERS, labels=labels)
     arrays.one_library(logits=logits, labels=labels)
     geometry.labels(logits.shape, labels.shape)
-    if not 0 <= number(label_smoothing, "label_smoothing") <= 1:
+    if not 0 <= geometry.number(label_smoothing, "label_smoothing") <= 1:
         raise ValueError(f"label_smoothing is {label_smoothing!r}, but must be from 0 to 1")
     _check_reduction(reduction, "labels", labels.shape, labels.size)
     if not arrays.within(labels, logits.shape[1]):

@@ -6,7 +6,6 @@ memory in which they sum the gradients: that costs no pass of its own, and nothi
 """
 
 import math
-from numbers import Real
 from typing import Any, NamedTuple
 
 from cnnkit import arrays, dispatch, geometry
@@ -421,16 +420,12 @@ def _check_channels(x: Array, shape: Ints, channels: dict[str, Array | None]) ->
 
 def check_eps(eps: Any, least: int | None = None) -> None:
     """`eps` is finite, and at least `least` or, if that is None, above 0."""
-    if isinstance(eps, bool) or not isinstance(eps, Real):
-        raise TypeError(f"eps is {eps!r}, but a number is needed")
-    if not math.isfinite(eps) or eps < 0 or (least is None and eps == 0):
+    if not math.isfinite(geometry.number(eps, "eps")) or eps < 0 or (least is None and eps == 0):
         raise ValueError(f"eps is {eps!r}, but must be {'above' if least is None else 'at least'} 0 and finite")
 
 
 def check_momentum(momentum: Any) -> None:
-    if isinstance(momentum, bool) or not isinstance(momentum, Real):
-        raise TypeError(f"momentum is {momentum!r}, but a number is needed")
-    if not 0 <= float(momentum) <= 1:
+    if not 0 <= geometry.number(momentum, "momentum") <= 1:
         raise ValueError(f"momentum is {momentum!r}, but must be from 0 to 1")
 
 
