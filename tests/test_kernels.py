@@ -38,6 +38,14 @@ def run_inner(loop, out, step, here, across, x, x_offsets, g, g_offsets, count):
 
 
 @machine.kernel
+def run_gather(loop, out, places, count, more, more_step, relu, a, rows, offsets, b):
+    tile.gather(
+        loop, out.ctypes.data, places.ctypes.data, count, more.ctypes.data, more_step, relu, a.ctypes.data,
+        rows.ctypes.data, offsets.ctypes.data, offsets.size, b.ctypes.data,
+    )  # fmt: skip
+
+
+@machine.kernel
 def run_fill(one, to, pitch, source, channels, channel_step, rows, row_step, first, last, count, step, low, high):
     moves.fill(
         one, to.ctypes.data, pitch, source.ctypes.data, channels, channel_step, rows, row_step, first, last,
@@ -95,6 +103,27 @@ def test_outer_is_a_sum_of_products(one, relu, terms):
         assert (out[:here, :count] == expected[:here, :count]).all()  # small integers: no rounding
         assert np.isnan(out[here:]).all()
         assert np.isnan(out[:, count:]).all()
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("one", every("gather"))
+def test_gather_is_a_sum_of_products_of_what_tables_name(one, relu):
+    dtype = one_dtype(one)
+    for terms, alike in product((0, 1, 5), (False, True)):
+        rng = np.random.default_rng(terms)
+        a = rng.integers(-4, 5, 40).astype(dtype)
+        rows, offsets = rng.integers(0, 20, one.rows), rng.integers(0, 20, terms)
+        b = rng.integers(-4, 5, (terms, one.columns)).astype(dtype)
+        more = rng.integers(-4, 5, (1 if alike else one.rows, one.columns)).astype(dtype)
+        expected = more + a[rows[:, None] + offsets] @ b
+        expected = np.maximum(expected, 0) if relu else expected
+        for count in {1, one.lanes, one.columns - 1, one.columns}:
+            places = rng.permutation(one.rows) * (one.columns + 3)
+            out = np.full(one.rows * (one.columns + 3), np.nan, dtype)
+            run_gather(one.loop, out, places, count, more, 0 if alike else one.columns, relu, a, rows, offsets, b)
+            found = out.reshape(one.rows, -1)[places // (one.columns + 3)]
+            assert (found[:, :count] == expected[:, :count]).all()  # small integers: no rounding
+            assert np.isnan(found[:, count:]).all()
 
 
 @pytest.mark.parametrize("one", every("inner"))
@@ -193,7 +222,7 @@ def test_a_nan_passes_the_relu():
 
 
 def test_tiles_fit_the_registers():
-    for kind in ("outer", "inner"):
+    for kind in ("outer", "inner", "gather"):
         for one in tile.tiles(kind, DTYPES[0]):
             assert one.rows * one.vectors + one.vectors + 1 <= machine.REGISTERS
 

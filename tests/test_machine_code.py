@@ -30,7 +30,7 @@ ASSEMBLY = {  # of each processor: a vector register, and the instructions of a 
     "neon": (r"\bv\d+\.[24][sd]", (r"fmla",)),
 }
 ON_STACK = re.compile(r"\(%rsp|\[sp\b")  # nothing is compiled with a frame pointer: %rbp and x29 point anywhere
-NUMBERS = {"outer": 10, "inner": 9}  # arguments of the two loops
+NUMBERS = {"outer": 10, "inner": 9, "gather": 11}  # arguments of the loops
 
 
 def every(kind):
@@ -71,7 +71,7 @@ def emitted_loop(kind, one):
 
 def main(processor):
     print(f"# {machine.VECTOR_BYTES} {machine.REGISTERS}")
-    for kind in ("outer", "inner"):
+    for kind in NUMBERS:
         for assembly in compiled_for_arm(kind) if processor == "neon" else compiled_by_numba(kind):
             print(assembly)
 
@@ -147,7 +147,7 @@ def needs_a_compiler_for(processor):
             pytest.skip(f"this llvmlite does not compile for ARM: {error}")
 
 
-@pytest.mark.parametrize("kind", ["outer", "inner"])
+@pytest.mark.parametrize("kind", NUMBERS)
 @pytest.mark.parametrize("processor", ASSEMBLY)
 def test_sums_stay_in_registers(processor, kind):
     needs_a_compiler_for(processor)
@@ -178,7 +178,7 @@ def check_loops(name, bodies, operations, register, rows, vectors):
 def test_this_processor_has_its_sums_in_registers_too():
     """As the kernels are compiled when they run, with the features that this very processor has."""
     operation = r"v?(fn?madd\d+|mul)p[sd]|fmla"
-    for kind in ("outer", "inner"):
+    for kind in NUMBERS:
         for one, assembly in zip(every(kind), compiled_by_numba(kind), strict=True):
             _, found = read(f"# 0 0\n{assembly}")
             ((name, lines),) = ((name, lines) for name, lines in found.items() if name.startswith(f"cnnkit.{kind}."))

@@ -19,6 +19,7 @@ TESTS = [
         for way in ("forward", "backward")
         for case in CONV
     ),
+    *(f"test_pixels.py::test_it_is_the_definition[{case}-float32]" for case in ("1x1 in place", "groups")),
     "test_conv.py::test_a_nan_reaches_only_the_gradients_of_weights_that_met_it[numba-same, stride 2]",
     *(f"test_pool.py::test_{kind}_is_the_definition[float32-numba-3x3 stride 2]" for kind in ("max", "max_backward")),
     "test_pool.py::test_avg_is_the_definition[float32-numba-3x3 stride 2-rule0]",

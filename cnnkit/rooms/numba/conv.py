@@ -4,8 +4,8 @@ import numpy as np
 
 from cnnkit import arrays, geometry
 from cnnkit.arrays import Array
-from cnnkit.geometry import ConvPlan, volume
-from cnnkit.rooms.numba import depthwise, lines, winograd
+from cnnkit.geometry import ConvPlan, Phase, volume
+from cnnkit.rooms.numba import depthwise, lines, pixels, winograd
 from cnnkit.rooms.numba.activation import NONE, epilogue
 from cnnkit.rooms.numba.channels import sum_channels
 from cnnkit.rooms.numba.convolve import convolve
@@ -14,6 +14,7 @@ from cnnkit.rooms.numba.dense import dense, dense_backward
 
 FEW = 100  # windows: a depthwise layer with no more is done with its channels last
 FEW_TERMS = 256  # the same for the gradient of its weights
+FEWEST = 128  # windows: with fewer, adding up their sums to the weights' gradient takes as long as they do
 TOGETHER = 512  # windows of an image: with fewer, the images of a batch are summed end to end
 
 
@@ -62,6 +63,9 @@ def _convolve(
         filters = filters.swapaxes(1, 2) if swapped else filters
         if winograd.forward(arrays.lift(x), filters, bias, plan, then, arrays.lift(out)):
             return  # what it found is finite
+    if pixels.takes(plan, x, out):
+        pixels.forward(x, weight, bias, plan, then, out, swapped)
+        return
     convolve(x, weight, bias, plan, then, out, swapped)
 
 
@@ -100,7 +104,7 @@ def _backward_x(grad_output: Array, weight: Array, plan: ConvPlan, grad_x: Array
             grad_x += nothing
         return
     phases = geometry.input_gradient(plan)
-    if len(phases) == 1 or depthwise.takes(plan, grad_output, grad_x):
+    if len(phases) == 1 or depthwise.takes(plan, grad_output, grad_x) or _by_phases(phases, grad_output, grad_x):
         for phase in phases:
             if phase.plan is None:
                 grad_x[phase.of] = nothing
@@ -111,6 +115,12 @@ def _backward_x(grad_output: Array, weight: Array, plan: ConvPlan, grad_x: Array
     if volume(plan.stride) > lines.MANY:
         grad_x[...] = nothing
     convolve(grad_output, weight, bias, geometry.lift(plan), NONE, grad_x, swapped=True, back=True)
+
+
+def _by_phases(phases: tuple[Phase, ...], grad_output: Array, grad_x: Array) -> bool:
+    """Whether each phase is better done by itself, as nothing needs to be laid out for several of them."""
+    plans = [geometry.lift(phase.plan) for phase in phases if phase.plan]
+    return len(phases) <= lines.MANY and all(pixels.takes(plan, grad_output, grad_x) for plan in plans)
 
 
 def _backward_weight(grad_output: Array, x: Array, plan: ConvPlan, grad_weight: Array) -> None:
@@ -128,7 +138,10 @@ def _backward_weight(grad_output: Array, x: Array, plan: ConvPlan, grad_weight: 
     per_group = plan.out_channels // plan.groups
     total = grad_weight if grad_weight.flags.c_contiguous else np.empty(grad_weight.shape, x.dtype)
     total.fill(0)
-    together = volume(plan.output_size) < TOGETHER
-    correlate(x, grad_output, plan, together, NEAR if per_group > 1 else LONG, total)
+    if plan.batch * volume(plan.output_size) > FEWEST and pixels.takes(plan, x, grad_output):
+        pixels.weight_gradient(grad_output, x, plan, total)
+    else:
+        together = volume(plan.output_size) < TOGETHER
+        correlate(x, grad_output, plan, together, NEAR if per_group > 1 else LONG, total)
     if total is not grad_weight:
         grad_weight[...] = total

@@ -11,7 +11,7 @@ import numpy as np
 
 from cnnkit import settings
 from cnnkit.arrays import Array
-from cnnkit.geometry import ConvPlan, volume
+from cnnkit.geometry import ConvPlan, Ints, volume
 from cnnkit.rooms import threads
 from cnnkit.rooms.numba import lines
 from cnnkit.rooms.numba.activation import RELU, call
@@ -93,11 +93,7 @@ def convolve(
     near = out.strides[1] == out.itemsize, out.strides[-1] == out.itemsize
     way, sizes, work = _way(plan, back, x.dtype, x[0, 0].flags.c_contiguous, *near)
     windows, solved, tile, counts = way.windows, way.lines, way.tile, tuple(sizes)
-    strides, more = weight.strides, 5 - weight.ndim
-    first, second = strides[:2]
-    taps = (*lines.ZEROS[:more], *strides[2:])
-    steps = (second, first, *taps) if swapped else (first, second, *taps)
-    weights = (weight.ctypes.data, (sizes.channels if swapped else sizes.per_group) * first, *steps)
+    weights = weight_numbers(weight, plan.groups, swapped)
     bias_address = 0 if bias is None else bias.ctypes.data
     packed, there = None, 0
     if threads.many(work):
@@ -129,6 +125,15 @@ def _in_halves(
             filters = weight[g][:, some] if swapped else weight[g][some]
             of = x[:, g * channels : (g + 1) * channels]
             convolve(of, filters, None if bias is None else bias[here], one, then, out[:, here], swapped, back)
+
+
+def weight_numbers(weight: Array, groups: int, swapped: bool) -> Ints:
+    """Weights as numbers for a kernel: address, bytes between groups, between output and input channels, and taps."""
+    strides, more = weight.strides, 5 - weight.ndim
+    first, second = strides[:2]
+    channels = (second, first) if swapped else (first, second)
+    a_group = len(weight) // groups * first
+    return (weight.ctypes.data, a_group, *channels, *lines.ZEROS[:more], *strides[2:])
 
 
 def _channels(back: bool) -> tuple[str, str]:
@@ -235,16 +240,30 @@ def _pack(start, stop, unit, counts, weights, table, bias, packed):
                 offsets[t] = (c * channel_step + d * d_step + h * h_step + w * w_step) // bytes_
                 t += 1
         first_tap += taps
-    first_offset = offsets.ctypes.data
-    for item in range(start, stop):
-        g, block = divmod(item, sizes.blocks)
-        first = block * rows
-        here = min(rows, sizes.per_group - first)
-        to = packed + item * (1 + sizes.terms) * rows * bytes_
-        pack(unit, to, rows, bias + (g * sizes.per_group + first) * bytes_, 1, here if bias else 0, first_offset, 1)
-        source = address + g * group_step + first * out_step
-        pack(unit, to + rows * bytes_, rows, source, out_step // bytes_, here, first_offset + 8, sizes.terms)
+    pack_blocks(
+        start, stop, unit, sizes.blocks, rows, sizes.per_group, offsets.ctypes.data, sizes.terms, address, group_step,
+        out_step, bias, packed,
+    )  # fmt: skip
     keep(offsets)
+
+
+@part
+def pack_blocks(
+    start, stop, unit, blocks, rows, per_group, offsets, terms, address, group_step, out_step, bias, packed
+):  # fmt: skip
+    """Bring blocks of `rows` of the `per_group` output channels of a group together: biases, then each term's weights.
+
+    `offsets` are of the bias (0) and of all terms.
+    """
+    bytes_ = itemsize(unit)
+    for item in range(start, stop):
+        g, block = divmod(item, blocks)
+        first = block * rows
+        here = min(rows, per_group - first)
+        to = packed + item * (1 + terms) * rows * bytes_
+        pack(unit, to, rows, bias + (g * per_group + first) * bytes_, 1, here if bias else 0, offsets, 1)
+        source = address + g * group_step + first * out_step
+        pack(unit, to + rows * bytes_, rows, source, out_step // bytes_, here, offsets + 8, terms)
 
 
 # ---------------------------------------------------------------- the kernel

@@ -1,14 +1,15 @@
 """The building block: a tile of sums of products, held in vector registers, emitted as LLVM vector code.
 
-A tile has `rows` x `vectors` accumulators, each a vector of `lanes` numbers. Two loops are made of it, and all of
-convolution and dense layers are made of these two; the emitter knows registers, its callers know tensors:
+A tile has `rows` x `vectors` accumulators, each a vector of `lanes` numbers. Loops are made of it, and all of
+convolution and dense layers are made of these; the emitter knows registers, its callers know tensors:
 
     outer   acc[i][v] += a[t * rows + i] * b[offset[t] + v * lanes : ... + lanes]             for every term t
     inner   acc[i][j] += x[x_offset[i] + p : ... + lanes] * g[g_offset[j] + p : ... + lanes]  for p in steps of lanes
+    gather  acc[i][v] += a[rows[i] + offset[t]] * b[t * columns + v * lanes : ... + lanes]    for every term t
 
 `outer` keeps every lane apart (a lane is a pixel) and reads, per term, `vectors` vectors and `rows` numbers for
 `rows * vectors` fused multiply-adds. `inner` adds its lanes up at the end (a lane is a term); terms that a mask leaves
-out are not read.
+out are not read. `gather` is `outer` with the sides exchanged (a lane is an output channel).
 
 A tile's loop is compiled by itself, and kernels call it by its address: to them rows and vectors are numbers, and one
 compiled form of a kernel serves all tiles.
@@ -46,7 +47,13 @@ class Tile:
     @cached_property
     def loop(self) -> int:
         """The address of the loop, compiled (or read from the disk) when it is first asked for."""
-        return {"outer": _outer_address, "inner": _inner_address, "product": _product_address}[self.kind](self)
+        address = {
+            "outer": _outer_address,
+            "inner": _inner_address,
+            "product": _product_address,
+            "gather": _gather_address,
+        }
+        return address[self.kind](self)
 
     def __reduce__(self) -> Any:
         raise TypeError("a tile belongs to this process")
@@ -58,24 +65,26 @@ if REGISTERS >= 32:
     OUTER = [(5, 5), (6, 4), (8, 3), (4, 4), (10, 2), (16, 1), (4, 1), (3, 7), (2, 6), (1, 12)]
     INNER = [(6, 4), (8, 2), (9, 1)]
     PRODUCT = [(6, 4), (4, 4), (8, 2)]
+    GATHER = [(6, 4), (8, 3), (8, 2), (8, 1)]
 else:
     OUTER = [(4, 3), (3, 3), (6, 2), (2, 4), (12, 1), (4, 1), (1, 6)]
     INNER = [(3, 3), (4, 2), (9, 1)]
     PRODUCT = [(6, 2), (4, 2)]
+    GATHER = [(4, 3), (3, 3), (6, 2), (8, 1)]
 if VECTOR_BYTES == 16:  # the largest spills: SSE needs a register for a product too, ARM's scheduler one to spare
-    OUTER = OUTER[1:]
+    OUTER, GATHER = OUTER[1:], GATHER[1:]
 
 
 @lru_cache
 def tiles(kind: str, dtype: np.dtype) -> list[Tile]:
-    """All tiles that are ever compiled for a kind of loop, "outer", "inner" or "product", and a dtype."""
-    sizes = {"outer": OUTER, "inner": INNER, "product": PRODUCT}[kind]
+    """All tiles that are ever compiled for a kind of loop, and a dtype."""
+    sizes = {"outer": OUTER, "inner": INNER, "product": PRODUCT, "gather": GATHER}[kind]
     return [Tile(kind, rows, vectors, dtype) for rows, vectors in sizes]
 
 
 def compile_all(dtype: np.dtype) -> None:
     """Compile all tiles of a dtype, or read them from the disk."""
-    for kind in ("outer", "inner", *(("product",) if dtype == np.float32 else ())):
+    for kind in ("outer", "inner", "gather", *(("product",) if dtype == np.float32 else ())):
         for tile in tiles(kind, dtype):
             tile.loop  # noqa: B018
 
@@ -123,9 +132,12 @@ def outer(
 
 
 def _emit_outer(emit: Emitter, tile: TileType, *args: Any) -> None:
-    """One loop for each number of vectors that `count` may need."""
+    _for_vectors(emit, tile, args[3], lambda vectors: _emit_outer_loop(emit, tile, vectors, *args))
+
+
+def _for_vectors(emit: Emitter, tile: TileType, count: Any, body: Any) -> None:
+    """One ``body(vectors)`` for each number of vectors that `count` columns may need."""
     builder = emit.builder
-    _, _, _, count, *_ = args
     needed = builder.udiv(builder.add(count, emit.number(emit.lanes - 1)), emit.number(emit.lanes))
     done = builder.append_basic_block("done")
     full = builder.append_basic_block("full")
@@ -137,7 +149,7 @@ def _emit_outer(emit: Emitter, tile: TileType, *args: Any) -> None:
         else:
             block = full
         builder.position_at_end(block)
-        _emit_outer_loop(emit, tile, vectors, *args)
+        body(vectors)
         builder.branch(done)
     builder.position_at_end(done)
 
@@ -331,3 +343,65 @@ _product_loop = _compiled("product", 7, _emit_product)
 @kernel
 def _product_address(tile):
     return _product_loop(tile)
+
+
+# ---------------------------------------------------------------- the same, rows and terms standing in tables
+
+
+@intrinsic
+def gather(
+    typingctx: Any, loop: Any, out: Any, places: Any, count: Any, more: Any, more_step: Any, relu: Any, a: Any,
+    rows: Any, offsets: Any, terms: Any, b: Any,
+) -> Any:  # fmt: skip
+    """``out[places[i] + p] = more[i * more_step + p] + sum over t of a[rows[i] + offsets[t]] * b[t * columns + p]``.
+
+    For all of the tile's rows, p < `count` (at most its columns). Arguments are addresses, but for `count`, `more_step`
+    (elements), `relu` (0 or 1) and `terms`. Of b and `more` whole vectors are read: `count` rounded up to `lanes`.
+    """
+    return _called(11)
+
+
+def _emit_gather(emit: Emitter, tile: TileType, *args: Any) -> None:
+    _for_vectors(emit, tile, args[2], lambda vectors: _emit_gather_loop(emit, tile, vectors, *args))
+
+
+def _emit_gather_loop(
+    emit: Emitter, tile: TileType, vectors: int,
+    out: Any, places: Any, count: Any, more: Any, more_step: Any, relu: Any, a: Any, rows: Any, offsets: Any,
+    terms: Any, b: Any,
+) -> None:  # fmt: skip
+    builder = emit.builder
+    out, more, a, b = (emit.pointer(address) for address in (out, more, a, b))
+    places, rows, offsets = (emit.pointer(address, emit.index) for address in (places, rows, offsets))
+    sources = [emit.at(a, builder.load(emit.at(rows, i))) for i in range(tile.rows)]
+
+    def add_term(t: Any, acc: list[Any]) -> list[Any]:
+        offset = builder.load(emit.at(offsets, t))
+        source = emit.at(b, builder.mul(t, emit.number(tile.vectors * emit.lanes)))
+        vs = [emit.load_vector(emit.at(source, v * emit.lanes)) for v in range(vectors)]
+        new = []
+        for i, row in enumerate(sources):
+            factor = emit.broadcast(emit.at(row, offset))
+            new += [builder.call(emit.fma, [factor, v, acc[i * vectors + n]]) for n, v in enumerate(vs)]
+        return new
+
+    sums = emit.accumulate(terms, [emit.zero()] * (tile.rows * vectors), add_term)
+    last = emit.lanes_below(builder.sub(count, emit.number((vectors - 1) * emit.lanes)))
+    for i in range(tile.rows):
+        to = emit.at(out, builder.load(emit.at(places, i)))
+        addend = emit.at(more, builder.mul(more_step, emit.number(i)))
+        for v in range(vectors):
+            at = v * emit.lanes
+            value = emit.relu(builder.fadd(sums[i * vectors + v], emit.load_vector(emit.at(addend, at))), relu)
+            if v < vectors - 1:
+                emit.store_vector(value, emit.at(to, at))
+            else:
+                emit.store_masked(value, emit.at(to, at), last)
+
+
+_gather_loop = _compiled("gather", 11, _emit_gather)
+
+
+@kernel
+def _gather_address(tile):
+    return _gather_loop(tile)

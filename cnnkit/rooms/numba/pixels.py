@@ -1,0 +1,449 @@
+"""Convolution with channels last: lanes are output channels, rows are pixels, and nothing is turned.
+
+Forward a row of a tile is a window, a term is a tap of an input channel; on the way back to the weights a row is such a
+tap, a term is a window. Either way a product's number of x lies at the sum of two table entries, one for the window and
+one for the tap, and the other operand is whole vectors along output channels. Where windows reach into the padding, the
+rows of x that a *band* of windows needs are copied with zeros around them; else x is read where it is.
+"""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from cnnkit import settings
+from cnnkit.arrays import Array
+from cnnkit.geometry import ConvPlan, volume
+from cnnkit.rooms import threads
+from cnnkit.rooms.numba import lines
+from cnnkit.rooms.numba.activation import RELU, call
+from cnnkit.rooms.numba.convolve import aligned, pack_blocks, weight_numbers
+from cnnkit.rooms.numba.emit import itemsize, lanes
+from cnnkit.rooms.numba.lines import parts
+from cnnkit.rooms.numba.machine import FMAS, L2, MULTIPLY_ADDS, VECTOR_BYTES, keep, kernel, part
+from cnnkit.rooms.numba.moves import fill, transpose
+from cnnkit.rooms.numba.tile import Tile, gather, tiles
+
+FEW = 4  # terms: with fewer, a tile mostly begins and ends
+BAND = 1024  # windows, at most: tables of where they are stay near, and threads have bands to share
+NEAR = 256  # the same for the weights' gradient: output gradients stay near while all weights read them
+
+
+class Sizes(NamedTuple):
+    """What the kernels count by.
+
+    A group's channels, blocks of output channels and their columns, a tile's rows, taps, the windows of a band
+    (planes of all images, rows, columns), how many bands there are, rows and columns of x under a band, and how many
+    numbers of x are copied for one: 0 if x is read in place.
+    It comes to kernels as a plain tuple of ints, which Numba takes faster.
+    """
+
+    groups: int
+    channels: int
+    per_group: int
+    blocks: int
+    columns: int
+    rows: int
+    taps: int
+    planes: int
+    high: int
+    wide: int
+    down: int
+    across: int
+    bands: int
+    x_high: int
+    x_wide: int
+    copied: int
+
+
+class Way(NamedTuple):
+    """How a plan is done: by which tile, forward and for its weights' gradient, and the nanoseconds of a core."""
+
+    tile: Tile
+    forward: Sizes
+    backward: Sizes
+    work: float
+
+
+def takes(plan: ConvPlan, *given: Array) -> bool:
+    """Whether channels of all arrays lie together, and a plan over three spatial axes is better done here."""
+    near = all(array.strides[1] == array.itemsize for array in given)
+    return near and _fits(plan, given[0].dtype, settings.current().max_workspace)
+
+
+@lru_cache(1024)
+def _fits(plan: ConvPlan, dtype: np.dtype, workspace: int) -> bool:
+    """Whether output channels fill most of their lanes, terms a tile, and what is kept near the caches and memory."""
+    per_group, lanes = plan.out_channels // plan.groups, VECTOR_BYTES // dtype.itemsize
+    if not plan.in_channels or 2 * per_group <= parts(per_group, lanes) * lanes:
+        return False
+    sizes = _way(plan, dtype).forward
+    terms = sizes.channels * sizes.taps
+    block, copy = terms * sizes.columns * dtype.itemsize, sizes.copied * dtype.itemsize
+    return terms >= FEW and block <= 2 * L2 and copy <= 4 * L2 and sizes.groups * sizes.blocks * block <= workspace
+
+
+@lru_cache(1024)
+def _way(plan: ConvPlan, dtype: np.dtype) -> Way:
+    channels, per_group = plan.in_channels // plan.groups, plan.out_channels // plan.groups
+    tile = _tile(dtype, per_group)
+    axes = zip(plan.input_size, plan.output_size, plan.kernel_size, plan.stride, plan.dilation, strict=True)
+    inside = not any(plan.before) and all((n - 1) * s + (k - 1) * d < size for size, n, k, s, d in axes)
+    a_window = channels * dtype.itemsize * volume(plan.stride)
+    near = max(4 * tile.rows, min(BAND, L2 // 2 // a_window))
+    forward = _sizes(plan, tile, inside, near)
+    work = plan.batch * volume(plan.output_size) * plan.out_channels * channels * forward.taps / MULTIPLY_ADDS
+    near = max(4 * tile.rows, min(near, NEAR, 4 * L2 // dtype.itemsize // per_group))
+    return Way(tile, forward, _sizes(plan, tile, inside, near), work)
+
+
+def _sizes(plan: ConvPlan, tile: Tile, inside: bool, near: int) -> Sizes:
+    """The sizes with bands of about `near` windows: rows, parts of a row, or whole planes."""
+    depth, height, width = plan.output_size
+    channels, per_group = plan.in_channels // plan.groups, plan.out_channels // plan.groups
+    across = parts(width, near)
+    wide = parts(width, across)
+    down = parts(height, max(1, near // wide)) if across == 1 else height
+    high = parts(height, down)
+    planes = max(1, near // (high * wide)) if down == across == 1 else 1
+    _, x_high, x_wide = (
+        (n - 1) * s + (k - 1) * d + 1
+        for n, k, s, d in zip((1, high, wide), plan.kernel_size, plan.stride, plan.dilation, strict=True)
+    )
+    copied = 0 if inside else planes * plan.kernel_size[0] * x_high * x_wide * channels
+    return Sizes(
+        plan.groups, channels, per_group, parts(per_group, tile.columns), tile.columns, tile.rows,
+        volume(plan.kernel_size), planes, high, wide, parts(height, high), across,
+        parts(plan.batch * depth, planes) * parts(height, high) * across, x_high, x_wide, copied,
+    )  # fmt: skip
+
+
+def _tile(dtype: np.dtype, per_group: int) -> Tile:
+    """The tile that takes the fewest cycles for a term of a window: multiply-adds, or loads, two in a cycle.
+
+    Of those that take as many, the one with the fewest blocks, and the narrowest.
+    """
+
+    def cycles(tile: Tile) -> tuple[float, int, int]:
+        blocks, rest = divmod(parts(per_group, tile.lanes), tile.vectors)
+        vectors = [tile.vectors] * blocks + [rest] * (rest > 0)
+        a_term = sum(max(tile.rows * n / FMAS, (tile.rows + 1) / 2 + n, 4) for n in vectors)
+        return a_term / tile.rows, len(vectors), tile.columns
+
+    return min(tiles("gather", dtype), key=cycles)
+
+
+def forward(
+    x: Array, weight: Array, bias: Array | None, plan: ConvPlan, then: int, out: Array, swapped: bool = False
+) -> None:
+    """As `convolve.convolve`, of arrays that this `takes`."""
+    tile, sizes, _, work = _way(plan, x.dtype)
+    terms, counts = sizes.channels * sizes.taps, tuple(sizes)
+    weights, bias_address = weight_numbers(weight, plan.groups, swapped), 0 if bias is None else bias.ctypes.data
+    packed, there = None, 0
+    if threads.many(work):
+        packed = np.empty((sizes.groups * sizes.blocks, 1 + terms, sizes.columns), x.dtype)
+        there = packed.ctypes.data
+        threads.run(
+            _pack, sizes.groups * sizes.blocks, weight.size,
+            tile.unit, counts, plan.kernel_size, weights, bias_address, there, keep=(weight, bias, packed),
+        )  # fmt: skip
+    threads.run(
+        _convolve, sizes.bands * sizes.groups * sizes.blocks, work,
+        tile.unit, tile.loop, counts, plan.kernel_size, plan.stride, plan.dilation, plan.before,
+        lines.numbers(x), lines.numbers(out), weights, bias_address, there, then, keep=(x, weight, bias, packed, out),
+    )  # fmt: skip
+
+
+def weight_gradient(grad_output: Array, x: Array, plan: ConvPlan, grad_weight: Array) -> None:
+    """Fill grad_weight (C_out, C_in / groups, *kernel), which is contiguous."""
+    tile, _, sizes, work = _way(plan, x.dtype)
+    terms = sizes.channels * sizes.taps
+    tall = parts(terms, sizes.rows)
+    total = np.zeros((sizes.groups * sizes.blocks, tall * sizes.rows, sizes.columns), x.dtype)
+    threads.run(
+        _correlate, sizes.groups * sizes.blocks * tall, work,
+        tile.unit, tile.loop, tuple(sizes), plan.kernel_size, plan.stride, plan.dilation, plan.before,
+        lines.numbers(x), lines.numbers(grad_output), total.ctypes.data, keep=(x, grad_output, total),
+    )  # fmt: skip
+    threads.run(
+        _turn, sizes.groups * sizes.blocks, grad_weight.size,
+        tile.unit, tuple(sizes), total.ctypes.data, tall * sizes.rows, grad_weight.ctypes.data,
+        keep=(total, grad_weight),
+    )  # fmt: skip
+
+
+# ---------------------------------------------------------------- where things lie
+
+
+@part
+def _steps(sizes, dilation, x):
+    """The elements between planes, rows and columns of what taps read, and of what windows read."""
+    if not sizes.copied:
+        return dilation[0] * x.d, x.h, x.w
+    column = sizes.channels
+    return sizes.x_high * sizes.x_wide * column, sizes.x_wide * column, column
+
+
+@part
+def _taps(sizes, kernel, dilation, steps, offsets):
+    """Where each term, by tap and input channel, is from where its window is."""
+    t = 0
+    for d in range(kernel[0]):
+        for h in range(kernel[1]):
+            for w in range(kernel[2]):
+                offset = d * steps[0] + h * dilation[1] * steps[1] + w * dilation[2] * steps[2]
+                for c in range(sizes.channels):
+                    offsets[t] = offset + c
+                    t += 1
+
+
+@part
+def _band(sizes, band, out):
+    """The first plane, row and column of a band, and how many of each it has."""
+    rest, w = divmod(band, sizes.across)
+    plane, h = divmod(rest, sizes.down)
+    plane, h, w = plane * sizes.planes, h * sizes.high, w * sizes.wide
+    planes = min(sizes.planes, out.batch * out.depth - plane)
+    return plane, h, w, planes, min(sizes.high, out.height - h), min(sizes.wide, out.width - w)
+
+
+@part
+def _windows(sizes, where, kernel, stride, steps, x, out, sources, targets):
+    """Where a band's windows are in x, or in its copy, and in `out`; how many there are.
+
+    Behind them come `rows` times the last: a tile has no rows to spare.
+    """
+    plane, first, left, planes, high, wide = where
+    p = 0
+    for j in range(planes):
+        n, d = divmod(plane + j, out.depth)
+        target = n * out.n + d * out.d + left * out.w
+        source = j * kernel[0] * steps[0]
+        if not sizes.copied:
+            source = n * x.n + d * stride[0] * x.d + first * stride[1] * x.h + left * stride[2] * x.w
+        for h in range(high):
+            for w in range(wide):
+                sources[p] = source + h * stride[1] * steps[1] + w * stride[2] * steps[2]
+                targets[p] = target + (first + h) * out.h + w * out.w
+                p += 1
+    for i in range(p, p + sizes.rows):
+        sources[i], targets[i] = sources[p - 1], targets[p - 1]
+    return p
+
+
+@part
+def _lay_out(unit, sizes, where, kernel, stride, dilation, before, x, depth, channel, to):
+    """Copy what a band's windows read of a group's channels from one on, zeros where it is padding.
+
+    Behind it there must be room for a vector. Rows of all channels are copied as a whole.
+    """
+    plane, first, left, planes, _, _ = where
+    bytes_, count = itemsize(unit), sizes.channels
+    top, start = first * stride[1] - before[1], left * stride[2] - before[2]
+    above, below = max(0, min(-top, sizes.x_high)), max(0, min(x.height - top, sizes.x_high))
+    low, end = max(0, min(-start, sizes.x_wide)), max(0, min(x.width - start, sizes.x_wide))
+    row = sizes.x_wide * count
+    for j in range(planes):
+        n, d = divmod(plane + j, depth)
+        for k in range(kernel[0]):
+            at = d * stride[0] + k * dilation[0] - before[0]
+            last = below if 0 <= at < x.depth and low < end else 0
+            source = x.address + (n * x.n + at * x.d + top * x.h + start * x.w + channel) * bytes_
+            if x.w == count:
+                fill(
+                    unit,
+                    to,
+                    0,
+                    source,
+                    1,
+                    0,
+                    sizes.x_high,
+                    x.h,
+                    min(above, last),
+                    last,
+                    row,
+                    1,
+                    low * count,
+                    end * count,
+                )
+            else:
+                fill(unit, to, 0, source, 1, 0, sizes.x_high, 0, 0, 0, row, 1, 0, 0)
+                for h in range(above, last):
+                    pixels = to + (h * row + low * count) * bytes_
+                    fill(
+                        unit,
+                        pixels,
+                        count,
+                        source + (h * x.h + low * x.w) * bytes_,
+                        end - low,
+                        x.w,
+                        1,
+                        0,
+                        0,
+                        1,
+                        count,
+                        1,
+                        0,
+                        count,
+                    )
+            to += sizes.x_high * row * bytes_
+
+
+# ---------------------------------------------------------------- the kernels
+
+
+@kernel
+def _pack(start, stop, unit, counts, kernel, weights, bias, packed):
+    """Bring weights into blocks of `columns` output channels: the biases, then terms by tap and input channel."""
+    sizes = Sizes(*counts)
+    address, group_step, out_step, channel_step, d_step, h_step, w_step = weights
+    offsets = np.empty(1 + sizes.channels * sizes.taps, np.int64)
+    offsets[0], t = 0, 1
+    for d in range(kernel[0]):
+        for h in range(kernel[1]):
+            for w in range(kernel[2]):
+                for c in range(sizes.channels):
+                    offsets[t] = (d * d_step + h * h_step + w * w_step + c * channel_step) // itemsize(unit)
+                    t += 1
+    pack_blocks(
+        start, stop, unit, sizes.blocks, sizes.columns, sizes.per_group, offsets.ctypes.data, t - 1, address,
+        group_step, out_step, bias, packed,
+    )  # fmt: skip
+    keep(offsets)
+
+
+@kernel
+def _convolve(
+    start, stop, unit, loop, counts, kernel, stride, dilation, before, x_numbers, out_numbers, weights, bias, packed,
+    then,
+):  # fmt: skip
+    """A work item is a block of output channels of a group in one band of windows.
+
+    Blocks vary fastest, so that a band is copied once for each group and stays in the cache; where x is read in place,
+    so does what the band's windows read of it. Results are stored once, in whole vectors. Weights that were not
+    `packed` before (0) are packed here.
+    """
+    sizes = Sizes(*counts)
+    x, out = lines.block(unit, x_numbers), lines.block(unit, out_numbers)
+    bytes_, terms, most = itemsize(unit), sizes.channels * sizes.taps, sizes.planes * sizes.high * sizes.wide
+    own = np.empty(0 if packed else 64 + sizes.groups * sizes.blocks * (1 + terms) * sizes.columns * bytes_, np.uint8)
+    if not packed:
+        packed = aligned(own.ctypes.data)
+        _pack(0, sizes.groups * sizes.blocks, unit, counts, kernel, weights, bias, packed)
+    steps = _steps(sizes, dilation, x)
+    offsets = np.empty(terms, np.int64)
+    sources, targets = np.empty(most + sizes.rows, np.int64), np.empty(most + sizes.rows, np.int64)
+    memory = np.empty(64 + (sizes.copied + lanes(unit)) * bytes_, np.uint8)
+    a, rows, places, offsets_ = (
+        aligned(memory.ctypes.data),
+        sources.ctypes.data,
+        targets.ctypes.data,
+        offsets.ctypes.data,
+    )
+    _taps(sizes, kernel, dilation, steps, offsets)
+    rest, block = divmod(start, sizes.blocks)
+    band, g = divmod(rest, sizes.groups)
+    count, laid_out = 0, False
+    for _ in range(start, stop):
+        where = _band(sizes, band, out)
+        if count == 0:
+            count = _windows(sizes, where, kernel, stride, steps, x, out, sources, targets)
+        if not sizes.copied:
+            a = x.address + g * sizes.channels * bytes_
+        elif not laid_out:
+            _lay_out(unit, sizes, where, kernel, stride, dilation, before, x, out.depth, g * sizes.channels, a)
+            laid_out = True
+        biases = packed + (g * sizes.blocks + block) * (1 + terms) * sizes.columns * bytes_
+        to = out.address + (g * sizes.per_group + block * sizes.columns) * bytes_
+        filled = min(sizes.columns, sizes.per_group - block * sizes.columns)
+        b = biases + sizes.columns * bytes_
+        for p in range(0, count, sizes.rows):
+            gather(
+                loop, to, places + 8 * p, filled, biases, 0, then == RELU, a, rows + 8 * p, offsets_, terms, b
+            )  # fmt: skip
+            if then > RELU:
+                for i in range(p, min(p + sizes.rows, count)):
+                    row = to + targets[i] * bytes_
+                    call(then, row, row, 0, 1, filled)
+        block += 1
+        if block == sizes.blocks:
+            block, g, laid_out = 0, g + 1, False
+        if g == sizes.groups:
+            g, band, count = 0, band + 1, 0
+    keep(offsets, sources, targets, memory, own)
+
+
+@kernel
+def _correlate(
+    start, stop, unit, loop, counts, kernel, stride, dilation, before, x_numbers, grad_numbers, total
+):  # fmt: skip
+    """A work item is `rows` neighbouring weights (tap, channel) of a block of output channels of a group.
+
+    A band of x, and its output gradients in whole vectors, stay in the cache for all the items of a block. Each band is
+    summed by itself, and the bands' sums are added up in order.
+    """
+    sizes = Sizes(*counts)
+    x, grads = lines.block(unit, x_numbers), lines.block(unit, grad_numbers)
+    bytes_, terms, most = itemsize(unit), sizes.channels * sizes.taps, sizes.planes * sizes.high * sizes.wide
+    steps = _steps(sizes, dilation, x)
+    offsets, across = np.empty(terms + sizes.rows, np.int64), np.arange(sizes.rows) * sizes.columns
+    sources, targets = np.empty(most + sizes.rows, np.int64), np.empty(most + sizes.rows, np.int64)
+    memory = np.empty(64 + (sizes.copied + lanes(unit)) * bytes_, np.uint8)
+    size_b = most * sizes.columns * bytes_
+    grad_memory = np.empty(64 + sizes.blocks * size_b, np.uint8)
+    a, b = aligned(memory.ctypes.data), aligned(grad_memory.ctypes.data)
+    rows, places, offsets_ = sources.ctypes.data, across.ctypes.data, offsets.ctypes.data
+    _taps(sizes, kernel, dilation, steps, offsets)
+    offsets[terms:] = offsets[terms - 1]
+    tall = (terms + sizes.rows - 1) // sizes.rows
+    while start < stop:
+        g = start // (sizes.blocks * tall)
+        end = min(stop, (g + 1) * sizes.blocks * tall)
+        for band in range(sizes.bands):
+            where = _band(sizes, band, grads)
+            count = _windows(sizes, where, kernel, stride, steps, x, grads, sources, targets)
+            if not sizes.copied:
+                a = x.address + g * sizes.channels * bytes_
+            else:
+                _lay_out(unit, sizes, where, kernel, stride, dilation, before, x, grads.depth, g * sizes.channels, a)
+            wide, first = where[5], start // tall
+            for p in range(0, count, wide):
+                for block in range(first, (end - 1) // tall + 1):
+                    channel = g * sizes.per_group + (block - g * sizes.blocks) * sizes.columns
+                    filled = min(sizes.columns, (g + 1) * sizes.per_group - channel)
+                    source = grads.address + (targets[p] + channel) * bytes_
+                    to = b + (block - first) * size_b + p * sizes.columns * bytes_
+                    fill(unit, to, sizes.columns, source, wide, grads.w, 1, 0, 0, 1, sizes.columns, 1, 0, filled)
+            for item in range(start, end):
+                block, row = divmod(item, tall)
+                filled = min(sizes.columns, sizes.per_group - (block - g * sizes.blocks) * sizes.columns)
+                to = total + item * sizes.rows * sizes.columns * bytes_
+                gather(
+                    loop, to, places, filled, to, sizes.columns, 0, a, offsets_ + 8 * row * sizes.rows, rows,
+                    count, b + (block - first) * size_b,
+                )  # fmt: skip
+        start = end
+    keep(offsets, across, sources, targets, memory, grad_memory)
+
+
+@kernel
+def _turn(start, stop, unit, counts, total, tall, out):
+    """A work item is a block of output channels: its sums (taps, channels, columns) become rows of `out`.
+
+    Those are (C_out, channels, taps). Matrices are turned twice, the second time each row by itself.
+    """
+    sizes = Sizes(*counts)
+    bytes_, terms = itemsize(unit), sizes.channels * sizes.taps
+    memory = np.empty(sizes.columns * terms * bytes_, np.uint8)
+    for item in range(start, stop):
+        g, block = divmod(item, sizes.blocks)
+        first = block * sizes.columns
+        here = min(sizes.columns, sizes.per_group - first)
+        row, source = out + (g * sizes.per_group + first) * terms * bytes_, memory.ctypes.data
+        transpose(unit, source, terms, total + item * tall * sizes.columns * bytes_, sizes.columns, terms, here)
+        for _ in range(here):
+            transpose(unit, row, sizes.taps, source, sizes.channels, sizes.taps, sizes.channels)
+            row += terms * bytes_
+            source += terms * bytes_
+    keep(memory)
