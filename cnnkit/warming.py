@@ -105,7 +105,7 @@ def common(dtype: Any) -> dict[str, Callable[[], None]]:
         "tiles": lambda: _tiles(kind),
         "convolution": lambda: _layer(Conv2d(3, 8, 3, 2, 1, dtype=kind), (2, 3, 12, 12), "direct"),
         "convolution, many weights": lambda: _layer(Conv2d(64, 64, 3, dtype=kind), (4, 64, 14, 14), "direct"),
-        "convolution, channels last": lambda: _layer(Conv2d(8, 16, 3, 2, dtype=kind), (2, 8, 12, 12), "direct", True),
+        "convolution, channels last": lambda: _layer(Conv2d(64, 64, 3, 2, dtype=kind), (2, 64, 29, 29), "direct", True),
         "Winograd": lambda: _layer(Conv2d(16, 16, 3, padding=1, dtype=kind), (2, 16, 12, 12), "winograd"),
         "Winograd, large images": lambda: _layer(Conv2d(16, 16, 3, dtype=kind), (2, 16, 48, 48), "winograd"),
         "depthwise": lambda: _layer(_depthwise(kind), (2, 16, 12, 12)),

@@ -246,7 +246,7 @@ def module():
         setattr(cupy, name, getattr(np, name))
     cupy.ndarray, cupy.array, cupy.asarray, cupy.take_along_axis = ndarray, array, asarray, take_along_axis
     cupy.asnumpy = lambda value: value.get() if isinstance(value, ndarray) else np.asarray(value)
-    cupy.random = types.SimpleNamespace(default_rng=Generator)
+    cupy.random = types.SimpleNamespace(default_rng=Generator, Generator=Generator)
     for name in ("empty", "empty_like"):
         setattr(cupy, name, poisoned(getattr(np, name)))
     cupy.cuda = types.SimpleNamespace(
