@@ -683,6 +683,8 @@ MISTAKES = [
         ValueError,
         "image has shape (4, 9), too small for pixels that are 4 apart",
     ),
+    ("equivariance_error", (3, SPIKE, 1), TypeError, "fn is 3, but a function or a layer is needed"),
+    ("invariance_error", (None, SPIKE, 1), TypeError, "fn is None, but a function or a layer is needed"),
     ("equivariance_error", (nn.ReLU(), [1.0], 1), TypeError, "x is a list, but a numpy array is needed"),
     (
         "equivariance_error",

@@ -68,6 +68,7 @@ def equivariant_answers(
     fn: Callable[[Array], Array], x: Array, shift: Any, stride: Any, border: Any
 ) -> tuple[Array, Array]:
     """``shift(fn(x))`` and ``fn(shift(x))``, the part of them that is compared."""
+    _check_function(fn)
     ndim = _check_images(x)
     by = per_axis(shift, ndim, "shift", least=-max(x.shape))
     steps, margin = per_axis(stride, ndim, "stride"), per_axis(border, ndim, "border", least=0)
@@ -128,6 +129,7 @@ def invariance_error(fn: Callable[[Array], Array], x: Array, shift: Any) -> floa
     >>> 0 < invariance_error(nn.MaxPool2d(4), x, (0, 1)) < invariance_error(nn.Flatten(), x, (0, 1)) < 2
     True
     """
+    _check_function(fn)
     by = per_axis(shift, _check_images(x), "shift", least=-max(x.shape))
     return distance(fn(x), fn(shifted(x, by)))
 
@@ -174,6 +176,11 @@ def changed_positions(image: Array, shift: Any) -> int:
     ndim = _check_images(image, extra=0)
     by = per_axis(shift, ndim, "shift", least=-max(image.shape))
     return int(np.count_nonzero(shifted(image[None, None], by)[0, 0] != image))
+
+
+def _check_function(fn: Any) -> None:
+    if not callable(fn):
+        raise TypeError(f"fn is {fn!r}, but a function or a layer is needed")
 
 
 def _check_images(x: Any, extra: int = 2) -> int:
