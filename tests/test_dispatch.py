@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from cases import CONV, Conv, normal, over
 from closeness import assert_same
+from conftest import CPU_BACKENDS, GPU_BACKENDS
 
 import cnnkit
 from cnnkit import dispatch
@@ -45,6 +46,7 @@ def test_the_tests_run_on_this_backend(name):
     available, why_not = cnnkit.backends()[name]
     if not available:
         pytest.skip(f"nothing is tested on {name!r}: {why_not}")
+    assert name in CPU_BACKENDS + GPU_BACKENDS
 
 
 def test_numba_comes_first_where_it_runs():
