@@ -119,7 +119,7 @@ def _backward_x(grad_output: Array, weight: Array, plan: ConvPlan, grad_x: Array
 
 def _by_phases(phases: tuple[Phase, ...], grad_output: Array, grad_x: Array) -> bool:
     """Whether each phase is better done by itself, as nothing needs to be laid out for several of them."""
-    plans = [geometry.lift(phase.plan) for phase in phases if phase.plan]
+    plans = (geometry.lift(phase.plan) for phase in phases if phase.plan)
     return len(phases) <= lines.MANY and all(pixels.takes(plan, grad_output, grad_x) for plan in plans)
 
 
