@@ -48,6 +48,10 @@ class ndarray:  # noqa: N801
         return Flags(self._array.flags)
 
     @property
+    def data(self):
+        return types.SimpleNamespace(ptr=self._array.ctypes.data)
+
+    @property
     def T(self):  # noqa: N802
         return ndarray(self._array.T)
 
@@ -185,7 +189,7 @@ def poisoned(numpys):
 
     def call(*args, **kwargs):
         made = function(numpys)(*args, **kwargs)
-        if made.dtype.kind == "f":
+        if made.dtype.kind == "f" or made.dtype.name == "bfloat16":
             made._array.fill(np.nan)
         return made
 

@@ -18,9 +18,12 @@ import numba
 import numpy as np
 from numba import cuda, types
 
-from cnnkit.rooms.cuda import convolve, windows
+from cnnkit.rooms.cuda import convolve, matrix, windows
 
 LABEL = b"cnnkit ptx "
+
+
+RESIDENT = 384  # threads that a multiprocessor must have room for: 65536 registers are 168 for each
 
 
 class Kernel(NamedTuple):
@@ -29,12 +32,15 @@ class Kernel(NamedTuple):
     make: Callable[[Any], Any]
     arguments: tuple[Any, ...]
     threads: int
+    dtypes: tuple[str, ...] = ("float32", "float64")
+    resident: int = RESIDENT
 
 
 TALL = {"float32": 8, "float64": 4}  # rows of `product` a thread: as many as there are registers for
-RESIDENT = 384  # threads that a multiprocessor must have room for: 65536 registers are 168 for each
 ELEMENTWISE = 128  # threads in a block where each owns one number
 NUMBERS = "numbers"  # stands for a pointer to numbers of the kernel's dtype
+SUMS, NUMBER = "sums", "number"  # for a pointer to what they are summed in, and for one such number
+HALVES = ("float16", "bfloat16")  # pointers to them are pointers to 16 bits
 TABLE, FACTORS, PLACES = types.CPointer(types.int32), types.CPointer(types.float64), types.CPointer(types.int64)
 INT = types.int32
 
@@ -44,9 +50,19 @@ def _ints(n: int) -> Any:
 
 
 STEPS = types.UniTuple(types.int64, 5)
-CONV = (_ints(6), _ints(9), _ints(9), STEPS, STEPS, STEPS)
+CONV = (NUMBER, _ints(8), _ints(9), _ints(9), STEPS, STEPS, STEPS, types.UniTuple(types.int64, 4))
+DEPTHWISE = (_ints(8), _ints(9), _ints(9), STEPS, STEPS, STEPS)
+RADIX = types.UniTuple(types.int64, 9)
+MATRIX = (_ints(9), NUMBER, RADIX, RADIX, _ints(3), _ints(9), _ints(5), _ints(2), types.UniTuple(types.int64, 7))
+TOTALS = (SUMS, NUMBERS, INT, INT, _ints(4), INT, types.UniTuple(types.int64, 1), STEPS, STEPS)
 AVERAGES = (NUMBERS, TABLE, FACTORS, NUMBERS, INT, _ints(4), _ints(3), INT, STEPS, STEPS)
 MAXIMA = (NUMBERS, TABLE, NUMBERS, PLACES, INT, _ints(4), _ints(3), INT, INT, _ints(3), STEPS, STEPS, STEPS)
+
+
+def _matrix(back: bool, tile: matrix.Tile, dtypes: tuple[str, ...]) -> Kernel:
+    arguments = (NUMBERS, NUMBERS, NUMBERS, SUMS if back else NUMBERS, *MATRIX)
+    return Kernel(lambda real: matrix.product(str(real), back, tile), arguments, tile.threads, dtypes, 2 * tile.threads)
+
 
 KERNELS = {
     "averages": Kernel(lambda real: windows.averages(real, False), AVERAGES, ELEMENTWISE),
@@ -54,7 +70,12 @@ KERNELS = {
     "maxima": Kernel(windows.maxima, MAXIMA, ELEMENTWISE),
     "product": Kernel(lambda real: convolve.product(real, TALL[real.name]), (NUMBERS,) * 4 + CONV, convolve.THREADS),
     "direct": Kernel(convolve.direct, (NUMBERS,) * 4 + (INT, _ints(4), *CONV), ELEMENTWISE),
-    "weight_gradient": Kernel(convolve.weight_gradient, (NUMBERS,) * 3 + CONV, convolve.REDUCERS),
+    "weight_gradient": Kernel(convolve.weight_gradient, (NUMBERS,) * 3 + DEPTHWISE, convolve.REDUCERS),
+    "totals": Kernel(convolve.totals, TOTALS, ELEMENTWISE, ("float32", "float64", *HALVES)),
+    "matrix": _matrix(False, matrix.WIDE, (*HALVES, "float32")),  # for float32 this is tf32
+    "matrix_slim": _matrix(False, matrix.SLIM, (*HALVES, "float32")),
+    "matrix_back": _matrix(True, matrix.WIDE, HALVES),
+    "matrix_back_slim": _matrix(True, matrix.SLIM, (*HALVES, "float32")),
 }
 
 
@@ -73,11 +94,12 @@ def ptx(name: str, dtype: str, capability: tuple[int, int]) -> bytes:
 def compile_ptx(name: str, dtype: str, capability: tuple[int, int]) -> bytes:
     if not hasattr(np, "row_stack"):  # gone in NumPy 2.5; numba-cuda 0.30 still asks for it
         np.vstack = np.vstack
-    kernel, real = KERNELS[name], getattr(types, dtype)
-    signature = tuple(types.CPointer(real) if one is NUMBERS else one for one in kernel.arguments)
-    code, _ = cuda.compile_ptx(
-        kernel.make(real), signature, cc=capability, launch_bounds=(kernel.threads, RESIDENT // kernel.threads)
-    )
+    kernel, half = KERNELS[name], dtype in HALVES
+    summed = types.float32 if half else getattr(types, dtype)
+    given = {NUMBERS: types.CPointer(types.int16 if half else summed), SUMS: types.CPointer(summed), NUMBER: summed}
+    signature = tuple(given.get(one, one) for one in kernel.arguments)
+    bounds = (kernel.threads, kernel.resident // kernel.threads)
+    code, _ = cuda.compile_ptx(kernel.make(dtype if half else summed), signature, cc=capability, launch_bounds=bounds)
     entry = next(line for line in code.splitlines() if ".entry" in line).split(".entry")[1].strip().rstrip("(")
     return code.replace(entry, f"cnnkit_{name}").encode()
 
