@@ -1,7 +1,7 @@
 """Kernels as machine code, without a GPU: the list of them, and all that knows numba-cuda and NVIDIA's linker.
 
-Numba makes PTX for the oldest device that a kernel runs on; nvJitLink makes machine code of it for a given one. Where
-nvJitLink is not installed, or does not know the device, the driver is handed the PTX. `cubins` keeps what was made.
+Numba makes PTX for a device, nvJitLink machine code of the PTX. Where nvJitLink is not installed, or does not know the
+device, the driver is handed the PTX. `cubins` keeps what was made.
 """
 
 import hashlib
@@ -20,6 +20,7 @@ from numba import cuda, types
 from cnnkit.rooms.cuda import convolve, cubins, windows
 
 Capability = tuple[int, int]  # of a device: 9.0 is (9, 0)
+OWN = {(9, 0)}  # devices with instructions that later ones do not have
 
 TALL = {"float32": 8, "float64": 4}  # rows of `product` a thread: as many as there are registers for
 RESIDENT = 384  # threads that a multiprocessor must have room for: 65536 registers are 168 for each
@@ -32,8 +33,8 @@ INT = types.int32
 class Kernel(NamedTuple):
     """One kernel: how it is made for a type of number, the types of its arguments, how many threads run it.
 
-    `shared` is dynamic shared memory in bytes, beside what the kernel declares; `resident` how many threads one
-    multiprocessor must have room for; `target` the oldest compute capability whose instructions it uses.
+    `shared` is dynamic shared memory in bytes, beside what the kernel declares, `resident` how many threads one
+    multiprocessor must have room for.
     """
 
     make: Callable[[Any], Any]
@@ -42,7 +43,6 @@ class Kernel(NamedTuple):
     dtypes: tuple[str, ...] = ("float32", "float64")
     shared: int = 0
     resident: int = RESIDENT
-    target: tuple[Any, ...] = (8, 0)
 
 
 def _ints(n: int) -> Any:
@@ -87,12 +87,12 @@ def code(name: str, dtype: str, capability: Capability) -> bytes:
         if built is not None:
             return built
     made_by = hashlib.sha256(repr(versions()).encode()).hexdigest()[:16]
-    return cubins.kept(f"{_entry(name, dtype, capability)}-{made_by}", lambda: _make(name, dtype, capability))
+    return cubins.kept(f"{_entry(name, dtype, capability)}-{made_by}", lambda: machine_code(name, dtype, capability))
 
 
 def build(name: str, dtype: str, capability: Capability, folder: Path) -> int:
     """Put the machine code of a kernel into a folder for `code` to find, whatever makes kernels there; its bytes."""
-    made, _ = link(compile_ptx(name, dtype), capability)
+    made, _ = link(compile_ptx(name, dtype, capability), capability)
     cubins.write(folder / f"{_entry(name, dtype, capability)}.cubin", made)
     return len(made)
 
@@ -101,16 +101,16 @@ def _entry(name: str, dtype: str, capability: Capability) -> str:
     return f"{name}-{dtype}-{architecture(capability)}-{sources()[:16]}"
 
 
-def _make(name: str, dtype: str, capability: Capability) -> bytes:
+def machine_code(name: str, dtype: str, capability: Capability) -> bytes:
     """What a driver takes: machine code, or PTX where there is no linker or it does not know the device."""
-    ptx = compile_ptx(name, dtype)
+    ptx = compile_ptx(name, dtype, capability)
     with suppress(UnknownDeviceError):
         return ptx if linker() is None else link(ptx, capability)[0]
     return ptx
 
 
-def compile_ptx(name: str, dtype: str) -> bytes:
-    """A kernel's PTX."""
+def compile_ptx(name: str, dtype: str, capability: Capability) -> bytes:
+    """A kernel's PTX for a device, or for the newest that Numba knows."""
     importlib.import_module("numba_cuda")  # Numba's own CUDA compiler, there without it, is another one
     if not hasattr(np, "row_stack"):  # gone in NumPy 2.5; numba-cuda 0.30 still asks for it
         setattr(np, "row_stack", np.vstack)  # noqa: B010  else the rules rename it
@@ -118,7 +118,7 @@ def compile_ptx(name: str, dtype: str) -> bytes:
     ptx, _ = cuda.compile_ptx(
         kernel.make(real),
         tuple(types.CPointer(real) if one is NUMBERS else one for one in kernel.arguments),
-        cc=kernel.target,
+        cc=(*capability, "a") if capability in OWN else capability,
         launch_bounds=(kernel.threads, kernel.resident // kernel.threads),
     )
     entry = next(line for line in ptx.splitlines() if ".entry" in line).split(".entry")[1].strip().rstrip("(")
@@ -159,8 +159,8 @@ def _text(said: bytearray) -> str:
 
 
 def architecture(capability: Capability) -> str:
-    """How the linker calls a device; 9.0 with the instructions that no later one has."""
-    return f"sm_{capability[0]}{capability[1]}" + "a" * (capability == (9, 0))
+    """How the linker calls a device."""
+    return f"sm_{capability[0]}{capability[1]}" + "a" * (capability in OWN)
 
 
 # ---------------------------------------------------------------- what makes them
