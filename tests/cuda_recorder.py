@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import pytest
 import strict_cupy
 
+from cnnkit import dispatch
+
 READ = {"P": ctypes.c_void_p, "i": ctypes.c_int32, "q": ctypes.c_int64, "f": ctypes.c_float, "d": ctypes.c_double}
 SHARED = 8  # the number of the driver's attribute for dynamic shared memory
 
@@ -39,8 +41,7 @@ class Recorder:
         self.launch = importlib.import_module("cnnkit.rooms.cuda.launch")
         self.compiler = self.launch.compiler
         monkeypatch.setattr(self.compiler, "code", self._code)
-        monkeypatch.setattr(self.compiler, "why_not", lambda capability: "")
-        monkeypatch.setattr(self.compiler, "driver_needed", lambda capability: 0)
+        monkeypatch.setattr(dispatch, "_why_no_kernels", lambda cupy: "")
         self.launched, self.codes, self.functions, self.most_shared = [], [], [], {}
         self.stream = strict_cupy.Stream(7)
         cuda = self.cupy.cuda
@@ -58,11 +59,11 @@ class Recorder:
 
     def _set(self, function, attribute, value):
         assert attribute == SHARED
-        self.most_shared[self.functions[function - 1]] = value
+        self.most_shared[self.functions[function - 1][0]] = value
 
     def _launch(self, function, gx, gy, gz, bx, by, bz, shared, stream, parameters, extra):
-        name = self.functions[function - 1]
-        letters = self.compiler.layout(name)
+        name, dtype = self.functions[function - 1]
+        letters = self.compiler.layout(name, dtype)
         places = (ctypes.c_void_p * len(letters)).from_address(parameters)
         arguments = tuple(READ[one].from_address(place).value for one, place in zip(letters, places, strict=True))
         assert extra == 0
@@ -76,8 +77,9 @@ class Module:
         self.recorder = recorder
 
     def load(self, code):
-        assert isinstance(code, bytes)
+        self.name, self.dtype = code.decode().split(" of ")
 
     def get_function(self, entry):
-        self.recorder.functions.append(entry.removeprefix("cnnkit_"))
+        assert entry == f"cnnkit_{self.name}"
+        self.recorder.functions.append((self.name, self.dtype))
         return types.SimpleNamespace(ptr=len(self.recorder.functions))

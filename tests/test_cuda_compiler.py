@@ -215,7 +215,9 @@ def test_machine_code_lives_in_registers(name, dtype, capability):
         assert found.loop[word] == count, found
 
     (head,) = re.findall(rf"\.entry cnnkit_{name}\((.*?)\)", ptx.decode(), re.DOTALL)
-    assert re.findall(r"\.param +(?:\.\w+ +)*?(\.[ufb]\d+)", head) == [WIDTHS[one] for one in compiler.layout(name)]
+    assert re.findall(r"\.param +(?:\.\w+ +)*?(\.[ufb]\d+)", head) == [
+        WIDTHS[one] for one in compiler.layout(name, dtype)
+    ]
     assert not any(word in ptx for word in (b"div.u64", b"div.s64", b"rem.u64", b"rem.s64"))
     if dtype != "float64":
         assert b"fma.rn.f64" not in ptx

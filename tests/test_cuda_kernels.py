@@ -38,14 +38,13 @@ class Room:
     def __init__(self, monkeypatch, small, changes=()):
         self.launched = []
         strict_cupy.install(monkeypatch)
+        monkeypatch.setattr(dispatch, "_why_no_kernels", lambda cupy: "")
         pytest.importorskip("numba.cuda", reason="this Numba has no cuda module", exc_type=ImportError)
         for name in [name for name in sys.modules if name.startswith("cnnkit.rooms.cuda")]:
             monkeypatch.delitem(sys.modules, name)
         launch = importlib.import_module("cnnkit.rooms.cuda.launch")
         self.compiler, self.problems, convolve = launch.compiler, launch.problems, launch.compiler.convolve
         monkeypatch.setattr(launch, "run", self.run)
-        monkeypatch.setattr(launch.compiler, "why_not", lambda capability: "")
-        monkeypatch.setattr(launch.compiler, "driver_needed", lambda capability: 0)
         sources = {"windows": [], "convolve": list(SMALL) if small else []}
         for name, *change in changes:
             sources[name].append(change)
@@ -68,12 +67,16 @@ class Room:
         cuda_simulator.launch(kernel, grid, threads.get(name, self.compiler.ELEMENTWISE), *plain)
 
     def check_arguments(self, name, dtype, args):
-        """What is given is what the compiled kernel takes, one by one."""
-        for one, want in zip(args, self.compiler.KERNELS[name].arguments, strict=True):
+        """What is packed is what the compiled kernel takes, one by one."""
+        types = self.compiler.types
+        wanted = []
+        for one in self.compiler.KERNELS[name].arguments:
+            wanted += [one.dtype] * len(one) if isinstance(one, types.UniTuple) else [one]
+        for one, want in zip(self.problems.packed(args), wanted, strict=True):
             if isinstance(one, strict_cupy.ndarray):
                 assert want == self.compiler.NUMBERS or want.dtype.name in (one.dtype.name, "int64")
             else:
-                assert len(one) == len(want) if isinstance(one, tuple) else want == self.compiler.INT
+                assert one.dtype.name == want.name
 
 
 @pytest.fixture

@@ -21,11 +21,13 @@ from cnnkit.rooms.cuda import convolve, cubins, windows
 
 Capability = tuple[int, int]  # of a device: 9.0 is (9, 0)
 OWN = {(9, 0)}  # devices with instructions that later ones do not have
+RESIDENT = 384  # threads that a multiprocessor must have room for: 65536 registers are 168 for each
 
 TALL = {"float32": 8, "float64": 4}  # rows of `product` a thread: as many as there are registers for
-RESIDENT = 384  # threads that a multiprocessor must have room for: 65536 registers are 168 for each
 ELEMENTWISE = 128  # threads in a block where each owns one number
 NUMBERS = "numbers"  # stands for a pointer to numbers of the kernel's dtype
+SUMS, NUMBER = "sums", "number"  # for a pointer to what they are summed in, and for one such number
+HALVES = ("float16", "bfloat16")  # pointers to them are pointers to 16 bits
 TABLE, FACTORS, PLACES = types.CPointer(types.int32), types.CPointer(types.float64), types.CPointer(types.int64)
 INT = types.int32
 
@@ -33,16 +35,16 @@ INT = types.int32
 class Kernel(NamedTuple):
     """One kernel: how it is made for a type of number, the types of its arguments, how many threads run it.
 
-    `shared` is dynamic shared memory in bytes, beside what the kernel declares, `resident` how many threads one
-    multiprocessor must have room for.
+    `resident` is how many threads a multiprocessor must have room for, `shared` dynamic shared memory in bytes, beside
+    what the kernel declares.
     """
 
     make: Callable[[Any], Any]
     arguments: tuple[Any, ...]
     threads: int
     dtypes: tuple[str, ...] = ("float32", "float64")
-    shared: int = 0
     resident: int = RESIDENT
+    shared: int = 0
 
 
 def _ints(n: int) -> Any:
@@ -64,12 +66,23 @@ KERNELS = {
 }
 
 
-def layout(name: str) -> str:
+def signature(name: str, dtype: str) -> tuple[Any, ...]:
+    """The types of a kernel's arguments."""
+    summed = types.float32 if dtype in HALVES else getattr(types, dtype)
+    given = {
+        NUMBERS: types.CPointer(types.int16 if dtype in HALVES else summed),
+        SUMS: types.CPointer(summed),
+        NUMBER: summed,
+    }
+    return tuple(given[one] if isinstance(one, str) else one for one in KERNELS[name].arguments)
+
+
+def layout(name: str, dtype: str) -> str:
     """The parameters of a kernel as `struct` has them, a letter for each; pointers are addresses, "P"."""
     letters = {types.int32: "i", types.int64: "q", types.float32: "f", types.float64: "d"}
     return "".join(
         letters[one.dtype] * len(one) if isinstance(one, types.UniTuple) else letters.get(one, "P")
-        for one in KERNELS[name].arguments
+        for one in signature(name, dtype)
     )
 
 
@@ -114,10 +127,10 @@ def compile_ptx(name: str, dtype: str, capability: Capability) -> bytes:
     importlib.import_module("numba_cuda")  # Numba's own CUDA compiler, there without it, is another one
     if not hasattr(np, "row_stack"):  # gone in NumPy 2.5; numba-cuda 0.30 still asks for it
         setattr(np, "row_stack", np.vstack)  # noqa: B010  else the rules rename it
-    kernel, real = KERNELS[name], getattr(types, dtype)
+    kernel = KERNELS[name]
     ptx, _ = cuda.compile_ptx(
-        kernel.make(real),
-        tuple(types.CPointer(real) if one is NUMBERS else one for one in kernel.arguments),
+        kernel.make(dtype if dtype in HALVES else getattr(types, dtype)),
+        signature(name, dtype),
         cc=(*capability, "a") if capability in OWN else capability,
         launch_bounds=(kernel.threads, kernel.resident // kernel.threads),
     )

@@ -15,6 +15,8 @@ import numpy as np
 
 from cnnkit.rooms.cuda import compiler, problems
 
+PLAIN = int, float, np.generic  # numbers; all other arguments are arrays
+
 
 class _Thread(threading.local):
     """What each thread has for itself."""
@@ -43,7 +45,7 @@ class Start:
     def __init__(self, name: str, dtype: Any, device: int) -> None:
         import cupy
 
-        letters = compiler.layout(name)
+        letters = compiler.layout(name, dtype.name)
         self._pack = struct.Struct(letters).pack_into
         self._memory = ctypes.create_string_buffer(struct.calcsize(letters))
         offsets = (struct.calcsize(letters[: i + 1]) - struct.calcsize(one) for i, one in enumerate(letters))
@@ -61,7 +63,7 @@ class Start:
             if isinstance(one, tuple):
                 flat += one
             else:
-                flat.append(one if isinstance(one, int) else one.data.ptr)
+                flat.append(one if isinstance(one, PLAIN) else one.data.ptr)
         self._pack(self._memory, 0, *flat)
         self._launch(self._kernel.ptr, *grid, *self._rest, self._stream().ptr, self._parameters, 0)
 

@@ -3,6 +3,8 @@
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+
 from cnnkit import geometry
 from cnnkit.arrays import Array, channels_last
 from cnnkit.geometry import AdaptivePlan, ConvPlan, Ints, PoolPlan
@@ -11,7 +13,8 @@ MOST = 2**31 - 1 - 1024  # numbers of an array: a block more must not overflow
 BLOCKS = 2**16 - 1  # along the others
 
 
-Steps = tuple[int, ...]  # of a lifted array, in elements; kernels take them in 64 bits
+class Steps(tuple[int, ...]):
+    """Steps of a lifted array, in elements; kernels take them in 64 bits."""
 
 
 def steps(array: Array) -> Steps:
@@ -21,33 +24,37 @@ def steps(array: Array) -> Steps:
 @lru_cache(1024)
 def _steps(strides: tuple[int, ...], size: int) -> Steps:
     images, channels, *spatial = (stride // size for stride in strides)
-    return images, channels, *(0,) * (3 - len(spatial)), *spatial
+    return Steps((images, channels, *(0,) * (3 - len(spatial)), *spatial))
+
+
+def packed(args: tuple[Any, ...]) -> list[Any]:
+    """The arguments of a kernel one by one, as wide as it takes them."""
+    flat: list[Any] = []
+    for one in args:
+        wide = np.int64 if isinstance(one, Steps) else np.int32
+        flat += [wide(number) for number in one] if isinstance(one, tuple) else [one]
+    return [np.int32(one) if isinstance(one, int) else one for one in flat]
 
 
 def conv(
     x: Array, weight: Array, plan: ConvPlan, out: Array, with_bias: bool, relu: bool
 ) -> tuple[Ints, Ints, Ints, Steps, Steps, Steps]:
     """The problem that all kernels of `convolve` take."""
-    return *_conv(plan, with_bias, relu, channels_last(out)), steps(x), steps(weight), steps(out)
-
-
-@lru_cache(1024)
-def _conv(plan: ConvPlan, with_bias: bool, relu: bool, last: bool) -> tuple[Ints, Ints, Ints]:
     plan = geometry.lift(plan)
-    channels, outputs = plan.in_channels // plan.groups, plan.out_channels // plan.groups
-    counts = channels, outputs, plan.batch, int(with_bias), int(relu), int(last)
+    counts = (
+        *(plan.in_channels // plan.groups, plan.out_channels // plan.groups, plan.batch),
+        *(int(with_bias), int(relu), int(channels_last(out))),
+    )
     sizes = (*plan.input_size, *plan.kernel_size, *plan.output_size)
-    return counts, sizes, (*plan.stride, *plan.dilation, *plan.before)
+    moves = (*plan.stride, *plan.dilation, *plan.before)
+    return counts, sizes, moves, steps(x), steps(weight), steps(out)
 
 
 def fits(*used: Array) -> bool:
     """Whether arrays are small enough for kernels that count in 32 bits, and numbers lie whole elements apart."""
-    return all(_fits(one.size, one.strides, one.itemsize) for one in used if one is not None)
-
-
-@lru_cache(1024)
-def _fits(count: int, strides: tuple[int, ...], size: int) -> bool:
-    return count <= MOST and not any(stride % size for stride in strides)
+    return all(
+        one.size <= MOST and not any(step % one.itemsize for step in one.strides) for one in used if one is not None
+    )
 
 
 def blocks(count: int, threads: int) -> int:
