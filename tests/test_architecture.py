@@ -76,10 +76,8 @@ def test_the_parts_beside_import_little(part):
 @pytest.mark.parametrize("room", [*ROOMS, "cuda"])
 def test_a_room_imports_plans_arrays_and_itself(room):
     for path in modules("rooms", room):
-        beside = (
-            {"halves"} if room == "cuda" else set()
-        )  # it computes in halves, and leaves the rest of them to float32
-        assert imported_parts(path) <= {"geometry", "arrays", "settings", "rooms"} | beside, path
+        beside = {"halves"} if room == "cuda" else set()  # which it computes itself, or leaves to float32
+        assert imported_parts(path) <= {"geometry", "arrays", "settings", "rooms", "files"} | beside, path
         others = [name for name in imported(path) if name.startswith("cnnkit.rooms.")]
         below = ("array",) if room == "cuda" else ()  # it has not everything itself
         assert all(name.split(".")[2] in (room, "threads", "normal", *below) for name in others), path

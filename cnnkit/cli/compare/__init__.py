@@ -6,6 +6,8 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from cnnkit.dispatch import BACKENDS
+
 DESCRIPTION = """
 Train two convolutional networks and a dense one, all of about the same size, on digits in the centre of the image,
 and test them on digits that lie some pixels away from it. Prints a table and writes it, with the learning curves, as
@@ -27,7 +29,7 @@ def add_to(commands: Any) -> None:
     add("--placement", choices=("centre", "random"), default="centre", help=placement)
     data = "take MNIST's IDX files or CIFAR-10's binary files in this folder, not the built-in digits"
     add("--data", type=Path, metavar="FOLDER", help=data)
-    add("--backend", choices=("numba", "numpy"), help="run on exactly this backend")
+    add("--backend", choices=tuple(BACKENDS), help="run on exactly this backend")
     add("--threads", type=_positive, metavar="N", help="default: one for each processor")
     add("--output", type=Path, default=Path("compare-results"), metavar="FOLDER", help="default: ./%(default)s")
     add("--no-plot", action="store_true", help="write no figure; matplotlib is not needed then")

@@ -8,9 +8,10 @@ from typing import NamedTuple
 import numpy as np
 
 from cnnkit import nn, optim
+from cnnkit.arrays import beside
 from cnnkit.cli.compare.networks import NETWORKS, multiply_adds, parameters
 from cnnkit.datasets import Images, digits, load_folder, shift, split
-from cnnkit.dispatch import current_backend
+from cnnkit.dispatch import BACKENDS, DEVICES, current_backend
 
 CANVAS = 16  # the built-in digits have 8 pixels, so that 4 are free on each side
 FARTHEST = 4  # pixels
@@ -84,14 +85,14 @@ def run(task: Task, options: argparse.Namespace, say: Callable[[str], None]) -> 
 
 
 def _train(name: str, task: Task, options: argparse.Namespace) -> tuple[nn.Sequential, nn.History]:
-    model = NETWORKS[name](task.shape, task.classes, np.random.default_rng(options.seed))
+    model = NETWORKS[name](task.shape, task.classes, np.random.default_rng(options.seed)).to(_device())
     history = nn.fit(
         model,
-        task.train,
+        _beside(model, task.train),
         epochs=options.epochs,
         batch_size=options.batch_size,
         optimizer=optim.Adam(optim.cosine(LEARNING_RATE)),
-        validation=task.test,
+        validation=_beside(model, task.test),
         progress=not options.quiet,
         seed=options.seed,
     )
@@ -101,9 +102,9 @@ def _train(name: str, task: Task, options: argparse.Namespace) -> tuple[nn.Seque
 def _measure(name: str, model: nn.Sequential, history: nn.History, task: Task) -> Result:
     return Result(
         name,
-        model,
+        model.to("cpu"),
         parameters(model),
-        multiply_adds(model, task.test.x[:1]),
+        multiply_adds(model.to("cpu"), task.test.x[:1]),
         _accuracy(model, task.train),
         tuple(shifted_accuracy(model, task.test, pixels) for pixels in range(FARTHEST + 1)),
         history,
@@ -121,5 +122,16 @@ def shifted_accuracy(model: nn.Sequential, images: Images, pixels: int) -> float
 
 
 def _accuracy(model: nn.Sequential, images: Images) -> float:
-    _, accuracy = nn.evaluate(model, images)
+    _, accuracy = nn.evaluate(model, _beside(model, images))
     return float(accuracy)
+
+
+def _beside(model: nn.Sequential, images: Images) -> Images:
+    """The images where the model is."""
+    where = next(iter(model.parameters().values()))
+    return Images(*(beside(array, where) for array in images))
+
+
+def _device() -> str:
+    """Where the backend's arrays are."""
+    return next(name for name, family in DEVICES.items() if family == BACKENDS[current_backend()].family)

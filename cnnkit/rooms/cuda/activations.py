@@ -3,8 +3,9 @@
 import math
 from typing import Any
 
-from cnnkit.rooms.cuda.places import part
+from numba import cuda
 
+part: Any = cuda.jit(device=True, inline="always")  # see `places`
 CODES = {None: 0, "relu": 1, "leaky_relu": 2, "elu": 3, "gelu": 4, "gelu_tanh": 5, "silu": 6, "sigmoid": 7, "tanh": 8}
 FAR, FAR_NORMAL = 1000.0, 50.0  # beyond, a logistic function and the normal distribution are 0 or 1
 ROOT, CUBIC = 0.7978845608028654, 0.044715  # sqrt(2 / pi); Hendrycks and Gimpel 2016, arXiv:1606.08415
