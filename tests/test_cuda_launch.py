@@ -244,22 +244,23 @@ def test_out_of_memory_is_cupys_own_error_and_the_next_call_works(name, recorder
     assert [launch[:5] for launch in recorder.launched] == expected
 
 
-@pytest.mark.parametrize("name", ["conv2d", "max_pool2d", "avg_pool2d"])
-def test_out_of_memory_leaves_the_array_for_results_as_it_is(name, recorder, monkeypatch):
+@pytest.mark.parametrize("activation", [None, "relu"])
+@pytest.mark.parametrize("name", ["conv2d", "conv2d, depthwise", "max_pool2d", "avg_pool2d"])
+def test_with_an_array_for_results_a_call_is_one_launch_and_nothing_else(name, activation, recorder, monkeypatch):
+    """So that it can be captured in a graph, and cannot be half done: no memory, no copies, no events."""
     memory = Memory(monkeypatch, recorder.cupy)
-    x, weight = there((2, 4, 9, 8), (6, 4, 3, 3))
-    shape, given = ((2, 6, 7, 6), (x, weight)) if name == "conv2d" else ((2, 4, 4, 4), (x, 2))
-    out = strict_cupy.ndarray(np.full(shape, 5, "float32"))
-    memory.left = 0
-    try:
-        getattr(cnnkit, name)(*given, out=out)
-    except Memory.OutOfMemoryError:
-        assert not recorder.launched
-        assert (out.get() == 5).all()
-    memory.left = None
+    op, _, depthwise = name.partition(", ")
+    x, weight = there((2, 4, 9, 8), (4, 1, 3, 3) if depthwise else (6, 4, 3, 3))
+    given = (x, weight, None, 1, 0, 1, 4 if depthwise else 1) if op == "conv2d" else (x, 2)
+    more = {"activation": activation} if op == "conv2d" else {}
+    out = getattr(cnnkit, op)(*given, **more)
     recorder.launched.clear()
-    getattr(cnnkit, name)(*given, out=out)
+    recorder.stream.waited_for.clear()
+    COUNTED.clear()
+    memory.left = 0
+    assert getattr(cnnkit, op)(*given, **more, out=out) is out
     assert len(recorder.launched) == 1
+    assert not COUNTED
 
 
 # ---------------------------------------------------------------- the recorder itself
