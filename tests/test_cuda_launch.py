@@ -1,5 +1,6 @@
 """How the CUDA room starts its kernels, as a recorder in the place of CuPy's driver sees it."""
 
+import importlib
 import math
 import struct
 import sys
@@ -13,10 +14,11 @@ import pytest
 import strict_cupy
 from cases import CONV, MAX_POOL, POOL
 from strict_cupy import COUNTED
+from test_architecture import contract
 from test_arrays import FORMS, whole
 
 import cnnkit
-from cnnkit import dispatch
+from cnnkit import dispatch, nn, optim
 
 
 @pytest.fixture
@@ -194,6 +196,25 @@ def test_many_threads_start_kernels_at_once(recorder):
 def test_a_number_that_does_not_fit_is_an_error_and_not_another_number(recorder):
     with pytest.raises(struct.error):
         recorder.launch.run("direct", np.dtype("float32"), (1, 1, 1), *there((1,)) * 4, 2**31, *(0,) * 43)
+
+
+def test_the_room_has_the_whole_contract(recorder):
+    room = importlib.import_module("cnnkit.rooms.cuda")
+    assert set(room.__all__) == set(contract())
+    assert all(callable(getattr(room, name)) for name in room.__all__)
+
+
+def test_a_model_is_fitted_on_this_room_alone(recorder):
+    """Under `use_backend("cuda")`, which falls back to nothing; what its steps see are numbers of no kernel's."""
+    model = nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1, rng=0), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.AvgPool2d(2),
+        nn.Flatten(), nn.Dropout(0.1), nn.Dense(32, 3, rng=1),
+    ).to("cuda")  # fmt: skip
+    x, labels = there((6, 1, 8, 8))[0], recorder.cupy.asarray(np.arange(6) % 3)
+    with cnnkit.use_backend("cuda"):
+        history = nn.fit(model, (x, labels), epochs=1, batch_size=2, optimizer=optim.Adam(), progress=False)
+    assert len(history.loss) == 1
+    assert {"maxima", "averages", "averages_back"} < {launch.name for launch in recorder.launched}
 
 
 # ---------------------------------------------------------------- out of memory
