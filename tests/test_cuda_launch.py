@@ -45,8 +45,18 @@ def calls(dtype, form):
     grad, small = there((2, 6, 9, 8), (2, 4, 4, 4), dtype=dtype, form=form)
     (wide,) = there((2, 16, 9, 8), dtype=dtype, form=form)
     (wide_weight,) = there((16, 16, 3, 3), dtype=dtype, form=form)
+    if dtype == "float16":
+        (many,) = there((80, 16, 3, 3), dtype=dtype, form=form)
+        grads = there((2, 80, 7, 6), (2, 16, 7, 6), dtype=dtype, form=form)
+        return {
+            "conv2d, halves": lambda: cnnkit.conv2d(wide, many, None, activation="silu"),
+            "conv2d_backward, halves": lambda: cnnkit.conv2d_backward(grads[0], wide, many),
+            "conv2d_backward, halves, few": lambda: cnnkit.conv2d_backward(grads[1], wide, wide_weight),
+            "dense": lambda: cnnkit.dense(wide[0, 0], wide[0, 1]),
+        }
     return {
         "conv2d": lambda: cnnkit.conv2d(x, weight, bias, 1, 1, activation="relu"),
+        "conv2d_backward, weights": lambda: cnnkit.conv2d_backward(grad, x, weight, 1, 1, needs=("weight",)),
         "conv2d, many channels": lambda: cnnkit.conv2d(wide, wide_weight, None, 2, 1, 2),
         "conv2d, depthwise": lambda: cnnkit.conv2d(x, depthwise, None, 1, 1, 1, 4),
         "conv2d_backward": lambda: cnnkit.conv2d_backward(grad, x, weight, 1, 1, needs=("x",)),
@@ -60,7 +70,7 @@ def calls(dtype, form):
 
 
 @pytest.mark.parametrize("form", ["plain", "channels-last", "negative steps"])
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
 def test_what_is_started_is_what_was_asked_for(dtype, form, recorder, monkeypatch):
     """Every argument, in order and as wide as the kernel reads it; blocks, shared memory, stream."""
     asked = []
@@ -82,7 +92,7 @@ def test_what_is_started_is_what_was_asked_for(dtype, form, recorder, monkeypatc
 
 
 def test_every_kernel_is_started_by_these_calls(recorder):
-    for call in calls("float32", np.copy).values():
+    for call in [*calls("float32", np.copy).values(), *calls("float16", np.copy).values()]:
         call()
     assert {launch.name for launch in recorder.launched} == set(recorder.compiler.KERNELS)
 
