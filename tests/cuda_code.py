@@ -90,7 +90,9 @@ def examine(name, ptx, capability):
         }.items()
     }
     declared = re.search(r"(\d+) bytes smem", said)
-    declared = int(declared[1]) - RESERVED * (capability == (9, 0)) if declared else 0  # which counts the reserve too
+    declared = int(declared[1]) if declared else 0
+    if capability == (9, 0):  # where the reserve is counted too
+        declared = max(0, declared - RESERVED)
     return Examined(
         numbers["registers"],
         numbers["stack"],

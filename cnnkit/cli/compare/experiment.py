@@ -128,7 +128,7 @@ def _accuracy(model: nn.Sequential, images: Images) -> float:
 
 def _beside(model: nn.Sequential, images: Images) -> Images:
     """The images where the model is."""
-    where = next(iter(model.parameters().values()))
+    where = next(iter(model.parameters().values()), images.x)
     return Images(*(beside(array, where) for array in images))
 
 
