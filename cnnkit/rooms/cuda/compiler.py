@@ -74,7 +74,7 @@ KERNELS = {
     "maxima": Kernel(windows.maxima, MAXIMA, ELEMENTWISE, ALL),
     "maxima_back": Kernel(windows.maxima_back, MAXIMA_BACK, windows.PLANE, ALL, 3 * windows.PLANE),
     "product": Kernel(lambda real: convolve.product(real, TALL[real.name]), (NUMBERS,) * 4 + CONV, convolve.THREADS),
-    "direct": Kernel(convolve.direct, (NUMBERS,) * 4 + (INT, _ints(4), *CONV), ELEMENTWISE, ALL, 768),
+    "direct": Kernel(convolve.direct, (NUMBERS,) * 4 + (INT, _ints(4), *CONV), ELEMENTWISE, ALL, 640),
     "weight_gradient": Kernel(convolve.weight_gradient, DEPTHWISE, convolve.REDUCERS, ALL, 2 * convolve.REDUCERS),
     "totals": Kernel(convolve.totals, TOTALS, ELEMENTWISE, ALL),
     "matrix": _matrix(False, matrix.WIDE, (*HALVES, "float32")),  # for float32 this is tf32
