@@ -6,17 +6,26 @@ import numpy as np
 
 from cnnkit.arrays import Array
 from cnnkit.geometry import ConvPlan
+from cnnkit.rooms.numba import pixels
 from cnnkit.rooms.numba.activation import NONE, activate, epilogue
 from cnnkit.rooms.numba.channels import sum_channels
 from cnnkit.rooms.numba.convolve import convolve
 from cnnkit.rooms.numba.correlate import LONG, correlate
+from cnnkit.rooms.numba.depthwise import empty, turn_back
 from cnnkit.rooms.numba.machine import L2
 
-MANY = 96  # examples for which bringing weights together pays
+MANY = 320  # examples for which bringing weights together pays
+MANY_TERMS = 2048  # of some examples, which stay in the L2 cache
+LONG_ROW = 3072  # bytes: of longer ones, the ten of a tile of inner products do not stay in the L1 cache
 
 
 def dense(x: Array, weight: Array, bias: Array | None, activation: tuple[str, float] | None, out: Array) -> None:
-    """``out[n, o] = <x[n], weight[o]>``: rows of both as they stand; of many long examples, a 1x1 convolution."""
+    """``out[n, o] = <x[n], weight[o]>``, by the loop whose lanes or rows the examples fill.
+
+    Of many long examples, a 1x1 convolution, whose pixels they are. Of some long ones, the same with the sides
+    exchanged: weights are pixels with their channels last, read as they stand, and examples are filters. Else inner
+    products of rows, while a tile's rows stay in the L1 cache.
+    """
     if len(x) >= MANY and x.nbytes > L2:
         bias = None if bias is None else np.ascontiguousarray(bias)
         then, _memory = epilogue(activation, x.dtype)
@@ -25,11 +34,29 @@ def dense(x: Array, weight: Array, bias: Array | None, activation: tuple[str, fl
     x, weight = np.ascontiguousarray(x), np.ascontiguousarray(weight)
     y = out if out.flags.c_contiguous else np.empty(out.shape, out.dtype)
     y[...] = 0 if bias is None else bias
-    correlate(weight[None], x[None], _matrix_plan(*weight.shape, len(x)), False, LONG, y)
+    if not _by_pixels(x, weight, y):
+        correlate(weight[None], x[None], _matrix_plan(*weight.shape, len(x)), False, LONG, y)
     if activation is not None:
         activate(activation, y, y)
     if y is not out:
         out[...] = y
+
+
+def _by_pixels(x: Array, weight: Array, y: Array) -> bool:
+    """Add the products to y with examples as filters, if that is better: as many terms at a time as stay in the cache."""
+    terms = x.shape[1]
+    if terms * x.itemsize < LONG_ROW or not y.size:
+        return False
+    some = [slice(i, min(i + MANY_TERMS, terms)) for i in range(0, terms, MANY_TERMS)]
+    plans = [_matrix_plan(each.stop - each.start, len(weight), len(x)) for each in some]
+    sums, products = empty(y[None]), np.empty_like(y)
+    if not all(pixels.takes(plan, sums) for plan in plans):
+        return False
+    for each, plan in zip(some, plans, strict=True):
+        pixels.forward(weight[:, each].T[None], x[:, each], None, plan, NONE, sums)
+        turn_back(sums, products[None])
+        y += products
+    return True
 
 
 def dense_backward(
