@@ -43,7 +43,7 @@ def dense(x: Array, weight: Array, bias: Array | None, activation: tuple[str, fl
 
 
 def _by_pixels(x: Array, weight: Array, y: Array) -> bool:
-    """Add the products to y with examples as filters, if that is better: as many terms at a time as stay in the cache."""
+    """Add the products to y with examples as filters, if that is better: of as many terms as stay in the cache."""
     terms = x.shape[1]
     if terms * x.itemsize < LONG_ROW or not y.size:
         return False
