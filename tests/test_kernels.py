@@ -238,32 +238,35 @@ PROBE = """
 import numpy as np, cnnkit
 x = np.arange(36, dtype="float32").reshape(1, 1, 6, 6)
 with cnnkit.use_backend("numba"):
-    print(float(cnnkit.conv2d(x, np.ones((1, 1, 3, 3), "float32")).sum()), float(cnnkit.relu(x).sum()))
+    print(float({work}.sum()))
 """
-ANSWER = "2520.0 630.0"
+CONV = PROBE.format(work="cnnkit.conv2d(x, np.ones((1, 1, 3, 3), 'float32'))"), "2520.0"
+RELU = PROBE.format(work="cnnkit.relu(x)"), "630.0"  # is compiled in a third of the time
 
 
-def probe(cache: Path) -> str:
+def probe(cache: Path, code: str) -> str:
     environment = os.environ | {"NUMBA_CACHE_DIR": str(cache)}
-    done = subprocess.run([sys.executable, "-c", PROBE], env=environment, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     return done.stdout.strip() or done.stderr
 
 
 def test_kernels_are_kept_on_disk(tmp_path):
-    assert probe(tmp_path) == ANSWER
+    code, answer = CONV
+    assert probe(tmp_path, code) == answer
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nb?")}
-    assert len(kept) >= 8
-    assert probe(tmp_path) == ANSWER
+    assert len(kept) >= 6
+    assert probe(tmp_path, code) == answer
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nb?")} == kept
 
 
 @pytest.mark.parametrize("damage", [b"", b"\x80\x05garbage"], ids=["empty", "garbage"])
 @pytest.mark.parametrize("kind", ["*.nbi", "*.nbc"])
 def test_a_damaged_cache_is_made_anew(tmp_path, kind, damage):
-    assert probe(tmp_path) == ANSWER
+    code, answer = RELU
+    assert probe(tmp_path, code) == answer
     for path in tmp_path.rglob(kind):
         path.write_bytes(damage)
-    assert probe(tmp_path) == ANSWER
+    assert probe(tmp_path, code) == answer
     assert all(path.read_bytes() != damage for path in tmp_path.rglob(kind))
 
 
@@ -282,13 +285,14 @@ def test_a_change_in_any_file_of_the_room_makes_kernels_anew(tmp_path, monkeypat
 
 
 def test_processes_may_fill_a_cache_at_once(tmp_path):
+    code, answer = RELU
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
     many = [
-        subprocess.Popen([sys.executable, "-c", PROBE], env=environment, stdout=subprocess.PIPE, text=True)
+        subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
         for _ in range(3)
     ]
-    assert [one.communicate()[0].strip() for one in many] == [ANSWER] * 3
-    assert probe(tmp_path) == ANSWER
+    assert [one.communicate()[0].strip() for one in many] == [answer] * 3
+    assert probe(tmp_path, code) == answer
 
 
 def test_without_a_place_to_write_kernels_are_compiled_all_the_same(monkeypatch):
