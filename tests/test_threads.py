@@ -220,3 +220,12 @@ def test_the_environment_sets_the_number():
     assert ask("5").stdout.strip() == "5"
     assert "CNNKIT_NUM_THREADS is 'many', but must be a whole number of at least 1" in ask("many").stderr
     assert "CNNKIT_NUM_THREADS is '0'" in ask("0").stderr
+
+
+@pytest.mark.parametrize(("quota", "number"), [("max 100000", 8), ("150000 100000", 2), ("50000 100000", 1), ("", 8)])
+def test_a_container_s_quota_is_kept(quota, number, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    monkeypatch.setattr(threads, "QUOTA", str(tmp_path / "cpu.max"))
+    if quota:
+        (tmp_path / "cpu.max").write_text(quota + "\n")
+    assert threads._processors() == number

@@ -12,9 +12,11 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from ctypes import addressof, c_int64
 from functools import lru_cache
 from itertools import pairwise
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
@@ -23,6 +25,7 @@ from cnnkit.geometry import integer
 GRAIN = 40_000  # nanoseconds of work that are worth waking a thread for
 ROUNDS = 4  # at most, in each of which the threads share half of what is left; in the last one, all
 AWAKE = 2e-3  # seconds
+QUOTA = "/sys/fs/cgroup/cpu.max"  # of a container on Linux: microseconds of work in each period of so many
 SETTLE = 1e-5  # seconds after which who called has begun to compute, and needs the GIL no more
 
 _lock = threading.Lock()
@@ -33,7 +36,8 @@ _threads = 0  # 0: not asked for yet
 def get_num_threads() -> int:
     """The number of threads that CPU kernels may use.
 
-    At first ``CNNKIT_NUM_THREADS`` if it is set, else the number of processors that this process may run on.
+    At first ``CNNKIT_NUM_THREADS`` if it is set, else the number of processors that this process may run on, or that
+    the quota of its container is worth.
 
     Returns
     -------
@@ -245,8 +249,12 @@ def _default() -> int:
 
 
 def _processors() -> int:
-    """How many processors this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """How many processors this process may keep busy: those it may run on, or what a container's quota is worth."""
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(OSError, ValueError):  # no quota ("max"), or another system
+        microseconds, period = map(int, Path(QUOTA).read_text().split())
+        here = min(here, -(-microseconds // period))
+    return here
 
 
 def _after_fork() -> None:
