@@ -45,11 +45,11 @@ for name, score in scores.items():
     print(f"{name:20}", *(f"{known:5.1f}/{others:4.1f}" for known, others in score), " (%) known/others")
 
 # %%
-# All learn a few hundred digits by heart. What that is worth for other digits differs: with a hundred, the dense network
-# is right of one in four others, the CNN with global pooling of nine in ten. To the dense network each place of a digit
-# is another thing, of which it must see examples; the CNN finds a stroke wherever it is. With more digits the gap
-# closes, and with all of them the dense network is too small even to learn by heart: so many pictures at so many places
-# do not fit.
+# All learn a few hundred digits by heart. What that is worth for other digits differs: with a hundred, the dense
+# network is right of one in four others, the CNN with global pooling of nine in ten. To the dense network each place of
+# a digit is another thing, of which it must see examples; the CNN finds a stroke wherever it is. With more digits the
+# gap closes, also because the dense network no longer learns them by heart: so many pictures at so many places do not
+# fit into it in these steps.
 #
 # The dense network with a hundred digits, now:
 

@@ -57,6 +57,8 @@ def run(options: argparse.Namespace) -> int:
     task = experiment.load(options)
     options.output.mkdir(parents=True, exist_ok=True)
     _say(str(task), options)
+    if options.backend != "numpy":
+        _say("(the first time, kernels are compiled: some seconds before anything moves)", options)
     with _backend(options):
         results, interrupted = training.run(experiment, task, options, lambda line: _say(line, options))
     if results:
