@@ -55,9 +55,9 @@ figure.colorbar(drawn, ax=panels, label="right (%)", shrink=0.9)
 # %%
 # The dense network has learnt what a digit looks like in the centre, and nothing of other places: one pixel halves what
 # it knows, two are enough for guessing. The CNN with a dense head finds the same features elsewhere, but its last layer
-# has learnt where they lie; its poolings forgive a pixel in part. Global pooling does not ask where, and loses a per cent
-# only at the very edge, where padding cuts off what the windows see. Convolutions make features that move along; it is
-# the head that must not care.
+# has learnt where they lie; its poolings forgive a pixel in part. Global pooling does not ask where, and loses a per
+# cent only at the very edge, where the windows see less. Convolutions make features that move along; it is the head
+# that must not care.
 #
 # One training of the dense network, now, beside that of the file:
 
