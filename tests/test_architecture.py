@@ -76,7 +76,7 @@ def test_the_parts_beside_import_little(part):
 @pytest.mark.parametrize("room", [*ROOMS, "cuda"])
 def test_a_room_imports_plans_arrays_and_itself(room):
     for path in modules("rooms", room):
-        assert imported_parts(path) <= {"geometry", "arrays", "settings", "rooms"}, path
+        assert imported_parts(path) <= {"geometry", "arrays", "settings", "rooms", "files"}, path
         others = [name for name in imported(path) if name.startswith("cnnkit.rooms.")]
         below = ("array",) if room == "cuda" else ()  # it has not everything itself
         assert all(name.split(".")[2] in (room, "threads", "normal", *below) for name in others), path

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from cnnkit import geometry
-from cnnkit.arrays import Array, channels_last, lift
+from cnnkit.arrays import Array, channels_last
 from cnnkit.geometry import AdaptivePlan, ConvPlan, Ints, PoolPlan
 
 MOST = 2**31 - 1 - 1024  # numbers of an array: a block more must not overflow
@@ -18,7 +18,13 @@ class Steps(tuple[int, ...]):
 
 
 def steps(array: Array) -> Steps:
-    return Steps(step // array.itemsize for step in lift(array).strides)
+    return _steps(array.strides, array.itemsize)
+
+
+@lru_cache(1024)
+def _steps(strides: tuple[int, ...], size: int) -> Steps:
+    images, channels, *spatial = (stride // size for stride in strides)
+    return Steps((images, channels, *(0,) * (3 - len(spatial)), *spatial))
 
 
 def packed(args: tuple[Any, ...]) -> list[Any]:
