@@ -1,21 +1,27 @@
 """Convolution, forward and backward: the ways back are a convolution and a correlation too."""
 
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
 import numpy as np
 
-from cnnkit import arrays, geometry
+from cnnkit import arrays, geometry, settings
 from cnnkit.arrays import Array
-from cnnkit.geometry import ConvPlan, Phase, volume
-from cnnkit.rooms.numba import depthwise, lines, pixels, winograd
+from cnnkit.geometry import ConvPlan, Phase, Section, volume
+from cnnkit.rooms.numba import depthwise, few, grouped, lines, pixels, winograd
 from cnnkit.rooms.numba.activation import NONE, epilogue
 from cnnkit.rooms.numba.channels import sum_channels
-from cnnkit.rooms.numba.convolve import convolve
-from cnnkit.rooms.numba.correlate import LONG, NEAR, correlate
+from cnnkit.rooms.numba.convolve import convolve, turning
+from cnnkit.rooms.numba.correlate import LONG, NEAR, TOGETHER, correlate, turning_both
 from cnnkit.rooms.numba.dense import dense, dense_backward
+from cnnkit.rooms.numba.machine import MULTIPLY_ADDS
 
+WIDE = 4  # windows along an axis: fewer are not worth leaving out a tap for
 FEW = 100  # windows: a depthwise layer with no more is done with its channels last
 FEW_TERMS = 256  # the same for the gradient of its weights
+CALL = 40_000  # cycles of a call of a kernel
 FEWEST = 128  # windows: with fewer, adding up their sums to the weights' gradient takes as long as they do
-TOGETHER = 512  # windows of an image: with fewer, the images of a batch are summed end to end
 
 
 def conv(
@@ -55,18 +61,71 @@ def _convolve(
     """As `convolve`, or by what is made for depthwise layers with channels last, or by Winograd's algorithm."""
     if not out.size:
         return
+    if _sections(plan):
+        x, weight, out = (arrays.lift(array) for array in (x, weight, out))
+        for part in _sections(plan):
+            _convolve(x[part.taken], weight[part.kernel], bias, part.plan, then, out[part.of], swapped)
+        return
     if depthwise.takes(plan, x, out):
-        depthwise.forward(x, weight, bias, plan, then, out)
+        run = grouped.forward if _copies_pay(plan, x.dtype) else depthwise.forward
+        run(x, weight, bias, plan, then, out)
         return
     if winograd.chosen(x, out, plan):
         filters = weight.reshape(plan.groups, len(weight) // plan.groups, weight.shape[1], *plan.kernel_size)
         filters = filters.swapaxes(1, 2) if swapped else filters
         if winograd.forward(arrays.lift(x), filters, bias, plan, then, arrays.lift(out)):
             return  # what it found is finite
-    if pixels.takes(plan, x, out):
-        pixels.forward(x, weight, bias, plan, then, out, swapped)
-        return
-    convolve(x, weight, bias, plan, then, out, swapped)
+    way = forward_way(plan, x.dtype, settings.current().max_workspace) if pixels.together(x, out) else None
+    run = way.forward if way else convolve
+    run(x, weight, bias, plan, then, out, swapped)
+
+
+@lru_cache(1024)
+def _sections(plan: ConvPlan) -> tuple[Section, ...]:
+    """The plan's sections if leaving out taps that lie in the padding saves more than summing each by itself costs."""
+    if max(plan.before + plan.after) < WIDE:
+        return ()
+    sections = geometry.sections(plan)
+    work, left = volume(plan.output_size) * volume(plan.kernel_size), 0
+    for one in sections:
+        left += volume(one.plan.output_size) * volume(one.plan.kernel_size)
+        if any(part < WIDE for part, whole in zip(one.plan.output_size, plan.output_size, strict=True) if whole > 1):
+            return ()
+    weights = plan.out_channels * plan.in_channels // plan.groups
+    saved = (work - left) * plan.batch * weights / MULTIPLY_ADDS * 4
+    packed = weights * sum(volume(one.plan.kernel_size) for one in sections)
+    return sections if 5 * left < 4 * work and saved > CALL * len(sections) + 4 * packed else ()
+
+
+@lru_cache(1024)
+def forward_way(plan: ConvPlan, dtype: np.dtype, workspace: int) -> Any:
+    """The module that takes the fewest cycles where channels lie together; None if that is turning. In three axes."""
+    ways = {
+        None: turning(plan, dtype),
+        pixels: pixels.forward_cycles(plan, dtype, workspace),
+        few: few.way(plan, dtype).cycles,
+        grouped: grouped.cycles(plan, dtype),
+    }
+    return min(ways, key=lambda way: ways[way]) if plan.in_channels else None
+
+
+@lru_cache(1024)
+def gradient_way(plan: ConvPlan, dtype: np.dtype) -> Callable[..., bool]:
+    """The same for the gradient of the weights; the plan is over its own axes."""
+    one = geometry.lift(plan)
+    phases = [geometry.lift(phase.plan) for phase in geometry.input_gradient(plan) if phase.plan]
+    ways = {
+        _along_gradients: pixels.gradient_cycles(one, dtype),
+        _by_copies: grouped.cycles(one, dtype),
+        _along_x: sum(pixels.gradient_cycles(phase, dtype) + CALL for phase in phases),
+        _turned: turning_both(one, dtype),
+    }
+    return min(ways, key=lambda way: ways[way])
+
+
+def _copies_pay(plan: ConvPlan, dtype: np.dtype) -> bool:
+    """Whether a depthwise plan is better done on copies with zeros around them."""
+    return grouped.cycles(plan, dtype) < depthwise.cycles(plan, dtype)
 
 
 def conv_backward(
@@ -81,7 +140,7 @@ def conv_backward(
     if grad_x is not None:
         _backward_x(grad_output, weight, plan, grad_x)
     if grad_weight is not None:
-        _backward_weight(grad_output, x, geometry.lift(plan), grad_weight)
+        _backward_weight(grad_output, x, plan, grad_weight)
     if grad_bias is not None:
         sum_channels(grad_output, grad_bias)
 
@@ -120,7 +179,10 @@ def _backward_x(grad_output: Array, weight: Array, plan: ConvPlan, grad_x: Array
 def _by_phases(phases: tuple[Phase, ...], grad_output: Array, grad_x: Array) -> bool:
     """Whether each phase is better done by itself, as nothing needs to be laid out for several of them."""
     plans = (geometry.lift(phase.plan) for phase in phases if phase.plan)
-    return len(phases) <= lines.MANY and all(pixels.takes(plan, grad_output, grad_x) for plan in plans)
+    if len(phases) > lines.MANY or not pixels.together(grad_output, grad_x):
+        return False
+    workspace = settings.current().max_workspace
+    return all(forward_way(plan, grad_x.dtype, workspace) for plan in plans)
 
 
 def _backward_weight(grad_output: Array, x: Array, plan: ConvPlan, grad_weight: Array) -> None:
@@ -128,20 +190,64 @@ def _backward_weight(grad_output: Array, x: Array, plan: ConvPlan, grad_weight: 
     if _sees_all(plan, grad_weight):
         dense_backward(_rows(grad_output), _rows(x), None, None, _rows(grad_weight), None)
         return
-    if depthwise.takes_turned(plan, FEW_TERMS, grad_output, x):
+    one = geometry.lift(plan)
+    if depthwise.takes_turned(one, FEW_TERMS, grad_output, x):
         grad_output, x = depthwise.turned(grad_output), depthwise.turned(x)
-    if depthwise.takes(plan, grad_output, x):
-        by_tap = np.empty((volume(plan.kernel_size), plan.in_channels), x.dtype)
-        depthwise.weight_gradient(grad_output, x, plan, by_tap)
-        grad_weight[...] = by_tap.T.reshape(grad_weight.shape)
+    if depthwise.takes(one, grad_output, x):
+        run = grouped.weight_gradient if _copies_pay(one, x.dtype) else depthwise.weight_gradient
+        run(grad_output, x, one, grad_weight)
         return
-    per_group = plan.out_channels // plan.groups
+    if _sections(plan):
+        grad_weight[...] = 0
+        for part in _sections(plan):
+            found = np.empty((*grad_weight.shape[:2], *part.plan.kernel_size), x.dtype)
+            _backward_weight(grad_output[part.of], x[part.taken], part.plan, found)
+            grad_weight[part.kernel] += found
+        return
     total = grad_weight if grad_weight.flags.c_contiguous else np.empty(grad_weight.shape, x.dtype)
-    total.fill(0)
-    if plan.batch * volume(plan.output_size) > FEWEST and pixels.takes(plan, x, grad_output):
-        pixels.weight_gradient(grad_output, x, plan, total)
-    else:
-        together = volume(plan.output_size) < TOGETHER
-        correlate(x, grad_output, plan, together, NEAR if per_group > 1 else LONG, total)
+    _correlate(grad_output, x, plan, total)
     if total is not grad_weight:
         grad_weight[...] = total
+
+
+def _correlate(grad_output: Array, x: Array, plan: ConvPlan, total: Array) -> None:
+    """The same; where channels lie together, lanes are channels of one or of the other, or windows after turning."""
+    many = plan.batch * volume(plan.output_size) > FEWEST
+    way = gradient_way(plan, x.dtype) if many and pixels.together(x, grad_output) else _turned
+    if not way(grad_output, x, plan, total):
+        _along_gradients(grad_output, x, plan, total)
+
+
+def _turned(grad_output: Array, x: Array, plan: ConvPlan, total: Array) -> bool:
+    """Lanes are windows: of `correlate`."""
+    total.fill(0)
+    together, stretch = volume(plan.output_size) < TOGETHER, NEAR if plan.out_channels > plan.groups else LONG
+    correlate(x, grad_output, geometry.lift(plan), together, stretch, total)
+    return True
+
+
+def _along_gradients(grad_output: Array, x: Array, plan: ConvPlan, total: Array) -> bool:
+    """Lanes are output channels: of `pixels`."""
+    pixels.weight_gradient(grad_output, x, geometry.lift(plan), total)
+    return True
+
+
+def _by_copies(grad_output: Array, x: Array, plan: ConvPlan, total: Array) -> bool:
+    """Lanes are output channels: of `grouped`."""
+    grouped.weight_gradient(grad_output, x, geometry.lift(plan), total)
+    return True
+
+
+def _along_x(grad_output: Array, x: Array, plan: ConvPlan, total: Array) -> bool:
+    """Lanes are input channels: the weights' gradient of the way back to the input, which is convolutions too.
+
+    Whether all of it is finite: zeros around the output gradient are multiplied, which makes NaN of an infinite x.
+    """
+    total.fill(0)
+    by_group = total.reshape(plan.groups, -1, *total.shape[1:]).swapaxes(1, 2)
+    for phase in geometry.input_gradient(plan):
+        if phase.plan:
+            found = np.empty((plan.in_channels, len(total) // plan.groups, *phase.plan.kernel_size), total.dtype)
+            pixels.weight_gradient(x[phase.of], grad_output, geometry.lift(phase.plan), found)
+            by_group[(slice(None), *phase.kernel)] = found.reshape(by_group[(slice(None), *phase.kernel)].shape)
+    return bool(np.isfinite(total).all())

@@ -20,6 +20,7 @@ from cnnkit.rooms.numba.machine import FMAS, L2, MULTIPLY_ADDS, keep, kernel
 from cnnkit.rooms.numba.tile import Tile, inner, tiles
 
 NEAR = 4096  # bytes of a line that are summed at a time, so that a tile's lines stay in the L1 cache for the next tile
+TOGETHER = 512  # windows of an image: with fewer, the images of a batch are summed end to end
 LONG = 16384  # the same, where no tile comes that needs the lines again
 
 
@@ -85,14 +86,27 @@ def _way(
     return tile, solved, sums, plan.batch * volume(plan.output_size) * plan.out_channels * terms / MULTIPLY_ADDS
 
 
+def turning_both(plan: ConvPlan, dtype: np.dtype) -> float:
+    """About how many cycles it takes where channels lie together, so that all lines are turned."""
+    tile, _, sums, _ = _way(plan, dtype, volume(plan.output_size) < TOGETHER, NEAR, False, False)
+    vectors = parts(sums.run, sums.band) * parts(sums.band, tile.lanes)
+    a_band = 3 * parts(sums.terms, tile.rows) * parts(sums.per_group, tile.vectors) * tile.rows * tile.vectors
+    computing = vectors * _a_vector(tile, sums.terms, sums.per_group) + parts(sums.run, sums.band) * a_band
+    outputs = lines.forward(plan)._replace(stride=lines.ONES)
+    filling = sums.phases * lines.cycles(lines.forward(plan), sums.channels, tile.lanes, True)
+    filling += lines.cycles(outputs, sums.per_group, tile.lanes, True)
+    return plan.groups * sums.lines * (computing + sums.run * filling)
+
+
 def _tile(dtype: np.dtype, terms: int, per_group: int) -> Tile:
     """The tile that takes the fewest multiply-adds and loads."""
+    return min(tiles("inner", dtype), key=lambda tile: _a_vector(tile, terms, per_group))
 
-    def cycles(tile: Tile) -> float:
-        a_block = max(tile.rows * tile.vectors / FMAS, tile.rows + tile.vectors)
-        return parts(terms, tile.rows) * parts(per_group, tile.vectors) * a_block
 
-    return min(tiles("inner", dtype), key=cycles)
+def _a_vector(tile: Tile, terms: int, per_group: int) -> float:
+    """About how many cycles a vector of windows takes."""
+    a_block = max(tile.rows * tile.vectors / FMAS, tile.rows + tile.vectors)
+    return parts(terms, tile.rows) * parts(per_group, tile.vectors) * a_block
 
 
 @kernel

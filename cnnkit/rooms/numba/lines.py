@@ -89,6 +89,8 @@ class Lines(NamedTuple):
     table: Array
 
 
+FILL = (0, 5, 8, 11, 14, 48)  # cycles to lay out a vector of numbers 1, 2, 3, 4 and more apart
+TURN = 300  # cycles to turn a square of as many vectors as they have lanes
 ZEROS, ONES = (0, 0, 0), (1, 1, 1)
 MANY = 16  # residues
 NEAR = STEPS[-1]  # numbers of a row that are no farther apart are taken by whole vectors
@@ -178,6 +180,16 @@ def solve(windows: Windows, together: bool) -> Lines:
             table.append((which[tuple(start for start, _ in places)], shift, *(k for _, k in tap), 0, 0))
     run = volume(windows.size) * (windows.batch if together else 1)
     return Lines(size, together, run, reach, len(which), np.array(table, np.int64))
+
+
+def cycles(windows: Windows, channels: int, lanes: int, turned: bool) -> float:
+    """About how many cycles it takes to lay out a window of one phase, of all channels, which may lie together."""
+    width, step = windows.size[2], windows.stride[2]
+    a_vector = channels * FILL[min(step, 5)]
+    if turned and channels > 1:
+        apart = step * channels
+        a_vector = channels * FILL[apart] if apart <= NEAR else parts(channels, lanes) * TURN
+    return a_vector * parts(width, lanes) / width
 
 
 def _places(windows: Windows, axis: int, apart: bool) -> dict[int, tuple[int, int]]:

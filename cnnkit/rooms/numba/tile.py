@@ -36,13 +36,16 @@ class TileType(types.Type):
 
 
 class Tile:
-    """`rows` x `vectors` accumulators of a dtype, for a kind of loop."""
+    """`rows` x `vectors` accumulators of a dtype, for a kind of loop.
 
-    def __init__(self, kind: str, rows: int, vectors: int, dtype: np.dtype) -> None:
+    Its vectors may be `share` times narrower than those of the `unit` that kernels are compiled for.
+    """
+
+    def __init__(self, kind: str, rows: int, vectors: int, dtype: np.dtype, share: int = 1) -> None:
         self.kind, self.rows, self.vectors, self.unit = kind, rows, vectors, unit(dtype)
-        self.lanes = self.unit.lanes
+        self.lanes = self.unit.lanes // share
         self.columns = vectors * self.lanes
-        self._numba_type_ = TileType(rows, vectors, self.unit._numba_type_)
+        self._numba_type_ = TileType(rows, vectors, UnitType(dtype.name, self.lanes))
 
     @cached_property
     def loop(self) -> int:
@@ -73,13 +76,15 @@ else:
     GATHER = [(4, 3), (3, 3), (6, 2), (8, 1)]
 if VECTOR_BYTES == 16:  # the largest spills: SSE needs a register for a product too, ARM's scheduler one to spare
     OUTER, GATHER = OUTER[1:], GATHER[1:]
+NARROW = [share for share in (2, 4) if VECTOR_BYTES // share >= 16]  # of `gather`: few output channels fill few lanes
 
 
 @lru_cache
 def tiles(kind: str, dtype: np.dtype) -> list[Tile]:
     """All tiles that are ever compiled for a kind of loop, and a dtype."""
     sizes = {"outer": OUTER, "inner": INNER, "product": PRODUCT, "gather": GATHER}[kind]
-    return [Tile(kind, rows, vectors, dtype) for rows, vectors in sizes]
+    narrow = [Tile(kind, *sizes[-1], dtype, share) for share in NARROW] if kind == "gather" else []
+    return [Tile(kind, rows, vectors, dtype) for rows, vectors in sizes] + narrow
 
 
 def compile_all(dtype: np.dtype) -> None:
