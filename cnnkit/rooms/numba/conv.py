@@ -5,7 +5,7 @@ import numpy as np
 from cnnkit import arrays, geometry
 from cnnkit.arrays import Array
 from cnnkit.geometry import ConvPlan, Phase, volume
-from cnnkit.rooms.numba import depthwise, lines, pixels, winograd
+from cnnkit.rooms.numba import depthwise, depthwise_planes, lines, overlap, pixels, winograd, winograd_weights
 from cnnkit.rooms.numba.activation import NONE, epilogue
 from cnnkit.rooms.numba.channels import sum_channels
 from cnnkit.rooms.numba.convolve import convolve
@@ -58,6 +58,9 @@ def _convolve(
     if depthwise.takes(plan, x, out):
         depthwise.forward(x, weight, bias, plan, then, out)
         return
+    if depthwise_planes.takes(plan, x, out):
+        depthwise_planes.forward(x, weight, bias, plan, then, out)
+        return
     if winograd.chosen(x, out, plan):
         filters = weight.reshape(plan.groups, len(weight) // plan.groups, weight.shape[1], *plan.kernel_size)
         filters = filters.swapaxes(1, 2) if swapped else filters
@@ -104,6 +107,10 @@ def _backward_x(grad_output: Array, weight: Array, plan: ConvPlan, grad_x: Array
             grad_x += nothing
         return
     phases = geometry.input_gradient(plan)
+    if overlap.takes(geometry.lift(plan), weight, grad_x) and not _by_winograd(phases, grad_output, grad_x):
+        grad_x[...] = nothing
+        overlap.input_gradient(grad_output, weight, geometry.lift(plan), grad_x)
+        return
     if len(phases) == 1 or depthwise.takes(plan, grad_output, grad_x) or _by_phases(phases, grad_output, grad_x):
         for phase in phases:
             if phase.plan is None:
@@ -115,6 +122,12 @@ def _backward_x(grad_output: Array, weight: Array, plan: ConvPlan, grad_x: Array
     if volume(plan.stride) > lines.MANY:
         grad_x[...] = nothing
     convolve(grad_output, weight, bias, geometry.lift(plan), NONE, grad_x, swapped=True, back=True)
+
+
+def _by_winograd(phases: tuple[Phase, ...], grad_output: Array, grad_x: Array) -> bool:
+    """Whether there is one phase, and it is done by Winograd's algorithm."""
+    plans = [geometry.lift(phase.plan) for phase in phases if phase.plan]
+    return len(plans) == 1 and winograd.chosen(grad_output, grad_x, plans[0])
 
 
 def _by_phases(phases: tuple[Phase, ...], grad_output: Array, grad_x: Array) -> bool:
@@ -135,13 +148,23 @@ def _backward_weight(grad_output: Array, x: Array, plan: ConvPlan, grad_weight: 
         depthwise.weight_gradient(grad_output, x, plan, by_tap)
         grad_weight[...] = by_tap.T.reshape(grad_weight.shape)
         return
-    per_group = plan.out_channels // plan.groups
+    if depthwise_planes.takes(plan, grad_output, x):
+        sums = np.empty((plan.out_channels, volume(plan.kernel_size)), x.dtype)
+        depthwise_planes.weight_gradient(grad_output, x, plan, sums)
+        grad_weight[...] = sums.reshape(grad_weight.shape)
+        return
     total = grad_weight if grad_weight.flags.c_contiguous else np.empty(grad_weight.shape, x.dtype)
+    chosen = winograd_weights.chosen(x, plan)
+    if not (chosen and winograd_weights.weight_gradient(arrays.lift(grad_output), arrays.lift(x), plan, total)):
+        _sum_weight_gradient(grad_output, x, plan, total)
+    if total is not grad_weight:
+        grad_weight[...] = total
+
+
+def _sum_weight_gradient(grad_output: Array, x: Array, plan: ConvPlan, total: Array) -> None:
     total.fill(0)
     if plan.batch * volume(plan.output_size) > FEWEST and pixels.takes(plan, x, grad_output):
         pixels.weight_gradient(grad_output, x, plan, total)
     else:
-        together = volume(plan.output_size) < TOGETHER
+        together, per_group = volume(plan.output_size) < TOGETHER, plan.out_channels // plan.groups
         correlate(x, grad_output, plan, together, NEAR if per_group > 1 else LONG, total)
-    if total is not grad_weight:
-        grad_weight[...] = total

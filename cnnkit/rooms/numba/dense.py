@@ -20,7 +20,7 @@ def dense(x: Array, weight: Array, bias: Array | None, activation: tuple[str, fl
     if len(x) >= MANY and x.nbytes > L2:
         bias = None if bias is None else np.ascontiguousarray(bias)
         then, _memory = epilogue(activation, x.dtype)
-        _multiply(weight, x.T, bias, then, out.T)
+        multiply(weight, x.T, bias, then, out.T)
         return
     x, weight = np.ascontiguousarray(x), np.ascontiguousarray(weight)
     y = out if out.flags.c_contiguous else np.empty(out.shape, out.dtype)
@@ -42,14 +42,14 @@ def dense_backward(
 ) -> None:
     """Products of what is there: x only for the gradient of the weights, weight only for that of x."""
     if grad_x is not None:
-        _multiply(grad_output, weight, None, NONE, grad_x)
+        multiply(grad_output, weight, None, NONE, grad_x)
     if grad_weight is not None:
-        _multiply(grad_output.T, x, None, NONE, grad_weight)
+        multiply(grad_output.T, x, None, NONE, grad_weight)
     if grad_bias is not None:
         sum_channels(grad_output.T[None], grad_bias)
 
 
-def _multiply(a: Array, b: Array, bias: Array | None, then: int, out: Array) -> None:
+def multiply(a: Array, b: Array, bias: Array | None, then: int, out: Array) -> None:
     """``out = a @ b + bias`` as a 1x1 convolution: the rows of b are channels, its columns pixels, a the weights."""
     if not (a.size and b.size):
         out[...] = 0
