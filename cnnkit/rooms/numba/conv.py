@@ -9,7 +9,17 @@ import numpy as np
 from cnnkit import arrays, geometry, settings
 from cnnkit.arrays import Array
 from cnnkit.geometry import ConvPlan, Phase, Section, volume
-from cnnkit.rooms.numba import depthwise, few, grouped, lines, pixels, winograd
+from cnnkit.rooms.numba import (
+    depthwise,
+    depthwise_planes,
+    few,
+    grouped,
+    lines,
+    overlap,
+    pixels,
+    winograd,
+    winograd_weights,
+)  # fmt: skip
 from cnnkit.rooms.numba.activation import NONE, epilogue
 from cnnkit.rooms.numba.channels import sum_channels
 from cnnkit.rooms.numba.convolve import convolve, turning
@@ -69,6 +79,9 @@ def _convolve(
     if depthwise.takes(plan, x, out):
         run = grouped.forward if _copies_pay(plan, x.dtype) else depthwise.forward
         run(x, weight, bias, plan, then, out)
+        return
+    if depthwise_planes.takes(plan, x, out):
+        depthwise_planes.forward(x, weight, bias, plan, then, out)
         return
     if winograd.chosen(x, out, plan):
         filters = weight.reshape(plan.groups, len(weight) // plan.groups, weight.shape[1], *plan.kernel_size)
@@ -163,6 +176,10 @@ def _backward_x(grad_output: Array, weight: Array, plan: ConvPlan, grad_x: Array
             grad_x += nothing
         return
     phases = geometry.input_gradient(plan)
+    if overlap.takes(geometry.lift(plan), weight, grad_x) and not _by_winograd(phases, grad_output, grad_x):
+        grad_x[...] = nothing
+        overlap.input_gradient(grad_output, weight, geometry.lift(plan), grad_x)
+        return
     if len(phases) == 1 or depthwise.takes(plan, grad_output, grad_x) or _by_phases(phases, grad_output, grad_x):
         for phase in phases:
             if phase.plan is None:
@@ -174,6 +191,12 @@ def _backward_x(grad_output: Array, weight: Array, plan: ConvPlan, grad_x: Array
     if volume(plan.stride) > lines.MANY:
         grad_x[...] = nothing
     convolve(grad_output, weight, bias, geometry.lift(plan), NONE, grad_x, swapped=True, back=True)
+
+
+def _by_winograd(phases: tuple[Phase, ...], grad_output: Array, grad_x: Array) -> bool:
+    """Whether there is one phase, and it is done by Winograd's algorithm."""
+    plans = [geometry.lift(phase.plan) for phase in phases if phase.plan]
+    return len(plans) == 1 and winograd.chosen(grad_output, grad_x, plans[0])
 
 
 def _by_phases(phases: tuple[Phase, ...], grad_output: Array, grad_x: Array) -> bool:
@@ -204,8 +227,15 @@ def _backward_weight(grad_output: Array, x: Array, plan: ConvPlan, grad_weight: 
             _backward_weight(grad_output[part.of], x[part.taken], part.plan, found)
             grad_weight[part.kernel] += found
         return
+    if depthwise_planes.takes(one, grad_output, x):
+        sums = np.empty((plan.out_channels, volume(plan.kernel_size)), x.dtype)
+        depthwise_planes.weight_gradient(grad_output, x, one, sums)
+        grad_weight[...] = sums.reshape(grad_weight.shape)
+        return
     total = grad_weight if grad_weight.flags.c_contiguous else np.empty(grad_weight.shape, x.dtype)
-    _correlate(grad_output, x, plan, total)
+    chosen = winograd_weights.chosen(x, one)
+    if not (chosen and winograd_weights.weight_gradient(arrays.lift(grad_output), arrays.lift(x), one, total)):
+        _correlate(grad_output, x, plan, total)
     if total is not grad_weight:
         grad_weight[...] = total
 

@@ -1,9 +1,11 @@
 """Dense layers from the same two loops: forward the inner products of rows, backward two matrix products."""
 
+import math
 from functools import lru_cache
 
 import numpy as np
 
+from cnnkit import settings
 from cnnkit.arrays import Array
 from cnnkit.geometry import ConvPlan
 from cnnkit.rooms.numba import pixels
@@ -12,7 +14,7 @@ from cnnkit.rooms.numba.channels import sum_channels
 from cnnkit.rooms.numba.convolve import convolve
 from cnnkit.rooms.numba.correlate import LONG, correlate
 from cnnkit.rooms.numba.depthwise import empty, turn_back
-from cnnkit.rooms.numba.machine import L2
+from cnnkit.rooms.numba.machine import L2, VECTOR_BYTES
 
 MANY = 320  # examples for which bringing weights together pays
 MANY_TERMS = 2048  # of some examples, which stay in the L2 cache
@@ -29,7 +31,7 @@ def dense(x: Array, weight: Array, bias: Array | None, activation: tuple[str, fl
     if len(x) >= MANY and x.nbytes > L2:
         bias = None if bias is None else np.ascontiguousarray(bias)
         then, _memory = epilogue(activation, x.dtype)
-        _multiply(weight, x.T, bias, then, out.T)
+        multiply(weight, x.T, bias, then, out.T)
         return
     x, weight = np.ascontiguousarray(x), np.ascontiguousarray(weight)
     y = out if out.flags.c_contiguous else np.empty(out.shape, out.dtype)
@@ -44,14 +46,14 @@ def dense(x: Array, weight: Array, bias: Array | None, activation: tuple[str, fl
 
 def _by_pixels(x: Array, weight: Array, y: Array) -> bool:
     """Add the products to y with examples as filters, if that is better: of as many terms as stay in the cache."""
-    terms = x.shape[1]
-    if terms * x.itemsize < LONG_ROW or not y.size:
+    terms, workspace = x.shape[1], settings.current().max_workspace
+    if terms * x.itemsize < LONG_ROW or 2 * x.itemsize * len(x) <= VECTOR_BYTES or not y.size:
         return False
     some = [slice(i, min(i + MANY_TERMS, terms)) for i in range(0, terms, MANY_TERMS)]
     plans = [_matrix_plan(each.stop - each.start, len(weight), len(x)) for each in some]
-    sums, products = empty(y[None]), np.empty_like(y)
-    if not all(pixels.takes(plan, sums) for plan in plans):
+    if any(math.isinf(pixels.forward_cycles(plan, x.dtype, workspace)) for plan in plans):
         return False
+    sums, products = empty(y[None]), np.empty_like(y)
     for each, plan in zip(some, plans, strict=True):
         pixels.forward(weight[:, each].T[None], x[:, each], None, plan, NONE, sums)
         turn_back(sums, products[None])
@@ -69,14 +71,14 @@ def dense_backward(
 ) -> None:
     """Products of what is there: x only for the gradient of the weights, weight only for that of x."""
     if grad_x is not None:
-        _multiply(grad_output, weight, None, NONE, grad_x)
+        multiply(grad_output, weight, None, NONE, grad_x)
     if grad_weight is not None:
-        _multiply(grad_output.T, x, None, NONE, grad_weight)
+        multiply(grad_output.T, x, None, NONE, grad_weight)
     if grad_bias is not None:
         sum_channels(grad_output.T[None], grad_bias)
 
 
-def _multiply(a: Array, b: Array, bias: Array | None, then: int, out: Array) -> None:
+def multiply(a: Array, b: Array, bias: Array | None, then: int, out: Array) -> None:
     """``out = a @ b + bias`` as a 1x1 convolution: the rows of b are channels, its columns pixels, a the weights."""
     if not (a.size and b.size):
         out[...] = 0

@@ -350,7 +350,7 @@ def _emit_windows(
 
     case = builder.add(count, builder.mul(spread, emit.number(2 * PIXELS)))
     tiles = {number + 2 * PIXELS * apart: (number, apart) for number, apart in product((1, 2, 4, 8), (1, 2))}
-    _by_number(emit, case, tiles, lambda case: tile(*tiles[case]))
+    by_number(emit, case, tiles, lambda case: tile(*tiles[case]))
 
 
 @intrinsic
@@ -395,7 +395,7 @@ def _emit_sums(
 
         _by_vectors(emit, channels, vector)
 
-    _by_number(emit, count, range(1, SUMS + 1), tile)
+    by_number(emit, count, range(1, SUMS + 1), tile)
 
 
 def _fetch(emit: Emitter, pointer: Any, write: int) -> None:
@@ -407,7 +407,7 @@ def _fetch(emit: Emitter, pointer: Any, write: int) -> None:
     emit.builder.call(ask, [emit.builder.bitcast(pointer, line), ir.Constant(number, write), near, data])
 
 
-def _by_number(emit: Emitter, count: Any, numbers: Iterable[int], body: Any) -> None:
+def by_number(emit: Emitter, count: Any, numbers: Iterable[int], body: Any) -> None:
     """``body(number)`` for the one of the numbers that is `count`."""
     builder = emit.builder
     after = builder.append_basic_block("after")

@@ -77,8 +77,9 @@ class Lines(NamedTuple):
     `size` is the grid of positions of an image, with those that only taps reach; `together` says that one line has all
     images; a line has `run` windows, and taps reach `reach` positions farther. `table` has the phases, per phase the
     element (d, h, w) of the image at position 0, negative in the padding, and which rows and columns of positions, from
-    and below, lie in the image; then the residues, per residue its number of taps and its first result (d, h, w); then
-    all taps in that order, per tap its phase, its shift, and its place (d, h, w) in the kernel.
+    and below, lie in the image; then the residues, per residue its number of taps, its first result (d, h, w), and how
+    many taps differ along the leading axis; then all taps in that order, per tap its phase, its shift, its place
+    (d, h, w) in the kernel, and the element along the leading axis that window 0 meets.
     """
 
     size: Ints
@@ -91,6 +92,7 @@ class Lines(NamedTuple):
 
 FILL = (0, 5, 8, 11, 14, 48)  # cycles to lay out a vector of numbers 1, 2, 3, 4 and more apart
 TURN = 300  # cycles to turn a square of as many vectors as they have lanes
+TURN_NEAR = 110  # the same if the rows lie together
 ZEROS, ONES = (0, 0, 0), (1, 1, 1)
 MANY = 16  # residues
 NEAR = STEPS[-1]  # numbers of a row that are no farther apart are taken by whole vectors
@@ -169,7 +171,8 @@ def solve(windows: Windows, together: bool) -> Lines:
     table = [
         (*phase, *(end for axis in (1, 2) for end in _inside(phase[axis], windows, size, axis))) for phase in which
     ]
-    table += [(math.prod(map(len, taps)), *first, 0, 0, 0) for first, taps in windows.residues]
+    lead = windows.lead
+    table += [(math.prod(map(len, taps)), *first, len(taps[lead]), 0, 0) for first, taps in windows.residues]
     reach = 0
     for residue in windows.residues:
         for tap in product(*residue.taps):
@@ -177,7 +180,7 @@ def solve(windows: Windows, together: bool) -> Lines:
             (_, d), (_, h), (_, w) = places
             shift = (d * size[1] + h) * size[2] + w
             reach = max(reach, shift)
-            table.append((which[tuple(start for start, _ in places)], shift, *(k for _, k in tap), 0, 0))
+            table.append((which[tuple(start for start, _ in places)], shift, *(k for _, k in tap), tap[lead][0], 0))
     run = volume(windows.size) * (windows.batch if together else 1)
     return Lines(size, together, run, reach, len(which), np.array(table, np.int64))
 
@@ -185,7 +188,8 @@ def solve(windows: Windows, together: bool) -> Lines:
 def cycles(windows: Windows, channels: int, lanes: int, turned: bool) -> float:
     """About how many cycles it takes to lay out a window of one phase, of all channels, which may lie together."""
     width, step = windows.size[2], windows.stride[2]
-    a_vector = channels * FILL[min(step, 5)]
+    beside = min(len(windows.offsets(2)), lanes)  # phases that are turned into lines together
+    a_vector = channels * (FILL[step] if step <= NEAR else min(FILL[NEAR + 1], TURN_NEAR / beside))
     if turned and channels > 1:
         apart = step * channels
         a_vector = channels * FILL[apart] if apart <= NEAR else parts(channels, lanes) * TURN
@@ -241,9 +245,13 @@ def lay_out(unit, to, pitch, length, x, first, channels, image, position, size, 
     n_start += image
     head = min(size[2] - w_start, length) if w_start else 0
     lie_together = x.c == 1 and channels > 1 and stride[2] * x.w > NEAR  # channels do: they are turned into lines
+    turned = lie_together or (x.w == 1 and stride[2] > NEAR)  # and so are phases, where they lie side by side
     whole = (length - head) // size[2]
-    for phase in range(phases):
+    phase, beside = 0, 1
+    while phase < phases:
         d_first, h_first, w_first, h_low, h_high, w_low, w_high = table[phase]
+        if turned and not lie_together:
+            beside = _neighbours(table, phase, phases, size[2])
         n, d, h, w, left, done = n_start, d_start, h_start, w_start, whole, 0
         while done < length:
             rows, count = 1, size[2]
@@ -263,23 +271,45 @@ def lay_out(unit, to, pitch, length, x, first, channels, image, position, size, 
                 n * x.n + first * x.c + at * x.d + (h * stride[1] + h_first) * x.h + (w * stride[2] + w_first) * x.w
             )
             to_rows, from_rows = to + (phase * pitch + done) * bytes_, x.address + offset * bytes_
-            if not lie_together:
+            if not lie_together and beside == 1:
                 fill(
                     unit, to_rows, phases * pitch, from_rows, channels, x.c,
                     rows, stride[1] * x.h, above, below, count, stride[2] * x.w, low, high,
                 )  # fmt: skip
             else:
                 if low > 0 or high < count or above > 0 or below < rows:
-                    fill(unit, to_rows, phases * pitch, from_rows, channels, 0, rows, 0, 0, 0, count, 1, 0, 0)
+                    for i in range(beside):
+                        there = to_rows + i * pitch * bytes_
+                        fill(unit, there, phases * pitch, from_rows, channels, 0, rows, 0, 0, 0, count, 1, 0, 0)
                 for j in range(above, below):
                     row = from_rows + (j * stride[1] * x.h + low * stride[2] * x.w) * bytes_
-                    transpose(
-                        unit, to_rows + (j * count + low) * bytes_, phases * pitch, row, stride[2] * x.w,
-                        high - low, channels,
-                    )  # fmt: skip
+                    there, wide = to_rows + (j * count + low) * bytes_, high - low
+                    if lie_together:
+                        transpose(unit, there, phases * pitch, row, stride[2] * x.w, wide, channels)
+                    else:
+                        for c in range(channels):
+                            here = there + c * phases * pitch * bytes_
+                            transpose(unit, here, pitch, row + c * x.c * bytes_, stride[2], wide, beside)
             done += rows * count
             w, h = 0, h + rows
             if h == size[1]:
                 h, d = 0, d + 1
             if d == size[0]:
                 d, n = 0, n + 1
+        phase += beside
+
+
+@part
+def _neighbours(table, phase, phases, width):
+    """How many phases from one on lie side by side in x for every position of a row; 1 if not even two do."""
+    end = phase
+    while (
+        end < phases
+        and table[end, 0] == table[phase, 0]
+        and table[end, 1] == table[phase, 1]
+        and table[end, 2] == table[phase, 2] + end - phase
+        and table[end, 5] == 0
+        and table[end, 6] == width
+    ):
+        end += 1
+    return max(1, end - phase)

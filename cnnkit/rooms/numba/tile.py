@@ -67,7 +67,7 @@ opaque(TileType)
 if REGISTERS >= 32:
     OUTER = [(5, 5), (6, 4), (8, 3), (4, 4), (10, 2), (16, 1), (4, 1), (3, 7), (2, 6), (1, 12)]
     INNER = [(6, 4), (8, 2), (9, 1)]
-    PRODUCT = [(6, 4), (4, 4), (8, 2)]
+    PRODUCT = [(6, 4), (4, 4), (8, 2), (8, 1)]
     GATHER = [(6, 4), (8, 3), (8, 2), (8, 1)]
 else:
     OUTER = [(4, 3), (3, 3), (6, 2), (2, 4), (12, 1), (4, 1), (1, 6)]
@@ -260,7 +260,7 @@ def _emit_inner(
         phi.add_incoming(then, rest)
         totals.append(phi)
     columns = [totals[i * tile.vectors + j] for j in range(tile.vectors) for i in range(tile.rows)]
-    summed = [_sum_lanes(emit, columns[n : n + emit.lanes]) for n in range(0, len(columns), emit.lanes)]
+    summed = [sum_lanes(emit, columns[n : n + emit.lanes]) for n in range(0, len(columns), emit.lanes)]
     summed.append(emit.zero())
     added = builder.append_basic_block("added")
     for j in range(tile.vectors):
@@ -277,7 +277,7 @@ def _emit_inner(
     builder.position_at_end(added)
 
 
-def _sum_lanes(emit: Emitter, vectors: list[Any]) -> Any:
+def sum_lanes(emit: Emitter, vectors: list[Any]) -> Any:
     """A vector of the sums over the lanes of each of up to `lanes` vectors, in a fixed order.
 
     Halves are added up in pairs: of every two vectors, one with the halves' sums of both, and so on.
