@@ -20,9 +20,10 @@ COMMITTED = Path(__file__).parents[1] / "docs" / "experiments"
 
 
 @pytest.fixture(autouse=True)
-def two_sizes(monkeypatch):
-    """40 images are there."""
+def less(monkeypatch):
+    """40 images are there, and the smaller the map the sooner it is drawn."""
     monkeypatch.setattr(data_size, "SIZES", (12, 50))
+    monkeypatch.setattr(shift, "FARTHEST", 2)
 
 
 def read(folder, experiment):
