@@ -43,6 +43,7 @@ TESTS = (  # in order of what they are worth
 ENDS = {"tests": 0.45, "sanitizer": 0.6, "race": 1.0}  # of the time, when a step must have ended
 TOOLS = ("memcheck", "racecheck")
 LEAST = 5  # seconds that are worth beginning anything
+HERE = {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])}
 WORKER = [sys.executable, "-m", "benchmarks.gpu_race"]
 FP32 = 67e12  # operations a second of an H200, by its datasheet
 BANDWIDTH = ("depthwise", "pool")  # cases whose goal is the bandwidth of a copy
@@ -160,7 +161,7 @@ def tested(name: str, room: str, seconds: float, quick: bool) -> dict[str, Any]:
     command += [*several, "-k", f"{room} and 3x3" if quick else room, str(ROOT / "tests" / f"test_{name}.py")]
     started = time.monotonic()
     try:
-        done = subprocess.run(command, cwd=ROOT, timeout=seconds, capture_output=True, text=True)
+        done = subprocess.run(command, cwd=ROOT, env=os.environ | HERE, timeout=seconds, capture_output=True, text=True)
     except subprocess.TimeoutExpired:
         return {"unfinished": f"after {seconds:.0f} s"}
     counts: dict[str, Any] = {
@@ -192,7 +193,7 @@ def sanitize(check: Check) -> None:
 def watched(command: list[str], seconds: float) -> dict[str, Any]:
     """What a tool of compute-sanitizer counted; what it said last, where it counted nothing."""
     try:
-        done = subprocess.run(command, cwd=ROOT, timeout=seconds, capture_output=True, text=True)
+        done = subprocess.run(command, cwd=ROOT, env=os.environ | HERE, timeout=seconds, capture_output=True, text=True)
     except subprocess.TimeoutExpired:
         return {"said": f"unfinished after {seconds:.0f} s"}
     said = done.stdout + done.stderr
@@ -245,14 +246,20 @@ def rows(check: Check, todo: list[dict[str, Any]], until: float) -> Iterator[dic
     command = [*WORKER, *(["--dry-run"] if check.options.dry_run else [])]
     while todo and check.left(until) > LEAST:
         finished, said = 0, ""
-        process = subprocess.Popen(
-            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        process: Any = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=os.environ | HERE,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         late = threading.Timer(check.left(until), process.kill)
         late.start()
-        process.stdin.write(json.dumps(todo))  # type: ignore[union-attr]
-        process.stdin.close()  # type: ignore[union-attr]
-        for line in process.stdout:  # type: ignore[union-attr]
+        process.stdin.write(json.dumps(todo))
+        process.stdin.close()
+        for line in process.stdout:
             told = json.loads(line) if line.startswith('{"') else {}
             if "row" in told:
                 finished += 1

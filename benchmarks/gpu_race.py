@@ -23,15 +23,17 @@ from typing import Any
 
 import numpy as np
 
-from cnnkit.cli.bench import cases
-from cnnkit.cli.bench.race import moved_bytes
-
 ROUNDS, CALLS = 9, 300
 LARGE = 128 << 20  # bytes of x from which on no cache holds it
 MANY = 4e11  # floating-point operations that are enough to be timed
 SAMPLE = 1 << 18  # numbers of a result that are compared
 DTYPES = {"float32": "float32", "tf32": "float32", "bfloat16": "bfloat16", "float16": "float16"}
 BROKEN = 3  # the exit code after which another process must go on
+
+
+def of_bench(name: str) -> Any:
+    """A module of `cnnkit bench`; not imported above, for asv imports this file beside versions that lack some."""
+    return importlib.import_module(f"cnnkit.cli.bench.{name}")
 
 
 class Gpu:
@@ -172,7 +174,7 @@ def roofs(gpu: Gpu, job: dict[str, Any]) -> dict[str, Any]:
 def host(gpu: Gpu, job: dict[str, Any]) -> dict[str, Any]:
     """Microseconds that the processor needs for a call, on arrays so small that the GPU is ahead of it."""
     x, weight = (np.random.default_rng(0).standard_normal(shape) for shape in ((1, 8, 8, 8), (8, 8, 3, 3)))
-    case = cases.Conv((1, 8, 8, 8), (8, 8, 3, 3), 1, 1)
+    case = of_bench("cases").Conv((1, 8, 8, 8), (8, 8, 3, 3), 1, 1)
     arrays = {name: each.astype("float32") for name, each in (("x", x), ("weight", weight), ("bias", x[0, :, 0, 0]))}
     works, refused = contestants(gpu, case, arrays, "forward", "float32", False)
     found = {}
@@ -189,6 +191,7 @@ def host(gpu: Gpu, job: dict[str, Any]) -> dict[str, Any]:
 
 def race(gpu: Gpu, job: dict[str, Any]) -> dict[str, Any]:
     """One case in one direction, form and layout: milliseconds and errors of all who take part."""
+    cases = of_bench("cases")
     case = sized(cases.CASES[job["case"]], gpu.device == "cpu")
     direction, form, last = job["direction"], job["form"], job["layout"] == "channels last"
     arrays = cases.arrays(case)
@@ -213,7 +216,7 @@ def race(gpu: Gpu, job: dict[str, Any]) -> dict[str, Any]:
         "errors": {name: deviation(answer, truth) for name, answer in answers.items()} if truth else {},
         "refused": refused,
         "flops": cases.flops(case, shape, direction),
-        "bytes": moved_bytes(case, arrays, direction, y) // (4 // y.itemsize) + results * y.itemsize,
+        "bytes": of_bench("race").moved_bytes(case, arrays, direction, y) // (4 // y.itemsize) + results * y.itemsize,
     }
 
 
@@ -253,7 +256,7 @@ def ours(
 
     work = []
     with cnnkit.use_backend(room), cnnkit.options(**chosen):
-        peer = importlib.import_module("cnnkit.cli.bench.peers.ours")
+        peer = of_bench("peers.ours")
         work.append(getattr(peer, type(case).__name__.lower())(case, there, direction))
     return run
 
@@ -261,7 +264,7 @@ def ours(
 def theirs(
     gpu: Gpu, case: Any, arrays: dict[str, np.ndarray], direction: str, form: str, last: bool
 ) -> Callable[[], Any]:
-    peer = importlib.import_module("cnnkit.cli.bench.peers.pytorch")
+    peer = of_bench("peers.pytorch")
     torch: Any = peer.torch
     torch.set_grad_enabled(False)
     torch.backends.cudnn.benchmark = True
@@ -283,7 +286,7 @@ def theirs(
 def _truth(gpu: Gpu, case: Any, arrays: dict[str, np.ndarray], direction: str) -> list[np.ndarray]:
     """What PyTorch computes in float64 on the same numbers; nothing where it cannot."""
     try:
-        peer = importlib.import_module("cnnkit.cli.bench.peers.pytorch")
+        peer = of_bench("peers.pytorch")
         there = {
             name: peer.torch.from_numpy(each.astype("float64") if each.dtype.kind == "f" else each).to(gpu.device)
             for name, each in arrays.items()
@@ -344,7 +347,7 @@ def _shape(case: Any, arrays: dict[str, np.ndarray]) -> tuple[int, ...]:
     few = arrays | {name: arrays[name][:1] for name in ("x", "indices") if name in arrays}
     cnnkit = importlib.import_module("cnnkit")
     with cnnkit.use_backend("numpy"):
-        peer = importlib.import_module("cnnkit.cli.bench.peers.ours")
+        peer = of_bench("peers.ours")
         y = getattr(peer, type(case).__name__.lower())(one, few, "forward")()[0]
     return case.x[0], *y.shape[1:]
 

@@ -90,7 +90,9 @@ def examine(name, ptx, capability):
         }.items()
     }
     declared = re.search(r"(\d+) bytes smem", said)
-    declared = int(declared[1]) - RESERVED * (capability == (9, 0)) if declared else 0  # which counts the reserve too
+    declared = int(declared[1]) if declared else 0
+    if capability == (9, 0):  # where the reserve is counted too
+        declared = max(0, declared - RESERVED)
     return Examined(
         numbers["registers"],
         numbers["stack"],
@@ -112,14 +114,15 @@ def listing(cubin):
 
 
 def hot_loop(text):
-    """The instructions of the innermost loop that computes most, counted."""
-    best = Counter()
-    for first, last, lines in loops(text):
-        found = Counter(word.split(".")[0] for word in lines[first:last])
-        rank = sum(found[word] for word in ARITHMETIC)
-        if rank > sum(best[word] for word in ARITHMETIC):
-            best = found
-    return best
+    """The instructions of the innermost loop that does most on tensor cores, or of which most computes, counted."""
+    found = [Counter(word.split(".")[0] for word in lines[first:last]) for first, last, lines in loops(text)]
+    best = max(found, key=_weight, default=Counter())
+    return best if any(best[word] for word in ARITHMETIC) else Counter()
+
+
+def _weight(loop):
+    """Loops that store results may have many multiply-adds, for activations, but among much else."""
+    return loop["HMMA"] + loop["HGMMA"], sum(loop[word] for word in ARITHMETIC) / loop.total()
 
 
 def loops(text):

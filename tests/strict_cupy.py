@@ -189,7 +189,7 @@ def poisoned(numpys):
 
     def call(*args, **kwargs):
         made = function(numpys)(*args, **kwargs)
-        if made.dtype.kind == "f":
+        if made.dtype.kind == "f" or made.dtype.name == "bfloat16":
             made._array.fill(np.nan)
         return made
 

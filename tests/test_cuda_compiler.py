@@ -190,10 +190,16 @@ KERNELS = [
     for name, kernel in compiler.KERNELS.items()
     for dtype in kernel.dtypes
     for capability in cuda_code.TARGETS
-    if dtype != "float64" or capability == (9, 0)
+    if capability == (9, 0)
+    or (dtype not in ("float64", "bfloat16") and (capability != (12, 0) or "matrix" not in name))
 ]
-HOT = {  # what the innermost loop must hold, in float32 and float64
+HOT = {  # what the innermost loop must hold
     "product": {"float32": {"FFMA": 64}, "float64": {"DFMA": 32}},
+    "matrix": {key: {"HMMA": 32, "LDSM": 12, "LDGSTS": 4, "BAR": 1} for key in (*compiler.HALVES, "float32")},
+    "matrix_slim": {key: {"HMMA": 16, "LDSM": 8, "LDGSTS": 3, "BAR": 1} for key in (*compiler.HALVES, "float32")},
+    "matrix_back": {key: {"HMMA": 32, "LDSM": 12, "LDGSTS": 4, "BAR": 1} for key in compiler.HALVES},
+    "matrix_back_slim": {key: {"HMMA": 16, "LDSM": 8, "LDGSTS": 3, "BAR": 1} for key in compiler.HALVES}
+    | {"float32": {"HMMA": 8, "LDS": 16}},  # its loop over halves of a step stays a loop
 }
 
 

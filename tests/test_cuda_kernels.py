@@ -22,13 +22,19 @@ from cnnkit import dispatch
 
 SMALL = (("DEPTH = 16", "DEPTH = 2"), ("ACROSS, DOWN, WIDE = 16, 8, 8", "ACROSS, DOWN, WIDE = 4, 2, 2"))
 SMALL += (("REDUCERS = 256", "REDUCERS = 8"),)
-FACTORIES = {
-    "averages": ("windows", lambda made, real, tall: made.averages(real, False)),
-    "averages_back": ("windows", lambda made, real, tall: made.averages(real, True)),
-    "maxima": ("windows", lambda made, real, tall: made.maxima(real)),
-    "product": ("convolve", lambda made, real, tall: made.product(real, tall)),
-    "direct": ("convolve", lambda made, real, tall: made.direct(real)),
-    "weight_gradient": ("convolve", lambda made, real, tall: made.weight_gradient(real)),
+SMALL_TILES = (("WIDE, SLIM = Tile(4, 2, 2, 8), Tile(4, 2, 2, 4)", "WIDE, SLIM = Tile(2, 1, 1, 4), Tile(2, 1, 1, 2)"),)
+FACTORIES = {  # what makes a kernel of a file's functions: the dtype's numbers, its name, and rows of `product`
+    "averages": ("windows", lambda made, real, name, tall: made.averages(real, False)),
+    "averages_back": ("windows", lambda made, real, name, tall: made.averages(real, True)),
+    "maxima": ("windows", lambda made, real, name, tall: made.maxima(real)),
+    "product": ("convolve", lambda made, real, name, tall: made.product(real, tall)),
+    "direct": ("convolve", lambda made, real, name, tall: made.direct(real)),
+    "weight_gradient": ("convolve", lambda made, real, name, tall: made.weight_gradient(real)),
+    "totals": ("convolve", lambda made, real, name, tall: made.totals(name)),
+    "matrix": ("matrix", lambda made, real, name, tall: made.product(name, False, made.WIDE)),
+    "matrix_slim": ("matrix", lambda made, real, name, tall: made.product(name, False, made.SLIM)),
+    "matrix_back": ("matrix", lambda made, real, name, tall: made.product(name, True, made.WIDE)),
+    "matrix_back_slim": ("matrix", lambda made, real, name, tall: made.product(name, True, made.SLIM)),
 }
 
 
@@ -44,14 +50,19 @@ class Room:
             monkeypatch.delitem(sys.modules, name)
         launch = importlib.import_module("cnnkit.rooms.cuda.launch")
         self.compiler, self.problems, convolve = launch.compiler, launch.problems, launch.compiler.convolve
+        matrix = launch.compiler.matrix
         monkeypatch.setattr(launch, "run", self.run)
-        sources = {"windows": [], "convolve": list(SMALL) if small else []}
+        small_ones = {"convolve": SMALL, "matrix": SMALL_TILES} if small else {}
+        sources = {name: list(small_ones.get(name, ())) for name in ("windows", "convolve", "matrix")}
         for name, *change in changes:
             sources[name].append(change)
         self.made = {name: cuda_simulator.source(name, *each) for name, each in sources.items()}
         if small:
             for name in ("DEPTH", "DOWN", "COLUMNS", "THREADS", "REDUCERS"):
                 monkeypatch.setattr(convolve, name, getattr(self.made["convolve"], name))
+            for name in ("WIDE", "SLIM"):
+                monkeypatch.setattr(matrix, name, getattr(self.made["matrix"], name))
+            monkeypatch.setattr(self.problems, "SHORTEST", 1)
             monkeypatch.setattr(convolve, "FEW", 3)
             monkeypatch.setattr(self.compiler, "TALL", {"float32": 2, "float64": 3})
             monkeypatch.setattr(self.compiler, "ELEMENTWISE", 5)
@@ -60,11 +71,13 @@ class Room:
         self.launched.append(name)
         self.check_arguments(name, dtype, args)
         file, factory = FACTORIES[name]
-        tall = self.compiler.TALL.get(dtype.name)
-        threads = {"product": self.made["convolve"].THREADS, "weight_gradient": self.made["convolve"].REDUCERS}
-        kernel = factory(self.made[file], dtype.type, tall)
+        made, numbers = self.made[file], self.made["convolve"]
+        kernel = factory(made, dtype.type, dtype.name, self.compiler.TALL.get(dtype.name))
+        threads = {"product": numbers.THREADS, "weight_gradient": numbers.REDUCERS}.get(name, self.compiler.ELEMENTWISE)
+        if file == "matrix":
+            threads = (made.SLIM if name.endswith("slim") else made.WIDE).threads
         plain = [one._array if isinstance(one, strict_cupy.ndarray) else one for one in args]
-        cuda_simulator.launch(kernel, grid, threads.get(name, self.compiler.ELEMENTWISE), *plain)
+        cuda_simulator.launch(kernel, grid, threads, *plain)
 
     def check_arguments(self, name, dtype, args):
         """What is packed is what the compiled kernel takes, one by one."""
@@ -73,10 +86,12 @@ class Room:
         for one in self.compiler.KERNELS[name].arguments:
             wanted += [one.dtype] * len(one) if isinstance(one, types.UniTuple) else [one]
         for one, want in zip(self.problems.packed(args), wanted, strict=True):
+            sums = "float32" if dtype.itemsize == 2 else dtype.name
             if isinstance(one, strict_cupy.ndarray):
-                assert want == self.compiler.NUMBERS or want.dtype.name in (one.dtype.name, "int64")
+                names = {self.compiler.NUMBERS: (dtype.name,), self.compiler.SUMS: (sums,)}
+                assert one.dtype.name in names.get(want, ()) or want.dtype.name in (one.dtype.name, "int64")
             else:
-                assert one.dtype.name == want.name
+                assert one.dtype.name == (sums if want is self.compiler.NUMBER else want.name)
 
 
 @pytest.fixture
@@ -218,7 +233,7 @@ MISTAKES = {
     "outputs beyond the last": ("convolve", "if row < outputs and column < columns:", "if column < columns:"),
     "positions beyond the last": ("convolve", "start + s < terms and column < columns:", "start + s < terms:"),
     "the padding of another axis": ("convolve", "steps[7]\n        w0", "steps[8]\n        w0"),
-    "the weights of the first group": ("convolve", "w_row = (group * outputs + row)", "w_row = row"),
+    "the weights of the first group": ("convolve", "w_row = row * ws[0] + group * gs[1]", "w_row = row * ws[0]"),
     "a count that is not carried": ("convolve", "                    j += 1\n", ""),
 }
 GUARD = "if i >= count:\n            return\n        n, o,"
@@ -226,7 +241,7 @@ FAMILIES = {
     "depthwise: no lower bound": ("convolve", "if bt >= 0 and bt < sizes[1]:", "if bt < sizes[1]:"),
     "depthwise: the first channel": (
         "convolve",
-        "np.int64(np.uint32(o) // np.uint32(counts[1])) * counts[0] * xs[1]",
+        "np.int64(np.uint32(o) // np.uint32(counts[1])) * gs[0]",
         "0",
     ),
     "depthwise: no dilation": (

@@ -1,5 +1,6 @@
 """How the CUDA room starts its kernels, as a recorder in the place of CuPy's driver sees it."""
 
+import importlib
 import math
 import struct
 import sys
@@ -13,10 +14,11 @@ import pytest
 import strict_cupy
 from cases import CONV, MAX_POOL, POOL
 from strict_cupy import COUNTED
+from test_architecture import contract
 from test_arrays import FORMS, whole
 
 import cnnkit
-from cnnkit import dispatch
+from cnnkit import dispatch, nn, optim
 
 
 @pytest.fixture
@@ -43,8 +45,18 @@ def calls(dtype, form):
     grad, small = there((2, 6, 9, 8), (2, 4, 4, 4), dtype=dtype, form=form)
     (wide,) = there((2, 16, 9, 8), dtype=dtype, form=form)
     (wide_weight,) = there((16, 16, 3, 3), dtype=dtype, form=form)
+    if dtype == "float16":
+        (many,) = there((80, 16, 3, 3), dtype=dtype, form=form)
+        grads = there((2, 80, 7, 6), (2, 16, 7, 6), dtype=dtype, form=form)
+        return {
+            "conv2d, halves": lambda: cnnkit.conv2d(wide, many, None, activation="silu"),
+            "conv2d_backward, halves": lambda: cnnkit.conv2d_backward(grads[0], wide, many),
+            "conv2d_backward, halves, few": lambda: cnnkit.conv2d_backward(grads[1], wide, wide_weight),
+            "dense": lambda: cnnkit.dense(wide[0, 0], wide[0, 1]),
+        }
     return {
         "conv2d": lambda: cnnkit.conv2d(x, weight, bias, 1, 1, activation="relu"),
+        "conv2d_backward, weights": lambda: cnnkit.conv2d_backward(grad, x, weight, 1, 1, needs=("weight",)),
         "conv2d, many channels": lambda: cnnkit.conv2d(wide, wide_weight, None, 2, 1, 2),
         "conv2d, depthwise": lambda: cnnkit.conv2d(x, depthwise, None, 1, 1, 1, 4),
         "conv2d_backward": lambda: cnnkit.conv2d_backward(grad, x, weight, 1, 1, needs=("x",)),
@@ -58,7 +70,7 @@ def calls(dtype, form):
 
 
 @pytest.mark.parametrize("form", ["plain", "channels-last", "negative steps"])
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
 def test_what_is_started_is_what_was_asked_for(dtype, form, recorder, monkeypatch):
     """Every argument, in order and as wide as the kernel reads it; blocks, shared memory, stream."""
     asked = []
@@ -80,7 +92,7 @@ def test_what_is_started_is_what_was_asked_for(dtype, form, recorder, monkeypatc
 
 
 def test_every_kernel_is_started_by_these_calls(recorder):
-    for call in calls("float32", np.copy).values():
+    for call in [*calls("float32", np.copy).values(), *calls("float16", np.copy).values()]:
         call()
     assert {launch.name for launch in recorder.launched} == set(recorder.compiler.KERNELS)
 
@@ -196,6 +208,25 @@ def test_a_number_that_does_not_fit_is_an_error_and_not_another_number(recorder)
         recorder.launch.run("direct", np.dtype("float32"), (1, 1, 1), *there((1,)) * 4, 2**31, *(0,) * 43)
 
 
+def test_the_room_has_the_whole_contract(recorder):
+    room = importlib.import_module("cnnkit.rooms.cuda")
+    assert set(room.__all__) == set(contract())
+    assert all(callable(getattr(room, name)) for name in room.__all__)
+
+
+def test_a_model_is_fitted_on_this_room_alone(recorder):
+    """Under `use_backend("cuda")`, which falls back to nothing; what its steps see are numbers of no kernel's."""
+    model = nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1, rng=0), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.AvgPool2d(2),
+        nn.Flatten(), nn.Dropout(0.1), nn.Dense(32, 3, rng=1),
+    ).to("cuda")  # fmt: skip
+    x, labels = there((6, 1, 8, 8))[0], recorder.cupy.asarray(np.arange(6) % 3)
+    with cnnkit.use_backend("cuda"):
+        history = nn.fit(model, (x, labels), epochs=1, batch_size=2, optimizer=optim.Adam(), progress=False)
+    assert len(history.loss) == 1
+    assert {"maxima", "averages", "averages_back"} < {launch.name for launch in recorder.launched}
+
+
 # ---------------------------------------------------------------- out of memory
 
 
@@ -244,22 +275,23 @@ def test_out_of_memory_is_cupys_own_error_and_the_next_call_works(name, recorder
     assert [launch[:5] for launch in recorder.launched] == expected
 
 
-@pytest.mark.parametrize("name", ["conv2d", "max_pool2d", "avg_pool2d"])
-def test_out_of_memory_leaves_the_array_for_results_as_it_is(name, recorder, monkeypatch):
+@pytest.mark.parametrize("activation", [None, "relu"])
+@pytest.mark.parametrize("name", ["conv2d", "conv2d, depthwise", "max_pool2d", "avg_pool2d"])
+def test_with_an_array_for_results_a_call_is_one_launch_and_nothing_else(name, activation, recorder, monkeypatch):
+    """So that it can be captured in a graph, and cannot be half done: no memory, no copies, no events."""
     memory = Memory(monkeypatch, recorder.cupy)
-    x, weight = there((2, 4, 9, 8), (6, 4, 3, 3))
-    shape, given = ((2, 6, 7, 6), (x, weight)) if name == "conv2d" else ((2, 4, 4, 4), (x, 2))
-    out = strict_cupy.ndarray(np.full(shape, 5, "float32"))
-    memory.left = 0
-    try:
-        getattr(cnnkit, name)(*given, out=out)
-    except Memory.OutOfMemoryError:
-        assert not recorder.launched
-        assert (out.get() == 5).all()
-    memory.left = None
+    op, _, depthwise = name.partition(", ")
+    x, weight = there((2, 4, 9, 8), (4, 1, 3, 3) if depthwise else (6, 4, 3, 3))
+    given = (x, weight, None, 1, 0, 1, 4 if depthwise else 1) if op == "conv2d" else (x, 2)
+    more = {"activation": activation} if op == "conv2d" else {}
+    out = getattr(cnnkit, op)(*given, **more)
     recorder.launched.clear()
-    getattr(cnnkit, name)(*given, out=out)
+    recorder.stream.waited_for.clear()
+    COUNTED.clear()
+    memory.left = 0
+    assert getattr(cnnkit, op)(*given, **more, out=out) is out
     assert len(recorder.launched) == 1
+    assert not COUNTED
 
 
 # ---------------------------------------------------------------- the recorder itself

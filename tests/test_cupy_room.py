@@ -3,6 +3,7 @@
 What the `numpy` backend gives is held against the definitions elsewhere; here the same source must give the same bits.
 """
 
+import contextlib
 import functools
 import importlib
 import json
@@ -399,6 +400,26 @@ def test_versions_that_do_not_go_together_are_named(cupy, monkeypatch):
         dispatch.why_not("cuda")
         == f"kernels do not compile here (numba-cuda 0.30.4, NumPy {np.__version__}): {mismatch}"
     )
+
+
+class OutOfMemoryError(MemoryError):
+    """CuPy's."""
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_out_of_memory_is_cupys_own_error_and_the_next_call_works(name, cupy, counts, monkeypatch):
+    """Wherever new memory is asked for: inputs stay as they are, and nothing is remembered of it."""
+    shapes, call, _ = EVERY[name]
+    arrays = [whole(shape, "float32", seed) for seed, shape in enumerate(shapes)]
+    with cnnkit.use_backend("cupy"):
+        expected = as_list(call(*arrays))
+        for make in ("empty", "zeros", "ones", "full", "empty_like", "zeros_like"):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(cupy, make, failing(OutOfMemoryError("Out of memory allocating 512 bytes")))
+                with contextlib.suppress(OutOfMemoryError):  # another error would be somebody's own
+                    call(*arrays)
+        for got, want in zip(as_list(call(*arrays)), expected, strict=True):
+            assert_same(got, want)
 
 
 # --- the stand-in itself -------------------------------------------------------------------------

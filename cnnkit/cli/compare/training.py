@@ -168,7 +168,7 @@ def accuracy(model: nn.Layer, images: Images, offset: tuple[int, int] = (0, 0)) 
 
 def _beside(model: nn.Layer, images: Images) -> Images:
     """The images where the model is."""
-    where = next(iter(model.parameters().values()))
+    where = next(iter(model.parameters().values()), images.x)
     return Images(*(beside(array, where) for array in images))
 
 

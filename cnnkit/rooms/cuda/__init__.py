@@ -8,8 +8,6 @@ from cnnkit.rooms.array import (
     activate_backward,
     cross_entropy,
     cross_entropy_backward,
-    dense,
-    dense_backward,
     dropout,
     log_softmax,
     log_softmax_backward,
@@ -29,6 +27,7 @@ from cnnkit.rooms.array import (
     widen,
 )
 from cnnkit.rooms.cuda.conv import conv, conv_backward, conv_transpose
+from cnnkit.rooms.cuda.dense import dense, dense_backward
 from cnnkit.rooms.cuda.pool import avg_pool, avg_pool_backward, max_pool
 
 __all__ = [

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import cuda, types
 
-from cnnkit.rooms.cuda import convolve, cubins, windows
+from cnnkit.rooms.cuda import convolve, cubins, matrix, windows
 
 Capability = tuple[int, int]  # of a device: 9.0 is (9, 0)
 OWN = {(9, 0)}  # devices with instructions that later ones do not have
@@ -52,9 +52,19 @@ def _ints(n: int) -> Any:
 
 
 STEPS = types.UniTuple(types.int64, 5)
-CONV = (_ints(6), _ints(9), _ints(9), STEPS, STEPS, STEPS)
+CONV = (NUMBER, _ints(8), _ints(9), _ints(9), STEPS, STEPS, STEPS, types.UniTuple(types.int64, 4))
+DEPTHWISE = (_ints(8), _ints(9), _ints(9), STEPS, STEPS, STEPS)
+RADIX = types.UniTuple(types.int64, 9)
+MATRIX = (_ints(9), NUMBER, RADIX, RADIX, _ints(3), _ints(9), _ints(5), _ints(2), types.UniTuple(types.int64, 7))
+TOTALS = (SUMS, NUMBERS, INT, INT, _ints(4), INT, types.UniTuple(types.int64, 1), STEPS, STEPS)
 AVERAGES = (NUMBERS, TABLE, FACTORS, NUMBERS, INT, _ints(4), _ints(3), INT, STEPS, STEPS)
 MAXIMA = (NUMBERS, TABLE, NUMBERS, PLACES, INT, _ints(4), _ints(3), INT, INT, _ints(3), STEPS, STEPS, STEPS)
+
+
+def _matrix(back: bool, tile: matrix.Tile, dtypes: tuple[str, ...]) -> Kernel:
+    arguments = (NUMBERS, NUMBERS, NUMBERS, SUMS if back else NUMBERS, *MATRIX)
+    return Kernel(lambda real: matrix.product(str(real), back, tile), arguments, tile.threads, dtypes, 2 * tile.threads)
+
 
 KERNELS = {
     "averages": Kernel(lambda real: windows.averages(real, False), AVERAGES, ELEMENTWISE),
@@ -62,7 +72,12 @@ KERNELS = {
     "maxima": Kernel(windows.maxima, MAXIMA, ELEMENTWISE),
     "product": Kernel(lambda real: convolve.product(real, TALL[real.name]), (NUMBERS,) * 4 + CONV, convolve.THREADS),
     "direct": Kernel(convolve.direct, (NUMBERS,) * 4 + (INT, _ints(4), *CONV), ELEMENTWISE),
-    "weight_gradient": Kernel(convolve.weight_gradient, (NUMBERS,) * 3 + CONV, convolve.REDUCERS),
+    "weight_gradient": Kernel(convolve.weight_gradient, (NUMBERS,) * 3 + DEPTHWISE, convolve.REDUCERS),
+    "totals": Kernel(convolve.totals, TOTALS, ELEMENTWISE, ("float32", "float64", *HALVES)),
+    "matrix": _matrix(False, matrix.WIDE, (*HALVES, "float32")),  # for float32 this is tf32
+    "matrix_slim": _matrix(False, matrix.SLIM, (*HALVES, "float32")),
+    "matrix_back": _matrix(True, matrix.WIDE, HALVES),
+    "matrix_back_slim": _matrix(True, matrix.SLIM, (*HALVES, "float32")),
 }
 
 
