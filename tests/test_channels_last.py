@@ -166,6 +166,37 @@ def test_what_is_not_finite_stays_where_it_belongs(value, way):
         assert_same(np.isfinite(backward(case, grad, x, weight).weight), np.isfinite(expected))
 
 
+@pytest.mark.parametrize("channels", [1, 2, 3, 17, 63])
+def test_the_gradient_of_a_bias(channels, dtype):
+    grad = channels_last(normal((3, channels, 5, 12), dtype, 1))
+    with cnnkit.use_backend("numba"):
+        sums = cnnkit.conv2d_backward(grad, np.ones((3, 1, 5, 12), dtype), np.ones((channels, 1, 1, 1), dtype)).bias
+    assert_close(sums, grad.sum((0, 2, 3), dtype="f8"), np.abs(grad).sum((0, 2, 3)), 180, dtype)
+
+
+def test_taps_in_the_padding_are_left_out(monkeypatch):
+    """Where many are, forward and on the way back to the input."""
+    case = Conv((2, 17, 25, 22), (33, 17, 3, 3), 1, (9, 8), (9, 8), 1)
+    monkeypatch.setattr(room, "CALL", 0)
+    room._sections.cache_clear()
+    try:
+        with cnnkit.use_backend("numba"):
+            for order in (channels_last, np.ascontiguousarray):
+                x, weight, bias = data(case, "float32")
+                x, grad = order(x), order(normal((2, 33, 25, 22), "float32", 4))
+                assert len(room._sections(geometry.lift(geometry.conv(2, case.x, case.weight, *case.params)))) == 9
+                y, back = forward(case, x, weight, bias), backward(case, grad, x, weight).x
+                magnitude = naive.conv(*map(np.abs, (x, weight, bias)), *case.solved)
+                assert_close(y, naive.conv(x, weight, bias, *case.solved), magnitude, case.terms + 1)
+                expected, magnitude = (
+                    naive.conv_backward(*three, *case.solved)[0]
+                    for three in ((grad, x, weight), map(np.abs, (grad, x, weight)))
+                )
+                assert_close(back, expected, magnitude, case.gradient_terms)
+    finally:
+        room._sections.cache_clear()
+
+
 def test_layers_take_the_way_that_fills_their_lanes():
     f4, plan = np.dtype("float32"), geometry.conv
     taken = {
