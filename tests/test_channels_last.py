@@ -1,6 +1,7 @@
 """Convolution with channels last, of layers that do not fill their lanes: every way that can do one, by itself."""
 
 import importlib
+import itertools
 import math
 
 import naive
@@ -35,7 +36,11 @@ CASES = {
     "wide depthwise, stride 2": Conv((1, 9, 20, 19), (9, 1, 7, 11), 2, (3, 5), 1, 9),
 }
 WAYS = {"pixels": "_along_gradients", "few": "_along_x", "grouped": "_by_copies", "turning": "_turned"}
-all_cases = pytest.mark.parametrize("case", [pytest.param(case, id=name) for name, case in CASES.items()])
+SOME = ("to 1", "5x5 to 1, dilation", "3x3 to 2, stride 2", "multiplier 3, stride 2", "groups of 4", "wide depthwise")
+
+
+def over(names):
+    return pytest.mark.parametrize("case", [pytest.param(CASES[name], id=name) for name in names])
 
 
 def channels_last(array):
@@ -86,8 +91,17 @@ def data(case, dtype):
     return channels_last(x), weight, bias
 
 
-@all_cases
-def test_every_way_is_the_definition(case, dtype, way):
+@over(SOME[1:5])
+def test_every_way_is_the_definition_in_float64(case, way):
+    check(case, "float64")
+
+
+@over(CASES)
+def test_every_way_is_the_definition(case, way):
+    check(case, "float32")
+
+
+def check(case, dtype):
     x, weight, bias = data(case, dtype)
     y = forward(case, x, weight, bias)
     magnitude = naive.conv(*map(np.abs, (x, weight, bias)), *case.solved)
@@ -100,7 +114,7 @@ def test_every_way_is_the_definition(case, dtype, way):
     assert_close(grads.weight, expected[1], magnitudes[1], grad.size // len(weight), dtype)
 
 
-@all_cases
+@over(SOME)
 def test_views_give_the_same_bits(case, way):
     """A part of the channels of every second pixel, rows backwards; weights in another order."""
     x, weight, bias = data(case, "float32")
@@ -117,7 +131,7 @@ def test_views_give_the_same_bits(case, way):
         assert_same(found, wanted)
 
 
-@all_cases
+@over(SOME)
 def test_an_activation_is_done_to_every_result_once(case, way):
     x, weight, bias = data(case, "float32")
     y = forward(case, x, weight, bias)
@@ -125,10 +139,9 @@ def test_an_activation_is_done_to_every_result_once(case, way):
     assert_same(forward(case, x, weight, bias, activation="silu"), cnnkit.silu(y))
 
 
-@pytest.mark.parametrize("count", [2, 3])
-def test_bits_do_not_depend_on_threads(count, way, threads, monkeypatch):
+def test_bits_do_not_depend_on_threads(way, threads, monkeypatch):
     monkeypatch.setattr("cnnkit.rooms.threads.GRAIN", 1)
-    for case in CASES.values():
+    for case, count in zip(CASES.values(), itertools.cycle((2, 3)), strict=False):
         x, weight, bias = data(case, "float32")
         threads(1)
         y = forward(case, x, weight, bias)
@@ -151,6 +164,37 @@ def test_what_is_not_finite_stays_where_it_belongs(value, way):
         grad = channels_last(normal(expected.shape, "float32", 4))
         expected = naive.conv_backward(grad, x, weight, *case.solved)[1]
         assert_same(np.isfinite(backward(case, grad, x, weight).weight), np.isfinite(expected))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 17, 63])
+def test_the_gradient_of_a_bias(channels, dtype):
+    grad = channels_last(normal((3, channels, 5, 12), dtype, 1))
+    with cnnkit.use_backend("numba"):
+        sums = cnnkit.conv2d_backward(grad, np.ones((3, 1, 5, 12), dtype), np.ones((channels, 1, 1, 1), dtype)).bias
+    assert_close(sums, grad.sum((0, 2, 3), dtype="f8"), np.abs(grad).sum((0, 2, 3)), 180, dtype)
+
+
+def test_taps_in_the_padding_are_left_out(monkeypatch):
+    """Where many are, forward and on the way back to the input."""
+    case = Conv((2, 17, 25, 22), (33, 17, 3, 3), 1, (9, 8), (9, 8), 1)
+    monkeypatch.setattr(room, "CALL", 0)
+    room._sections.cache_clear()
+    try:
+        with cnnkit.use_backend("numba"):
+            for order in (channels_last, np.ascontiguousarray):
+                x, weight, bias = data(case, "float32")
+                x, grad = order(x), order(normal((2, 33, 25, 22), "float32", 4))
+                assert len(room._sections(geometry.lift(geometry.conv(2, case.x, case.weight, *case.params)))) == 9
+                y, back = forward(case, x, weight, bias), backward(case, grad, x, weight).x
+                magnitude = naive.conv(*map(np.abs, (x, weight, bias)), *case.solved)
+                assert_close(y, naive.conv(x, weight, bias, *case.solved), magnitude, case.terms + 1)
+                expected, magnitude = (
+                    naive.conv_backward(*three, *case.solved)[0]
+                    for three in ((grad, x, weight), map(np.abs, (grad, x, weight)))
+                )
+                assert_close(back, expected, magnitude, case.gradient_terms)
+    finally:
+        room._sections.cache_clear()
 
 
 def test_layers_take_the_way_that_fills_their_lanes():

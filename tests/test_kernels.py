@@ -41,7 +41,7 @@ def run_inner(loop, out, step, here, across, x, x_offsets, g, g_offsets, count):
 def run_gather(loop, out, places, count, more, more_step, relu, a, rows, offsets, b):
     tile.gather(
         loop, out.ctypes.data, places.ctypes.data, count, more.ctypes.data, more_step, relu, a.ctypes.data,
-        rows.ctypes.data, offsets.ctypes.data, offsets.size, b.ctypes.data,
+        rows.ctypes.data, offsets.ctypes.data, offsets.size, b.ctypes.data, b.shape[1],
     )  # fmt: skip
 
 
@@ -61,6 +61,11 @@ def run_copy(one, to, step, source, count):
 @machine.kernel
 def run_weave(one, to, source, step, rows, count):
     moves.weave(one, to.ctypes.data, source.ctypes.data, step, rows, count)
+
+
+@machine.kernel
+def run_repeat(one, to, source, step, times, count):
+    moves.repeat(one, to.ctypes.data, source.ctypes.data, step, times, count)
 
 
 @machine.kernel
@@ -113,9 +118,9 @@ def test_gather_is_a_sum_of_products_of_what_tables_name(one, relu):
         rng = np.random.default_rng(terms)
         a = rng.integers(-4, 5, 40).astype(dtype)
         rows, offsets = rng.integers(0, 20, one.rows), rng.integers(0, 20, terms)
-        b = rng.integers(-4, 5, (terms, one.columns)).astype(dtype)
+        b = rng.integers(-4, 5, (terms, one.columns + 5)).astype(dtype)
         more = rng.integers(-4, 5, (1 if alike else one.rows, one.columns)).astype(dtype)
-        expected = more + a[rows[:, None] + offsets] @ b
+        expected = more + a[rows[:, None] + offsets] @ b[:, : one.columns]
         expected = np.maximum(expected, 0) if relu else expected
         for count in {1, one.lanes, one.columns - 1, one.columns}:
             places = rng.permutation(one.rows) * (one.columns + 3)
@@ -404,6 +409,17 @@ def test_weave_lays_rows_between_each_other(one, rows):
         run_weave(one, to, source, step, rows, count)
         assert (to[:count] == source.reshape(rows, step).T.reshape(-1)[:count]).all()
         assert (to[count:] == 0).all()
+
+
+@pytest.mark.parametrize("one", UNITS)
+def test_repeat_takes_every_so_many_so_often(one):
+    for step, times in product(moves.STEPS, moves.STEPS):
+        for count in (0, 1, one.lanes - 1, one.lanes, one.lanes + 1, 3 * one.lanes + 2):
+            source = np.arange(1, 1 + max(1, count) * step).astype(one_dtype(one))
+            to = np.zeros(count * times + 9, source.dtype)
+            run_repeat(one, to, source, step, times, count)
+            assert (to[: count * times] == np.repeat(source[::step][:count], times)).all()
+            assert (to[count * times :] == 0).all()
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3, 4, 5, 17])

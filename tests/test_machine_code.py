@@ -31,7 +31,7 @@ ASSEMBLY = {  # of each processor: the instructions of a term
 }
 REGISTER = {64: r"%zmm\d+", 32: r"%ymm\d+", 16: r"%xmm\d+|\bv\d+\.[24][sd]"}  # by its bytes
 ON_STACK = re.compile(r"\(%rsp|\[sp\b")  # nothing is compiled with a frame pointer: %rbp and x29 point anywhere
-NUMBERS = {"outer": 10, "inner": 9, "gather": 11}  # arguments of the loops
+NUMBERS = {"outer": 10, "inner": 9, "gather": 12}  # arguments of the loops
 
 
 def every(kind):

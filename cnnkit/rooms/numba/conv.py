@@ -113,13 +113,20 @@ def _sections(plan: ConvPlan) -> tuple[Section, ...]:
 @lru_cache(1024)
 def forward_way(plan: ConvPlan, dtype: np.dtype, workspace: int) -> Any:
     """The module that takes the fewest cycles where channels lie together; None if that is turning. In three axes."""
-    ways = {
+    if not plan.in_channels:
+        return None
+    ways = _ways(plan, dtype, workspace)
+    return min(ways, key=lambda way: ways[way])
+
+
+def _ways(plan: ConvPlan, dtype: np.dtype, workspace: int) -> dict[Any, float]:
+    """Cycles of all ways."""
+    return {
         None: turning(plan, dtype),
         pixels: pixels.forward_cycles(plan, dtype, workspace),
         few: few.way(plan, dtype).cycles,
         grouped: grouped.cycles(plan, dtype),
     }
-    return min(ways, key=lambda way: ways[way]) if plan.in_channels else None
 
 
 @lru_cache(1024)
@@ -180,7 +187,7 @@ def _backward_x(grad_output: Array, weight: Array, plan: ConvPlan, grad_x: Array
         grad_x[...] = nothing
         overlap.input_gradient(grad_output, weight, geometry.lift(plan), grad_x)
         return
-    if len(phases) == 1 or depthwise.takes(plan, grad_output, grad_x) or _by_phases(phases, grad_output, grad_x):
+    if len(phases) == 1 or depthwise.takes(plan, grad_output, grad_x) or _by_phases(plan, grad_output, grad_x):
         for phase in phases:
             if phase.plan is None:
                 grad_x[phase.of] = nothing
@@ -199,13 +206,19 @@ def _by_winograd(phases: tuple[Phase, ...], grad_output: Array, grad_x: Array) -
     return len(plans) == 1 and winograd.chosen(grad_output, grad_x, plans[0])
 
 
-def _by_phases(phases: tuple[Phase, ...], grad_output: Array, grad_x: Array) -> bool:
+def _by_phases(plan: ConvPlan, grad_output: Array, grad_x: Array) -> bool:
     """Whether each phase is better done by itself, as nothing needs to be laid out for several of them."""
-    plans = (geometry.lift(phase.plan) for phase in phases if phase.plan)
-    if len(phases) > lines.MANY or not pixels.together(grad_output, grad_x):
-        return False
     workspace = settings.current().max_workspace
-    return all(forward_way(plan, grad_x.dtype, workspace) for plan in plans)
+    return pixels.together(grad_output, grad_x) and _phases_pay(plan, grad_x.dtype, workspace)
+
+
+@lru_cache(1024)
+def _phases_pay(plan: ConvPlan, dtype: np.dtype, workspace: int) -> bool:
+    plans = [geometry.lift(phase.plan) for phase in geometry.input_gradient(plan) if phase.plan]
+    if not plan.out_channels or len(plans) > lines.MANY:
+        return False
+    cycles = sum(CALL + min(_ways(one, dtype, workspace).values()) for one in plans)
+    return cycles < turning(geometry.lift(plan), dtype, back=True)
 
 
 def _backward_weight(grad_output: Array, x: Array, plan: ConvPlan, grad_weight: Array) -> None:
@@ -219,13 +232,6 @@ def _backward_weight(grad_output: Array, x: Array, plan: ConvPlan, grad_weight: 
     if depthwise.takes(one, grad_output, x):
         run = grouped.weight_gradient if _copies_pay(one, x.dtype) else depthwise.weight_gradient
         run(grad_output, x, one, grad_weight)
-        return
-    if _sections(plan):
-        grad_weight[...] = 0
-        for part in _sections(plan):
-            found = np.empty((*grad_weight.shape[:2], *part.plan.kernel_size), x.dtype)
-            _backward_weight(grad_output[part.of], x[part.taken], part.plan, found)
-            grad_weight[part.kernel] += found
         return
     if depthwise_planes.takes(one, grad_output, x):
         sums = np.empty((plan.out_channels, volume(plan.kernel_size)), x.dtype)

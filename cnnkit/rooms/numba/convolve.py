@@ -168,9 +168,10 @@ def _way(
     ways = [(lines.solve(windows, together), False) for together in (False, True)]
     if contiguous and windows.in_place and ways[0][0].run >= VECTOR_BYTES // dtype.itemsize:
         ways.append((ways[0][0], True))
+    apart = channels * plan.groups if x_last else 0
     taps = len(ways[0][0].table) - ways[0][0].phases - len(windows.residues)
     way = min(
-        (_estimate(windows, channels, per_group, taps, dtype, x_last, channels_last, *way) for way in ways),
+        (_estimate(windows, channels, per_group, taps, dtype, apart, channels_last, *way) for way in ways),
         key=lambda way: way.cycles,
     )
     solved, tile = way.lines, way.tile
@@ -201,7 +202,7 @@ def _estimate(
     per_group: int,
     taps: int,
     dtype: np.dtype,
-    x_last: bool,
+    apart: int,
     channels_last: bool,
     solved: Lines,
     in_place: bool,
@@ -212,7 +213,7 @@ def _estimate(
     bands = parts(solved.run, max(tile.columns, room))
     band = parts(solved.run, bands * tile.columns) * tile.columns
     laid_out = 0 if in_place else solved.phases * (solved.run + bands * solved.reach)
-    filling = laid_out * lines.cycles(windows, channels, tile.lanes, x_last)
+    filling = laid_out * lines.cycles(windows, channels, tile.lanes, apart)
     cycles = (computing + filling) * (1 if solved.together else windows.batch)
     return Way(windows, solved, tile, in_place, band, lines.pitch(band + solved.reach, tile.lanes), cycles)
 
@@ -238,9 +239,9 @@ def _tile(
     return min(((tile, cycles(tile)) for tile in tiles("outer", dtype)), key=lambda one: one[1])
 
 
-def turning(plan: ConvPlan, dtype: np.dtype) -> float:
+def turning(plan: ConvPlan, dtype: np.dtype, back: bool = False) -> float:
     """About how many cycles it takes where channels lie together, and what is read is turned, and what is written."""
-    last = _way(plan, False, dtype, False, True, True, False)
+    last = _way(plan, back, dtype, False, True, True, False)
     return plan.groups * last[0].cycles
 
 

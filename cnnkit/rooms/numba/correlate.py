@@ -93,8 +93,8 @@ def turning_both(plan: ConvPlan, dtype: np.dtype) -> float:
     a_band = 3 * parts(sums.terms, tile.rows) * parts(sums.per_group, tile.vectors) * tile.rows * tile.vectors
     computing = vectors * _a_vector(tile, sums.terms, sums.per_group) + parts(sums.run, sums.band) * a_band
     outputs = lines.forward(plan)._replace(stride=lines.ONES)
-    filling = sums.phases * lines.cycles(lines.forward(plan), sums.channels, tile.lanes, True)
-    filling += lines.cycles(outputs, sums.per_group, tile.lanes, True)
+    filling = sums.phases * lines.cycles(lines.forward(plan), sums.channels, tile.lanes, plan.in_channels)
+    filling += lines.cycles(outputs, sums.per_group, tile.lanes, plan.out_channels)
     return plan.groups * sums.lines * (computing + sums.run * filling)
 
 

@@ -206,7 +206,7 @@ def forward_kernel(start, stop, unit, x_numbers, window, stretches, weight, bias
     bytes_, channels = itemsize(unit), window.channels
     terms = np.empty((window.taps, 2), np.int64)
     step = window.stride[2] * x.w
-    fresh = min(window.size[1], window.stride[1])
+    fresh = min(window.size[1], window.stride[1]) if x.n else 0  # images without a step are copies that are near
     spread = 2 if window.stride[2] == 2 * window.dilation[2] else 1
     shared = window.stride[2] == spread * window.dilation[2]
     row, s = divmod(start, len(stretches))

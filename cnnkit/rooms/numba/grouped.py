@@ -24,6 +24,7 @@ from cnnkit.rooms.numba.machine import L2, VECTOR_BYTES, keep, kernel, part
 from cnnkit.rooms.numba.moves import STEPS, repeat
 
 SPREAD = 8  # cycles to copy a vector
+NEAR = 8 * L2  # bytes of copies: rows are copied again for each band, and are read in order
 
 
 class Sizes(NamedTuple):
@@ -52,7 +53,7 @@ def cycles(plan: ConvPlan, dtype: np.dtype) -> float:
         return math.inf
     sizes, vectors = _sizes(plan, dtype), parts(plan.out_channels, VECTOR_BYTES // dtype.itemsize)
     copied = sizes.bands * sizes.high * sizes.wide * channels
-    if copied * plan.out_channels * dtype.itemsize > 4 * L2 * sizes.bands:
+    if copied * plan.out_channels * dtype.itemsize > 2 * NEAR * sizes.bands:
         return math.inf
     return depthwise.cycles(_copied(plan, sizes), dtype) + plan.batch * vectors * copied * SPREAD
 
@@ -62,7 +63,7 @@ def _sizes(plan: ConvPlan, dtype: np.dtype) -> Sizes:
     (_, height, width), (_, down, across) = plan.output_size, plan.stride
     spans = [(k - 1) * d + 1 for k, d in zip(plan.kernel_size, plan.dilation, strict=True)]
     wide, channels = (width - 1) * across + spans[2], plan.in_channels // plan.groups
-    room = 2 * L2 // dtype.itemsize // (wide * plan.out_channels * channels)
+    room = NEAR // dtype.itemsize // (wide * plan.out_channels * channels)
     band = parts(height, parts(height, max(1, (room - spans[1]) // down + 1)))
     return Sizes(
         plan.groups, channels, plan.out_channels // plan.groups, wide, plan.before[2], band,

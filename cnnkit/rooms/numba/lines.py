@@ -185,14 +185,16 @@ def solve(windows: Windows, together: bool) -> Lines:
     return Lines(size, together, run, reach, len(which), np.array(table, np.int64))
 
 
-def cycles(windows: Windows, channels: int, lanes: int, turned: bool) -> float:
-    """About how many cycles it takes to lay out a window of one phase, of all channels, which may lie together."""
+def cycles(windows: Windows, channels: int, lanes: int, apart: int) -> float:
+    """About how many cycles it takes to lay out a window of one phase, of all channels.
+
+    If channels lie together, pixels are `apart`, else that is 0.
+    """
     width, step = windows.size[2], windows.stride[2]
     beside = min(len(windows.offsets(2)), lanes)  # phases that are turned into lines together
     a_vector = channels * (FILL[step] if step <= NEAR else min(FILL[NEAR + 1], TURN_NEAR / beside))
-    if turned and channels > 1:
-        apart = step * channels
-        a_vector = channels * FILL[apart] if apart <= NEAR else parts(channels, lanes) * TURN
+    if apart > 1:
+        a_vector = channels * FILL[apart * step] if apart * step <= NEAR else parts(channels, lanes) * TURN
     return a_vector * parts(width, lanes) / width
 
 

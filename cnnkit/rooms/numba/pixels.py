@@ -95,7 +95,8 @@ def _forward_way(plan: ConvPlan, dtype: np.dtype) -> Way:
 def _gradient_way(plan: ConvPlan, dtype: np.dtype) -> Way:
     per_group, windows = plan.out_channels // plan.groups, plan.batch * volume(plan.output_size)
     way = _way(plan, dtype, min(NEAR, 4 * L2 // dtype.itemsize // per_group), _terms(plan), windows)
-    copied = plan.groups * windows * parts(per_group, way.tile.unit.lanes) * COPY  # gradients
+    vectors, rest = divmod(per_group, way.tile.unit.lanes)
+    copied = plan.groups * windows * (vectors + 1) * COPY if rest else 0  # gradients
     return way._replace(cycles=way.cycles + copied)
 
 
@@ -310,22 +311,8 @@ def copy_band(unit, sizes, where, kernel, stride, dilation, before, x, depth, ch
                 fill(unit, to, 0, source, 1, 0, sizes.x_high, 0, 0, 0, row, 1, 0, 0)
                 for h in range(above, last):
                     pixels = to + (h * row + low * count) * bytes_
-                    fill(
-                        unit,
-                        pixels,
-                        count,
-                        source + (h * x.h + low * x.w) * bytes_,
-                        end - low,
-                        x.w,
-                        1,
-                        0,
-                        0,
-                        1,
-                        count,
-                        1,
-                        0,
-                        count,
-                    )
+                    here, wide = source + (h * x.h + low * x.w) * bytes_, end - low
+                    fill(unit, pixels, 0, here, 1, 0, wide, x.w, 0, wide, count, 1, 0, count)
             to += sizes.x_high * row * bytes_
 
 
@@ -399,7 +386,8 @@ def _convolve(
         b = biases + sizes.columns * bytes_
         for p in range(0, count, sizes.rows):
             gather(
-                loop, to, places + 8 * p, filled, biases, 0, then == RELU, a, rows + 8 * p, offsets_, terms, b
+                loop, to, places + 8 * p, filled, biases, 0, then == RELU, a, rows + 8 * p, offsets_, terms, b,
+                sizes.columns,
             )  # fmt: skip
             if then > RELU:
                 for i in range(p, min(p + sizes.rows, count)):
@@ -419,10 +407,11 @@ def _correlate(
 ):  # fmt: skip
     """A work item is `rows` neighbouring weights (tap, channel) of a block of output channels of a group.
 
-    A band of x, and its output gradients in whole vectors, stay in the cache for all the items of a block. Each band is
-    summed by itself, and the bands' sums are added up in order.
+    A band of x, and its output gradients in whole vectors, stay in the cache for all the items of a block; gradients
+    that lie so are read where they are. Each band is summed by itself, and the bands' sums are added up in order.
     """
     sizes = Sizes(*counts)
+    whole = sizes.per_group % lanes(unit) == 0 or sizes.per_group == sizes.columns  # no vector is read across the end
     x, grads = lines.block(unit, x_numbers), lines.block(unit, grad_numbers)
     bytes_, terms, most = itemsize(unit), sizes.channels * sizes.taps, sizes.planes * sizes.high * sizes.wide
     steps = steps_of(sizes, dilation, x)
@@ -447,23 +436,37 @@ def _correlate(
             else:
                 copy_band(unit, sizes, where, kernel, stride, dilation, before, x, grads.depth, g * sizes.channels, a)
             wide, first = where[5], start // tall
-            for p in range(0, count, wide):
+            in_place = whole and _even(targets, count, wide, grads.w)
+            for p in range(0, 0 if in_place else count, wide):
                 for block in range(first, (end - 1) // tall + 1):
                     channel = g * sizes.per_group + (block - g * sizes.blocks) * sizes.columns
                     filled = min(sizes.columns, (g + 1) * sizes.per_group - channel)
                     source = grads.address + (targets[p] + channel) * bytes_
                     to = b + (block - first) * size_b + p * sizes.columns * bytes_
-                    fill(unit, to, sizes.columns, source, wide, grads.w, 1, 0, 0, 1, sizes.columns, 1, 0, filled)
+                    fill(unit, to, 0, source, 1, 0, wide, grads.w, 0, wide, sizes.columns, 1, 0, filled)
             for item in range(start, end):
                 block, row = divmod(item, tall)
-                filled = min(sizes.columns, sizes.per_group - (block - g * sizes.blocks) * sizes.columns)
+                channel = (block - g * sizes.blocks) * sizes.columns
+                filled = min(sizes.columns, sizes.per_group - channel)
                 to = total + item * sizes.rows * sizes.columns * bytes_
+                here, b_step = b + (block - first) * size_b, sizes.columns
+                if in_place:
+                    here, b_step = grads.address + (targets[0] + g * sizes.per_group + channel) * bytes_, grads.w
                 gather(
                     loop, to, places, filled, to, sizes.columns, 0, a, offsets_ + 8 * row * sizes.rows, rows,
-                    count, b + (block - first) * size_b,
+                    count, here, b_step,
                 )  # fmt: skip
         start = end
     keep(offsets, across, sources, targets, memory, grad_memory)
+
+
+@part
+def _even(places, count, wide, step):
+    """Whether places are a step apart, in rows of `wide` and from row to row."""
+    even = True
+    for p in range(0, count, wide):
+        even = even and places[p] - places[0] == p * step
+    return even
 
 
 @kernel

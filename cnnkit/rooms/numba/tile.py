@@ -5,7 +5,7 @@ convolution and dense layers are made of these; the emitter knows registers, its
 
     outer   acc[i][v] += a[t * rows + i] * b[offset[t] + v * lanes : ... + lanes]             for every term t
     inner   acc[i][j] += x[x_offset[i] + p : ... + lanes] * g[g_offset[j] + p : ... + lanes]  for p in steps of lanes
-    gather  acc[i][v] += a[rows[i] + offset[t]] * b[t * columns + v * lanes : ... + lanes]    for every term t
+    gather  acc[i][v] += a[rows[i] + offset[t]] * b[t * b_step + v * lanes : ... + lanes]     for every term t
 
 `outer` keeps every lane apart (a lane is a pixel) and reads, per term, `vectors` vectors and `rows` numbers for
 `rows * vectors` fused multiply-adds. `inner` adds its lanes up at the end (a lane is a term); terms that a mask leaves
@@ -356,14 +356,14 @@ def _product_address(tile):
 @intrinsic
 def gather(
     typingctx: Any, loop: Any, out: Any, places: Any, count: Any, more: Any, more_step: Any, relu: Any, a: Any,
-    rows: Any, offsets: Any, terms: Any, b: Any,
+    rows: Any, offsets: Any, terms: Any, b: Any, b_step: Any,
 ) -> Any:  # fmt: skip
-    """``out[places[i] + p] = more[i * more_step + p] + sum over t of a[rows[i] + offsets[t]] * b[t * columns + p]``.
+    """``out[places[i] + p] = more[i * more_step + p] + sum over t of a[rows[i] + offsets[t]] * b[t * b_step + p]``.
 
-    For all of the tile's rows, p < `count` (at most its columns). Arguments are addresses, but for `count`, `more_step`
+    For all of the tile's rows, p < `count` (at most its columns). Arguments are addresses, but for `count`, steps
     (elements), `relu` (0 or 1) and `terms`. Of b and `more` whole vectors are read: `count` rounded up to `lanes`.
     """
-    return _called(11)
+    return _called(12)
 
 
 def _emit_gather(emit: Emitter, tile: TileType, *args: Any) -> None:
@@ -373,7 +373,7 @@ def _emit_gather(emit: Emitter, tile: TileType, *args: Any) -> None:
 def _emit_gather_loop(
     emit: Emitter, tile: TileType, vectors: int,
     out: Any, places: Any, count: Any, more: Any, more_step: Any, relu: Any, a: Any, rows: Any, offsets: Any,
-    terms: Any, b: Any,
+    terms: Any, b: Any, b_step: Any,
 ) -> None:  # fmt: skip
     builder = emit.builder
     out, more, a, b = (emit.pointer(address) for address in (out, more, a, b))
@@ -382,7 +382,7 @@ def _emit_gather_loop(
 
     def add_term(t: Any, acc: list[Any]) -> list[Any]:
         offset = builder.load(emit.at(offsets, t))
-        source = emit.at(b, builder.mul(t, emit.number(tile.vectors * emit.lanes)))
+        source = emit.at(b, builder.mul(t, b_step))
         vs = [emit.load_vector(emit.at(source, v * emit.lanes)) for v in range(vectors)]
         new = []
         for i, row in enumerate(sources):
@@ -404,7 +404,7 @@ def _emit_gather_loop(
                 emit.store_masked(value, emit.at(to, at), last)
 
 
-_gather_loop = _compiled("gather", 11, _emit_gather)
+_gather_loop = _compiled("gather", 12, _emit_gather)
 
 
 @kernel
