@@ -21,7 +21,7 @@ TOGETHER = 512  # windows of an image: with fewer, the images of a batch are sum
 def conv(
     x: Array, weight: Array, bias: Array | None, plan: ConvPlan, activation: tuple[str, float] | None, out: Array
 ) -> None:
-    if depthwise.takes_turned(plan, FEW, x, out):
+    if _better_turned(plan, FEW, 2, x, out):
         y = depthwise.empty(out)
         conv(depthwise.turned(x), weight, bias, plan, activation, y)
         depthwise.turn_back(y, out)
@@ -32,6 +32,12 @@ def conv(
     bias = None if bias is None else np.ascontiguousarray(bias)
     then, _memory = epilogue(activation, x.dtype)
     _convolve(x, weight, bias, geometry.lift(plan), then, out)
+
+
+def _better_turned(plan: ConvPlan, windows: int, stride: int, *given: Array) -> bool:
+    """Whether a depthwise layer of few windows is done with its channels last, as it is not one of those of planes."""
+    few = depthwise.takes_turned(plan, windows, *given)
+    return few and not depthwise_planes.takes(geometry.lift(plan), stride, *given)
 
 
 def _sees_all(plan: ConvPlan, filled: Array) -> bool:
@@ -58,7 +64,7 @@ def _convolve(
     if depthwise.takes(plan, x, out):
         depthwise.forward(x, weight, bias, plan, then, out)
         return
-    if depthwise_planes.takes(plan, x, out):
+    if depthwise_planes.takes(plan, 2, x, out):
         depthwise_planes.forward(x, weight, bias, plan, then, out)
         return
     if winograd.chosen(x, out, plan):
@@ -95,7 +101,7 @@ def conv_transpose(x: Array, weight: Array, bias: Array | None, plan: ConvPlan, 
 
 def _backward_x(grad_output: Array, weight: Array, plan: ConvPlan, grad_x: Array, bias: Array | None = None) -> None:
     """Convolutions of the output gradient, the weights flipped, their input and output channels exchanged."""
-    if depthwise.takes_turned(plan, FEW, grad_output, grad_x):
+    if _better_turned(plan, FEW, 1, grad_output, grad_x):
         grad = depthwise.empty(grad_x)
         _backward_x(depthwise.turned(grad_output), weight, plan, grad, bias)
         depthwise.turn_back(grad, grad_x)
@@ -141,14 +147,14 @@ def _backward_weight(grad_output: Array, x: Array, plan: ConvPlan, grad_weight: 
     if _sees_all(plan, grad_weight):
         dense_backward(_rows(grad_output), _rows(x), None, None, _rows(grad_weight), None)
         return
-    if depthwise.takes_turned(plan, FEW_TERMS, grad_output, x):
+    if _better_turned(plan, FEW_TERMS, 1, grad_output, x):
         grad_output, x = depthwise.turned(grad_output), depthwise.turned(x)
     if depthwise.takes(plan, grad_output, x):
         by_tap = np.empty((volume(plan.kernel_size), plan.in_channels), x.dtype)
         depthwise.weight_gradient(grad_output, x, plan, by_tap)
         grad_weight[...] = by_tap.T.reshape(grad_weight.shape)
         return
-    if depthwise_planes.takes(plan, grad_output, x):
+    if depthwise_planes.takes(plan, 1, grad_output, x):
         sums = np.empty((plan.out_channels, volume(plan.kernel_size)), x.dtype)
         depthwise_planes.weight_gradient(grad_output, x, plan, sums)
         grad_weight[...] = sums.reshape(grad_weight.shape)
