@@ -37,7 +37,7 @@ FEWEST = 128  # windows: with fewer, adding up their sums to the weights' gradie
 def conv(
     x: Array, weight: Array, bias: Array | None, plan: ConvPlan, activation: tuple[str, float] | None, out: Array
 ) -> None:
-    if depthwise.takes_turned(plan, FEW, x, out):
+    if _better_turned(plan, FEW, 2, x, out):
         y = depthwise.empty(out)
         conv(depthwise.turned(x), weight, bias, plan, activation, y)
         depthwise.turn_back(y, out)
@@ -48,6 +48,12 @@ def conv(
     bias = None if bias is None else np.ascontiguousarray(bias)
     then, _memory = epilogue(activation, x.dtype)
     _convolve(x, weight, bias, geometry.lift(plan), then, out)
+
+
+def _better_turned(plan: ConvPlan, windows: int, stride: int, *given: Array) -> bool:
+    """Whether a depthwise layer of few windows is done with its channels last, as it is not one of those of planes."""
+    few = depthwise.takes_turned(plan, windows, *given)
+    return few and not depthwise_planes.takes(geometry.lift(plan), stride, *given)
 
 
 def _sees_all(plan: ConvPlan, filled: Array) -> bool:
@@ -80,7 +86,7 @@ def _convolve(
         run = grouped.forward if _copies_pay(plan, x.dtype) else depthwise.forward
         run(x, weight, bias, plan, then, out)
         return
-    if depthwise_planes.takes(plan, x, out):
+    if depthwise_planes.takes(plan, 2, x, out):
         depthwise_planes.forward(x, weight, bias, plan, then, out)
         return
     if winograd.chosen(x, out, plan):
@@ -171,7 +177,7 @@ def conv_transpose(x: Array, weight: Array, bias: Array | None, plan: ConvPlan, 
 
 def _backward_x(grad_output: Array, weight: Array, plan: ConvPlan, grad_x: Array, bias: Array | None = None) -> None:
     """Convolutions of the output gradient, the weights flipped, their input and output channels exchanged."""
-    if depthwise.takes_turned(plan, FEW, grad_output, grad_x):
+    if _better_turned(plan, FEW, 1, grad_output, grad_x):
         grad = depthwise.empty(grad_x)
         _backward_x(depthwise.turned(grad_output), weight, plan, grad, bias)
         depthwise.turn_back(grad, grad_x)
@@ -227,13 +233,13 @@ def _backward_weight(grad_output: Array, x: Array, plan: ConvPlan, grad_weight: 
         dense_backward(_rows(grad_output), _rows(x), None, None, _rows(grad_weight), None)
         return
     one = geometry.lift(plan)
-    if depthwise.takes_turned(one, FEW_TERMS, grad_output, x):
+    if _better_turned(one, FEW_TERMS, 1, grad_output, x):
         grad_output, x = depthwise.turned(grad_output), depthwise.turned(x)
     if depthwise.takes(one, grad_output, x):
         run = grouped.weight_gradient if _copies_pay(one, x.dtype) else depthwise.weight_gradient
         run(grad_output, x, one, grad_weight)
         return
-    if depthwise_planes.takes(one, grad_output, x):
+    if depthwise_planes.takes(one, 1, grad_output, x):
         sums = np.empty((plan.out_channels, volume(plan.kernel_size)), x.dtype)
         depthwise_planes.weight_gradient(grad_output, x, one, sums)
         grad_weight[...] = sums.reshape(grad_weight.shape)

@@ -1,7 +1,7 @@
 """Correlation: inner products of lines, which is what the gradient of a convolution's weights is.
 
 Every weight (channel, tap) has a line of what it was multiplied by, one number for each window, and every output
-channel has one of its gradients. A dense layer's forward is inner products of rows, which are such lines as they stand.
+channel has one of its gradients.
 """
 
 from functools import lru_cache
@@ -73,7 +73,7 @@ def _way(
     per_group, channels = plan.out_channels // plan.groups, plan.in_channels // plan.groups
     windows = lines.forward(plan)
     terms, solved = channels * volume(plan.kernel_size), lines.solve(windows, together)
-    tile = _tile(dtype, terms, per_group)
+    tile = inner_tile(dtype, terms, per_group)
     bands = parts(solved.run * dtype.itemsize, stretch)
     band = parts(solved.run, bands * tile.lanes) * tile.lanes
     pitch = lines.pitch(band + solved.reach, tile.lanes)
@@ -98,7 +98,7 @@ def turning_both(plan: ConvPlan, dtype: np.dtype) -> float:
     return plan.groups * sums.lines * (computing + sums.run * filling)
 
 
-def _tile(dtype: np.dtype, terms: int, per_group: int) -> Tile:
+def inner_tile(dtype: np.dtype, terms: int, per_group: int) -> Tile:
     """The tile that takes the fewest multiply-adds and loads."""
     return min(tiles("inner", dtype), key=lambda tile: _a_vector(tile, terms, per_group))
 

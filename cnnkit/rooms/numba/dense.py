@@ -8,13 +8,17 @@ import numpy as np
 from cnnkit import settings
 from cnnkit.arrays import Array
 from cnnkit.geometry import ConvPlan
+from cnnkit.rooms import threads
 from cnnkit.rooms.numba import pixels
 from cnnkit.rooms.numba.activation import NONE, activate, epilogue
 from cnnkit.rooms.numba.channels import sum_channels
 from cnnkit.rooms.numba.convolve import convolve
-from cnnkit.rooms.numba.correlate import LONG, correlate
+from cnnkit.rooms.numba.correlate import LONG, inner_tile
 from cnnkit.rooms.numba.depthwise import empty, turn_back
-from cnnkit.rooms.numba.machine import L2, VECTOR_BYTES
+from cnnkit.rooms.numba.emit import itemsize
+from cnnkit.rooms.numba.lines import parts
+from cnnkit.rooms.numba.machine import L2, MULTIPLY_ADDS, VECTOR_BYTES, keep, kernel
+from cnnkit.rooms.numba.tile import Tile, inner
 
 MANY = 320  # examples for which bringing weights together pays
 MANY_TERMS = 2048  # of some examples, which stay in the L2 cache
@@ -37,7 +41,7 @@ def dense(x: Array, weight: Array, bias: Array | None, activation: tuple[str, fl
     y = out if out.flags.c_contiguous else np.empty(out.shape, out.dtype)
     y[...] = 0 if bias is None else bias
     if not _by_pixels(x, weight, y):
-        correlate(weight[None], x[None], _matrix_plan(*weight.shape, len(x)), False, LONG, y)
+        _add_products(weight, x, y)
     if activation is not None:
         activate(activation, y, y)
     if y is not out:
@@ -59,6 +63,51 @@ def _by_pixels(x: Array, weight: Array, y: Array) -> bool:
         turn_back(sums, products[None])
         y += products
     return True
+
+
+def _add_products(weight: Array, x: Array, out: Array) -> None:
+    """Add to out (examples, outputs) the inner products of the rows of x with those of the weights; none has gaps."""
+    tile, stretch, some, near = _way(*weight.shape, len(x), out.dtype)
+    threads.run(
+        _products, parts(len(weight), tile.rows), weight.size * len(x) / MULTIPLY_ADDS,
+        tile.unit, tile.loop, tile.rows, tile.vectors, stretch, some, near, weight.ctypes.data, x.ctypes.data,
+        out.ctypes.data, *weight.shape, len(x), keep=(weight, x, out),
+    )  # fmt: skip
+
+
+@lru_cache(1024)
+def _way(outputs: int, features: int, examples: int, dtype: np.dtype) -> tuple[Tile, int, int, int]:
+    """The tile, the features that are summed at a time, and how many tiles of weights and examples are near then."""
+    tile = inner_tile(dtype, outputs, examples)
+    stretches = max(1, parts(features * dtype.itemsize, LONG))
+    stretch = parts(features, stretches * tile.lanes) * tile.lanes
+    rows = L2 // 2 // dtype.itemsize // max(1, stretch)
+    return tile, max(1, stretch), max(1, rows // tile.rows), max(1, rows // tile.vectors) * tile.vectors
+
+
+@kernel
+def _products(
+    start, stop, unit, loop, rows, vectors, stretch, some, near, weight, x, out, outputs, features, examples
+):  # fmt: skip
+    """A work item is a tile's rows of outputs, for all examples: weights are read once, x once for `some` items."""
+    bytes_ = itemsize(unit)
+    weights, examples_ = np.empty(rows, np.int64), np.empty(vectors, np.int64)
+    for item in range(start, stop, some):
+        for p in range(0, features, stretch):
+            length = min(stretch, features - p)
+            for first in range(0, examples, near):
+                for block in range(item, min(item + some, stop)):
+                    o = block * rows
+                    for i in range(rows):
+                        weights[i] = min(o + i, outputs - 1) * features + p
+                    for e in range(first, min(first + near, examples), vectors):
+                        for j in range(vectors):
+                            examples_[j] = min(e + j, examples - 1) * features + p
+                        inner(
+                            loop, out + (e * outputs + o) * bytes_, outputs, min(rows, outputs - o), examples - e,
+                            weight, weights.ctypes.data, x, examples_.ctypes.data, length,
+                        )  # fmt: skip
+    keep(weights, examples_)
 
 
 def dense_backward(

@@ -1,7 +1,7 @@
-"""Depthwise convolution of planes: square kernels of 3, 5 or 7 without stride, where rows lie together in memory.
+"""Depthwise convolution of planes: square kernels of 3, 5 or 7, where rows lie together in memory.
 
 Nothing is laid out. A vector of columns of the results goes down a plane: each row of x is read once for each column of
-taps, and meets all rows of taps at once, which are as many rows of results under way.
+taps, and meets all rows of taps at once, which are as many rows of results under way (without stride).
 
     row of x:    r - 1       r         r + 1
     results      r - 2 done  r - 1     r      done when the row below them has been met
@@ -34,14 +34,18 @@ BANDWIDTH = 4  # numbers read or written in a nanosecond, about
 TERMS = 32  # multiply-adds in a nanosecond, about
 
 
-def takes(plan: ConvPlan, *given: Array) -> bool:
-    """Whether a plan over three spatial axes has one input channel for each output, and is of the kind done here."""
+def takes(plan: ConvPlan, most: int, *given: Array) -> bool:
+    """Whether a plan over three spatial axes is of the kind done here: one input channel for each output, a stride of
+    `most` at most (2 forward, 1 on the way back to the weights).
+    """
     taps = plan.kernel_size[2]
     return (
         plan.in_channels == plan.groups
         and plan.kernel_size == (1, taps, taps)
         and taps in TAPS
-        and plan.stride == plan.dilation == lines.ONES
+        and plan.stride == (1, plan.stride[2], plan.stride[2])
+        and plan.stride[2] <= most
+        and plan.dilation == lines.ONES
         and not plan.before[0]
         and not plan.after[0]
         and max(plan.before) < taps
@@ -56,7 +60,8 @@ def forward(x: Array, weight: Array, bias: Array | None, plan: ConvPlan, then: i
     threads.run(
         _forward, plan.batch * plan.out_channels, _work(plan),
         unit(x.dtype), lines.numbers(x), plan.out_channels, plan.out_channels // plan.groups, plan.kernel_size[2],
-        plan.before[1:], taps.ctypes.data, first.ctypes.data, then, lines.numbers(out), keep=(x, taps, first, out),
+        plan.stride[2], plan.before[1:], taps.ctypes.data, first.ctypes.data, then, lines.numbers(out),
+        keep=(x, taps, first, out),
     )  # fmt: skip
 
 
@@ -76,7 +81,7 @@ def _work(plan: ConvPlan) -> float:
 
 
 @kernel
-def _forward(start, stop, unit, x_numbers, channels, each, taps, before, weight, bias, then, out_numbers):
+def _forward(start, stop, unit, x_numbers, channels, each, taps, stride, before, weight, bias, then, out_numbers):
     """A work item is a channel of an image: its planes are read once and written once."""
     x, out = lines.block(unit, x_numbers), lines.block(unit, out_numbers)
     bytes_, area = itemsize(unit), taps * taps
@@ -86,10 +91,17 @@ def _forward(start, stop, unit, x_numbers, channels, each, taps, before, weight,
         for d in range(out.depth):
             to = out.address + (n * out.n + o * out.c + d * out.d) * bytes_
             plane = x.address + (n * x.n + o // each * x.c + d * x.d) * bytes_
-            planes(
-                unit, taps, to, out.h, plane, x.h, nothing.ctypes.data, weight + o * area * bytes_, bias + o * bytes_,
-                then == RELU, x.height, x.width, before[0], before[1], out.height, out.width,
-            )  # fmt: skip
+            filters, first = weight + o * area * bytes_, bias + o * bytes_
+            if stride == 1:
+                planes(
+                    unit, taps, to, out.h, plane, x.h, nothing.ctypes.data, filters, first, then == RELU,
+                    x.height, x.width, before[0], before[1], out.height, out.width,
+                )  # fmt: skip
+            else:
+                every_other(
+                    unit, taps, to, out.h, plane, x.h, nothing.ctypes.data, filters, first, then == RELU,
+                    x.height, x.width, before[0], before[1], out.height, out.width,
+                )  # fmt: skip
             if then > RELU:
                 call(then, to, to, out.h, out.height, out.width)
     keep(nothing)
@@ -97,25 +109,29 @@ def _forward(start, stop, unit, x_numbers, channels, each, taps, before, weight,
 
 @kernel
 def _weight_gradient(start, stop, unit, grad_numbers, x_numbers, each, taps, before, total):
-    """A work item is an output channel. Sums over a plane stay in registers; planes are added up in float64."""
+    """A work item is an output channel; those of a thread go through the images together, in the order of memory.
+
+    Sums over a plane stay in registers; planes are added up in float64.
+    """
     grad, x = lines.block(unit, grad_numbers), lines.block(unit, x_numbers)
-    bytes_ = itemsize(unit)
+    bytes_, area = itemsize(unit), taps * taps
     nothing = np.zeros((x.width + lanes(unit)) * bytes_, np.uint8)
-    plane_sums, sums = np.empty(taps * taps, total.dtype), np.empty(taps * taps, np.float64)
-    for o in range(start, stop):
-        sums[:] = 0
-        for n in range(grad.batch):
+    of_plane, sums = np.empty(area, total.dtype), np.zeros((stop - start, area), np.float64)
+    for n in range(grad.batch):
+        for o in range(start, stop):
             for d in range(grad.depth):
                 plane_grad = grad.address + (n * grad.n + o * grad.c + d * grad.d) * bytes_
                 plane = x.address + (n * x.n + o // each * x.c + d * x.d) * bytes_
                 plane_taps(
-                    unit, taps, plane_sums.ctypes.data, plane_grad, grad.h, plane, x.h, nothing.ctypes.data,
+                    unit, taps, of_plane.ctypes.data, plane_grad, grad.h, plane, x.h, nothing.ctypes.data,
                     x.height, x.width, before[0], before[1], grad.height, grad.width,
                 )  # fmt: skip
-                sums += plane_sums
-        for t in range(taps * taps):
-            total[o, t] = sums[t]
-    keep(nothing, plane_sums)
+                for t in range(area):
+                    sums[o - start, t] += of_plane[t]
+    for o in range(start, stop):
+        for t in range(area):
+            total[o, t] = sums[o - start, t]
+    keep(nothing, of_plane)
 
 
 # ---------------------------------------------------------------- the loops
@@ -203,6 +219,55 @@ def _emit_planes(
         done = builder.mul(blocks, wide_)
         more = builder.icmp_signed("<", done, columns)
         emit.loop(builder.zext(more, emit.index), lambda _: down(size, 1, done))
+
+    by_number(emit, taps, TAPS, all_columns)
+
+
+@intrinsic
+def every_other(
+    typingctx: Any, unit: Any, taps: Any, to: Any, to_step: Any, x: Any, x_step: Any, nothing: Any, weight: Any,
+    bias: Any, relu: Any, high: Any, wide: Any, above: Any, left: Any, rows: Any, columns: Any,
+) -> Any:  # fmt: skip
+    """As `planes` with a stride of 2: ``x[2 * h + i - above, 2 * w + j - left]``."""
+    return types.void(unit, *(types.intp,) * 15), emitted("every_other", 15, _emit_every_other)
+
+
+def _emit_every_other(
+    emit: Emitter, taps: Any, to: Any, to_step: Any, x: Any, x_step: Any, nothing: Any, weight: Any, bias: Any,
+    relu: Any, high: Any, wide: Any, above: Any, left: Any, rows: Any, columns: Any,
+) -> None:  # fmt: skip
+    """A row of results at a time: two vectors of x are the numbers of two neighbouring taps."""
+    builder, two, whole = emit.builder, emit.number(2), emit.number(emit.lanes)
+    to, x, nothing, weight, bias = (emit.pointer(address) for address in (to, x, nothing, weight, bias))
+    row_of = _Rows(emit, x, x_step, nothing, high, wide, above)
+    start = emit.broadcast(bias)
+
+    def vector(size: int, first: Any) -> None:
+        count = builder.sub(columns, first)
+        mask, begin = emit.lanes_below(count), builder.sub(builder.mul(first, two), left)
+        pairs = [
+            [row_of.columns(builder.add(begin, emit.number(k + n * emit.lanes)), whole) for n in range(2)]
+            for k in range(0, size, 2)
+        ]
+
+        def row(r: Any) -> None:
+            total = start
+            for i in range(size):
+                source = row_of(builder.add(builder.mul(r, two), emit.number(i)))
+                for pair, places in enumerate(pairs):
+                    numbers = [emit.load_masked(emit.at(source, at), inside) for at, inside in places]
+                    for odd in range(min(2, size - 2 * pair)):
+                        order = range(odd, 2 * emit.lanes, 2)
+                        factor = emit.broadcast(emit.at(weight, i * size + 2 * pair + odd))
+                        total = builder.call(emit.fma, [factor, emit.shuffle(*numbers, order), total])
+            there = emit.at(emit.at(to, builder.mul(r, to_step)), first)
+            emit.store_masked(emit.relu(total, relu), there, mask)
+
+        emit.loop(rows, row)
+
+    def all_columns(size: int) -> None:
+        blocks = builder.udiv(builder.add(columns, emit.number(emit.lanes - 1)), emit.number(emit.lanes))
+        emit.loop(blocks, lambda b: vector(size, builder.mul(b, emit.number(emit.lanes))))
 
     by_number(emit, taps, TAPS, all_columns)
 
