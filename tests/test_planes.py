@@ -12,7 +12,7 @@ from cnnkit import geometry
 pytest.importorskip("numba", reason="the CPU kernels need Numba")
 
 from cnnkit.rooms import threads
-from cnnkit.rooms.numba import convolve, depthwise_planes, lines, overlap
+from cnnkit.rooms.numba import depthwise_planes, lines, overlap
 
 
 @pytest.fixture(autouse=True)
@@ -197,16 +197,6 @@ def test_taps_that_are_padding_for_whole_tiles(layer):
     x, weight, bias = whole_numbers(shape), whole_numbers(weight_shape), whole_numbers(weight_shape[:1])
     for a, b in zip(*layers(shape[2:], params, x, weight, bias), strict=True):
         np.testing.assert_array_equal(a, b)
-
-
-def test_layers_above_leave_taps_out():
-    dtype = np.dtype("float32")
-    for shape, weight_shape, params in WIDE:
-        given = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1} | params
-        plan = geometry.lift(geometry.conv(len(shape) - 2, shape, weight_shape, *given.values()))
-        sizes = convolve._way(plan, False, dtype, True, False, True)[1]
-        lead = next(axis for axis in range(3) if plan.output_size[axis] > 1)
-        assert sizes.span == np.prod(plan.output_size[lead + 1 :], dtype=int)
 
 
 @pytest.mark.parametrize("stride", [5, 6, 16, 17])

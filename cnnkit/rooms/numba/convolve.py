@@ -43,8 +43,6 @@ class Sizes(NamedTuple):
     """What `_convolve` counts by: lines, bands of a line, groups, blocks of output channels, and what they hold.
 
     `terms` are those of all `residues`, `woven` says how many residues lie next to each other in a row of results.
-    If taps in the padding are to be left out, `span` of the windows of an `image` have the same place along the leading
-    axis, which has `far` elements, `lead_stride` of them from one such place to the next; else it is 0.
     It comes to kernels as a plain tuple of ints, which Numba takes faster.
     """
 
@@ -65,10 +63,6 @@ class Sizes(NamedTuple):
     in_place: int
     rows: int
     columns: int
-    span: int
-    image: int
-    lead_stride: int
-    far: int
 
 
 class Grid(NamedTuple):
@@ -181,19 +175,9 @@ def _way(
         1 if solved.together else plan.batch, parts(solved.run, way.band), plan.groups, parts(per_group, tile.rows),
         per_group, channels, channels * taps, solved.run, way.band, way.pitch, solved.reach, solved.phases,
         len(windows.residues), woven if woven in STEPS else 1, int(way.in_place), tile.rows, tile.columns,
-        _span(windows, tile), volume(windows.size), windows.stride[windows.lead], windows.input_size[windows.lead],
     )  # fmt: skip
     work = plan.batch * volume(windows.size) * plan.groups * per_group * channels * taps / MULTIPLY_ADDS
     return way, sizes, work
-
-
-def _span(windows: Windows, tile: Tile) -> int:
-    """The windows with one place along the leading axis, if whole tiles of them have taps that are all padding."""
-    lead = windows.lead
-    offsets, span = windows.offsets(lead), volume(windows.size[lead + 1 :])
-    below = offsets[-1] + (windows.size[lead] - 1) * windows.stride[lead] - windows.input_size[lead] + 1
-    places = max(-offsets[0], below) // windows.stride[lead]
-    return span if places * span >= tile.columns else 0
 
 
 def _estimate(
@@ -261,15 +245,13 @@ def _pack(start, stop, unit, counts, weights, table, bias, packed):
     offsets[0] = 0  # of a bias
     t, first_tap = 1, sizes.phases + sizes.residues
     for residue in range(sizes.residues):
-        leads = table[sizes.phases + residue, 4] if sizes.span else 1
-        taps = table[sizes.phases + residue, 0] // max(1, leads)
-        for _ in range(leads):
-            for c in range(sizes.channels):
-                for tap in range(first_tap, first_tap + taps):
-                    d, h, w = table[tap, 2], table[tap, 3], table[tap, 4]
-                    offsets[t] = (c * channel_step + d * d_step + h * h_step + w * w_step) // bytes_
-                    t += 1
-            first_tap += taps
+        taps = table[sizes.phases + residue, 0]
+        for c in range(sizes.channels):
+            for tap in range(first_tap, first_tap + taps):
+                d, h, w = table[tap, 2], table[tap, 3], table[tap, 4]
+                offsets[t] = (c * channel_step + d * d_step + h * h_step + w * w_step) // bytes_
+                t += 1
+        first_tap += taps
     pack_blocks(
         start, stop, unit, sizes.blocks, rows, sizes.per_group, offsets.ctypes.data, sizes.terms, address, group_step,
         out_step, bias, packed,
@@ -328,14 +310,11 @@ def _convolve(
     offsets = np.empty(sizes.terms, np.int64)
     t, first_tap = 0, sizes.phases + sizes.residues
     for residue in range(sizes.residues):
-        leads = residues[residue, 4] if sizes.span else 1
-        taps = residues[residue, 0] // max(1, leads)
-        for _ in range(leads):
-            for c in range(sizes.channels):
-                for tap in range(first_tap, first_tap + taps):
-                    offsets[t] = c * step + table[tap, 0] * sizes.pitch + table[tap, 1]
-                    t += 1
-            first_tap += taps
+        for c in range(sizes.channels):
+            for tap in range(first_tap, first_tap + residues[residue, 0]):
+                offsets[t] = c * step + table[tap, 0] * sizes.pitch + table[tap, 1]
+                t += 1
+        first_tap += residues[residue, 0]
     memory = np.empty(64 if sizes.in_place else 64 + (sizes.channels * step + lanes(unit)) * bytes_, np.uint8)
     sums = np.empty(64 + sizes.woven * rows * columns * bytes_, np.uint8)
     near, sums_, offsets_ = aligned(memory.ctypes.data), aligned(sums.ctypes.data), offsets.ctypes.data
@@ -365,22 +344,17 @@ def _convolve(
                 p, count = (p, count - count % lanes(unit)) if count > lanes(unit) else (end - lanes(unit), lanes(unit))
             n, d, h, w = _window(grid, p)
             n += line
-            source, term, first_tap = here + p * bytes_, 0, sizes.phases + sizes.residues
+            source, term = here + p * bytes_, 0
             for residue in range(sizes.residues):
                 taps, z, y, k = residues[residue, 0], residues[residue, 1], residues[residue, 2], residues[residue, 3]
                 terms = sizes.channels * taps
-                begin, met = term, terms
-                if sizes.span:
-                    low, high = _met(sizes, residues[residue, 4], taps, table[first_tap:], p, count)
-                    begin, met = term + low * sizes.channels, (high - low) * sizes.channels
-                first_tap += taps
                 z, y, k = z + d * apart[0], y + h * apart[1], k + w * apart[2]
                 direct = out.w == 1 and apart[2] == 1 and w + count <= grid.width and z < out.depth and y < out.height
                 to, to_step = out.address + (n * out.n + o * out.c + z * out.d + y * out.h + k) * bytes_, out.c
                 if not direct:
                     to, to_step = sums_ + residue % sizes.woven * rows * columns * bytes_, columns
-                a = biases + (1 + begin) * rows * bytes_
-                outer(loop, to, to_step, filled, count, biases, relu, a, source, offsets_ + 8 * begin, met)
+                a = biases + (1 + term) * rows * bytes_
+                outer(loop, to, to_step, filled, count, biases, relu, a, source, offsets_ + 8 * term, terms)
                 if then > RELU:
                     call(then, to, to, to_step, filled, count)
                 if not direct and residue % sizes.woven == sizes.woven - 1:
@@ -397,23 +371,6 @@ def _convolve(
         if band == sizes.bands:
             band, line = 0, line + 1
     keep(offsets, memory, sums, own)
-
-
-@part
-def _met(sizes, leads, taps, table, p, count):
-    """Which taps at the head of a table, from and below, are not padding for all of `count` windows from p on."""
-    if not taps:
-        return 0, 0
-    each = taps // leads
-    low, high, p = 0, taps, p % sizes.image
-    if p + count > sizes.image:
-        return low, high
-    first, last = p // sizes.span * sizes.lead_stride, (p + count - 1) // sizes.span * sizes.lead_stride
-    while low < high and table[low, 5] + last < 0:
-        low += each
-    while low < high and table[high - 1, 5] + first >= sizes.far:
-        high -= each
-    return low, high
 
 
 @part

@@ -77,9 +77,8 @@ class Lines(NamedTuple):
     `size` is the grid of positions of an image, with those that only taps reach; `together` says that one line has all
     images; a line has `run` windows, and taps reach `reach` positions farther. `table` has the phases, per phase the
     element (d, h, w) of the image at position 0, negative in the padding, and which rows and columns of positions, from
-    and below, lie in the image; then the residues, per residue its number of taps, its first result (d, h, w), and how
-    many taps differ along the leading axis; then all taps in that order, per tap its phase, its shift, its place
-    (d, h, w) in the kernel, and the element along the leading axis that window 0 meets.
+    and below, lie in the image; then the residues, per residue its number of taps and its first result (d, h, w); then
+    all taps in that order, per tap its phase, its shift, and its place (d, h, w) in the kernel.
     """
 
     size: Ints
@@ -171,8 +170,7 @@ def solve(windows: Windows, together: bool) -> Lines:
     table = [
         (*phase, *(end for axis in (1, 2) for end in _inside(phase[axis], windows, size, axis))) for phase in which
     ]
-    lead = windows.lead
-    table += [(math.prod(map(len, taps)), *first, len(taps[lead]), 0, 0) for first, taps in windows.residues]
+    table += [(math.prod(map(len, taps)), *first, 0, 0, 0) for first, taps in windows.residues]
     reach = 0
     for residue in windows.residues:
         for tap in product(*residue.taps):
@@ -180,7 +178,7 @@ def solve(windows: Windows, together: bool) -> Lines:
             (_, d), (_, h), (_, w) = places
             shift = (d * size[1] + h) * size[2] + w
             reach = max(reach, shift)
-            table.append((which[tuple(start for start, _ in places)], shift, *(k for _, k in tap), tap[lead][0], 0))
+            table.append((which[tuple(start for start, _ in places)], shift, *(k for _, k in tap), 0, 0))
     run = volume(windows.size) * (windows.batch if together else 1)
     return Lines(size, together, run, reach, len(which), np.array(table, np.int64))
 
