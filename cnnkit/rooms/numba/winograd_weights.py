@@ -186,7 +186,7 @@ def _correlate(start, stop, unit, job, doubtful):
                         a = spectra + (e * plane + row) * 4
                         gather(
                             job.loop, to, places.ctypes.data, count, more, more_step, 0, a,
-                            rows.ctypes.data, offsets.ctypes.data, last - first, b,
+                            rows.ctypes.data, offsets.ctypes.data, last - first, b, job.columns,
                         )  # fmt: skip
         _finish(unit, job, g, c, channels, padded, sums, sums_plane, high, doubtful[start:])
         if doubtful[start]:
