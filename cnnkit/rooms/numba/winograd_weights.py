@@ -81,7 +81,8 @@ def _sizes(plan: ConvPlan, workspace: int) -> Sizes:
         a_term = max(tile.rows * tile.vectors / FMAS, (tile.rows + 1) / 2 + tile.vectors)
         return parts(channels, tile.rows) * parts(per_group, tile.columns) * a_term, tile.columns
 
-    tile = min(tiles("gather", FLOAT), key=cycles)
+    whole = [tile for tile in tiles("gather", FLOAT) if tile.lanes == tile.unit.lanes]
+    tile = min(whole, key=cycles)
     blocks, vectors = parts(per_group, tile.columns), parts(channels, tile.lanes)
     band = parts(total, parts(total, BAND))
     a_vector = ELEMENTS * taps * tile.lanes * blocks * tile.columns * FLOAT.itemsize
