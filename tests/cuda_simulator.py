@@ -13,6 +13,7 @@ the thread that began them has waited for them, nor by others before the next ba
 import ast
 import types
 from contextlib import suppress
+from functools import lru_cache
 from itertools import product
 from pathlib import Path
 
@@ -36,7 +37,8 @@ class Shared:
     """Shared memory of one block."""
 
     def __init__(self, size, real):
-        self.numbers, self.readers, self.writers = [real(np.nan)] * size, {}, {}
+        empty = real(np.nan) if issubclass(real, np.floating) else None  # which no arithmetic takes
+        self.numbers, self.readers, self.writers = [empty] * size, {}, {}
 
     def barrier(self):
         self.readers.clear()
@@ -47,6 +49,7 @@ class Shared:
         if self.writers.get(i, thread) != thread:
             raise RaceError(f"thread {thread} reads {i}, which thread {self.writers[i]} wrote")
         self.readers.setdefault(i, set()).add(thread)
+        assert self.numbers[i] is not None, f"{i} holds nothing yet"
         return self.numbers[i]
 
     def __setitem__(self, i, value):
@@ -264,6 +267,7 @@ class Stops(ast.NodeTransformer):
         return None if node.module.startswith("numba") else node
 
 
+@lru_cache
 def source(name, *changes):
     """The functions of a file of the room, after `changes` of its text: pairs of what is there and what shall be."""
     text = (FOLDER / f"{name}.py").read_text()

@@ -22,11 +22,13 @@ from cnnkit import dispatch
 
 SMALL = (("DEPTH = 16", "DEPTH = 2"), ("ACROSS, DOWN, WIDE = 16, 8, 8", "ACROSS, DOWN, WIDE = 4, 2, 2"))
 SMALL += (("REDUCERS = 256", "REDUCERS = 8"),)
+SMALL_PLANES = (("PLANE = 256", "PLANE = 7"), ("PART = 16", "PART = 3"))
 SMALL_TILES = (("WIDE, SLIM = Tile(4, 2, 2, 8), Tile(4, 2, 2, 4)", "WIDE, SLIM = Tile(2, 1, 1, 4), Tile(2, 1, 1, 2)"),)
 FACTORIES = {  # what makes a kernel of a file's functions: the dtype's numbers, its name, and rows of `product`
     "averages": ("windows", lambda made, real, name, tall: made.averages(real, False)),
     "averages_back": ("windows", lambda made, real, name, tall: made.averages(real, True)),
     "maxima": ("windows", lambda made, real, name, tall: made.maxima(real)),
+    "maxima_back": ("windows", lambda made, real, name, tall: made.maxima_back(real)),
     "product": ("convolve", lambda made, real, name, tall: made.product(real, tall)),
     "direct": ("convolve", lambda made, real, name, tall: made.direct(real)),
     "weight_gradient": ("convolve", lambda made, real, name, tall: made.weight_gradient(real)),
@@ -52,10 +54,10 @@ class Room:
         self.compiler, self.problems, convolve = launch.compiler, launch.problems, launch.compiler.convolve
         matrix = launch.compiler.matrix
         monkeypatch.setattr(launch, "run", self.run)
-        small_ones = {"convolve": SMALL, "matrix": SMALL_TILES} if small else {}
+        small_ones = {"convolve": SMALL, "matrix": SMALL_TILES, "windows": SMALL_PLANES} if small else {}
         sources = {name: list(small_ones.get(name, ())) for name in ("windows", "convolve", "matrix")}
         for name, *change in changes:
-            sources[name].append(change)
+            sources[name].append(tuple(change))
         self.made = {name: cuda_simulator.source(name, *each) for name, each in sources.items()}
         if small:
             for name in ("DEPTH", "DOWN", "COLUMNS", "THREADS", "REDUCERS"):
@@ -63,6 +65,7 @@ class Room:
             for name in ("WIDE", "SLIM"):
                 monkeypatch.setattr(matrix, name, getattr(self.made["matrix"], name))
             monkeypatch.setattr(self.problems, "SHORTEST", 1)
+            monkeypatch.setattr(launch.compiler.windows, "PART", self.made["windows"].PART)
             monkeypatch.setattr(convolve, "FEW", 3)
             monkeypatch.setattr(self.compiler, "TALL", {"float32": 2, "float64": 3})
             monkeypatch.setattr(self.compiler, "ELEMENTWISE", 5)
@@ -73,7 +76,11 @@ class Room:
         file, factory = FACTORIES[name]
         made, numbers = self.made[file], self.made["convolve"]
         kernel = factory(made, dtype.type, dtype.name, self.compiler.TALL.get(dtype.name))
-        threads = {"product": numbers.THREADS, "weight_gradient": numbers.REDUCERS}.get(name, self.compiler.ELEMENTWISE)
+        threads = {
+            "product": numbers.THREADS,
+            "weight_gradient": numbers.REDUCERS,
+            "maxima_back": self.made["windows"].PLANE,
+        }.get(name, self.compiler.ELEMENTWISE)
         if file == "matrix":
             threads = (made.SLIM if name.endswith("slim") else made.WIDE).threads
         plain = [one._array if isinstance(one, strict_cupy.ndarray) else one for one in args]
@@ -182,6 +189,13 @@ def check_maxima(case, form, room):
     for got, want in zip(call(f"max_pool{case.count}d", x, *case[1:-1], return_indices=True), expected, strict=True):
         np.testing.assert_array_equal(got.reshape(want.shape), want)
     assert room.launched == ["maxima"] * bool(x.size)
+    grad = whole(np.shape(expected[0]), np.float32, 2).reshape(expected[0].shape)
+    indices = expected[1]
+    if form != "plain":
+        grad, indices = FORMS[form](grad), FORMS[form](indices)
+    got = call(f"max_pool{case.count}d_backward", grad, indices, lifted.shape)
+    np.testing.assert_array_equal(got, naive.max_pool_backward(grad, indices, lifted.shape))
+    assert room.launched[1:] == ["maxima_back"] * bool(x.size)
 
 
 @over(POOL)
@@ -262,6 +276,21 @@ POOLING = {
     "one tap less": ("windows", "range(table[width + 1])", "range(table[width + 1] - 1)"),
     "undivided": ("windows", "value = value / real(part)", "pass"),
 }
+BACK = {
+    "the last output is forgotten": ("windows", "last = o + 1", "last = o"),
+    "outputs from the second on": ("windows", "if last == 0:", "if last <= 1:"),
+    "how far the widths reach": ("windows", "at = np.int64(found % width)", "at = np.int64(rows % height)"),
+    "no barrier after how far outputs reach": (
+        "windows",
+        "low, high\n        cuda.syncthreads()",
+        "low, high",
+    ),
+    "no barrier before the gradients": ("windows", "first, last\n        cuda.syncthreads()", "first, last"),
+    "a part of the plane twice": ("windows", "start = cuda.blockIdx.y * PART", "start = 0"),
+    "whatever lies there": ("windows", "if indices[j0 + a * js[2] + b * js[3] + e * js[4]] == i:", "if True:"),
+    "the gradients of the first plane": ("windows", "g0, j0, y0 = n * gs[0] + c * gs[1]", "g0, j0, y0 = 0"),
+    "one more than the plane has": ("windows", "min(start + PART, extents", "min(start + PART, 1 + extents"),
+}
 LAYERS = {
     **dict.fromkeys(MISTAKES, Conv((2, 6, 5, 6), (10, 3, 3, 2), stride=(1, 2), padding=(2, 1), groups=2)),
     **dict.fromkeys(FAMILIES, Conv((2, 2, 6, 7), (4, 1, 3, 3), 1, (1, 2), 2, 2)),
@@ -287,6 +316,24 @@ def test_planted_mistakes_of_pooling_are_found(mistake, clean):
         except AssertionError as error:
             found.append(error)
     assert len(found) == 1
+
+
+@pytest.mark.parametrize("mistake", BACK)
+def test_planted_mistakes_of_the_way_back_of_maxima_are_found(mistake, clean):
+    room = Room(clean, True, [BACK[mistake]])
+    with pytest.raises(AssertionError):
+        check_maxima(MAX_POOL["non-square"], "plain", room)
+
+
+def test_any_places_have_their_way_back(room):
+    """Also such as no windows have; planes too large for the table are left to CuPy."""
+    rng = np.random.default_rng(0)
+    indices, grad = rng.integers(0, 30, (2, 3, 4, 5)), whole((2, 3, 4, 5), np.float32, 1)
+    want = naive.max_pool_backward(grad, indices, (2, 3, 5, 6))
+    np.testing.assert_array_equal(call("max_pool2d_backward", grad, indices, (2, 3, 5, 6)), want)
+    assert room.launched == ["maxima_back"]
+    call("max_pool2d_backward", grad, indices, (2, 3, 1, 5000))
+    assert room.launched == ["maxima_back"]
 
 
 @pytest.mark.parametrize(("stride", "kernel", "groups"), [(1, 3, 2), (2, 3, 1), (3, 2, 1), (2, 3, 4)])

@@ -45,6 +45,7 @@ def calls(dtype, form):
     grad, small = there((2, 6, 9, 8), (2, 4, 4, 4), dtype=dtype, form=form)
     (wide,) = there((2, 16, 9, 8), dtype=dtype, form=form)
     (wide_weight,) = there((16, 16, 3, 3), dtype=dtype, form=form)
+    indices = strict_cupy.ndarray(form(np.zeros(small.shape, np.int64)))
     if dtype == "float16":
         (many,) = there((80, 16, 3, 3), dtype=dtype, form=form)
         grads = there((2, 80, 7, 6), (2, 16, 7, 6), dtype=dtype, form=form)
@@ -63,6 +64,7 @@ def calls(dtype, form):
         "conv2d_backward, depthwise": lambda: cnnkit.conv2d_backward(x, x, depthwise, 1, 1, 1, 4, needs=("weight",)),
         "conv_transpose2d": lambda: cnnkit.conv_transpose2d(x, weight.swapaxes(0, 1), bias, 2, 1),
         "max_pool2d": lambda: cnnkit.max_pool2d(x, 3, 2, return_indices=True),
+        "max_pool2d_backward": lambda: cnnkit.max_pool2d_backward(small, indices, x.shape),
         "avg_pool2d": lambda: cnnkit.avg_pool2d(x, 2),
         "avg_pool2d_backward": lambda: cnnkit.avg_pool2d_backward(small, x.shape, 2),
         "adaptive_avg_pool2d": lambda: cnnkit.adaptive_avg_pool2d(x, (3, 5)),

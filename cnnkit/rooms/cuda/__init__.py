@@ -13,7 +13,6 @@ from cnnkit.rooms.array import (
     log_softmax_backward,
     lp_pool,
     lp_pool_backward,
-    max_pool_backward,
     max_unpool,
     max_unpool_backward,
     mse_loss,
@@ -28,7 +27,7 @@ from cnnkit.rooms.array import (
 )
 from cnnkit.rooms.cuda.conv import conv, conv_backward, conv_transpose
 from cnnkit.rooms.cuda.dense import dense, dense_backward
-from cnnkit.rooms.cuda.pool import avg_pool, avg_pool_backward, max_pool
+from cnnkit.rooms.cuda.pool import avg_pool, avg_pool_backward, max_pool, max_pool_backward
 
 __all__ = [
     "activate",

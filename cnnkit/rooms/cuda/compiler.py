@@ -58,6 +58,7 @@ RADIX = types.UniTuple(types.int64, 9)
 MATRIX = (_ints(9), NUMBER, RADIX, RADIX, _ints(3), _ints(9), _ints(5), _ints(2), types.UniTuple(types.int64, 7))
 TOTALS = (SUMS, NUMBERS, INT, INT, _ints(4), INT, types.UniTuple(types.int64, 1), STEPS, STEPS)
 AVERAGES = (NUMBERS, TABLE, FACTORS, NUMBERS, INT, _ints(4), _ints(3), INT, STEPS, STEPS)
+MAXIMA_BACK = (NUMBERS, PLACES, NUMBERS, INT, _ints(3), _ints(3), STEPS, STEPS, STEPS)
 MAXIMA = (NUMBERS, TABLE, NUMBERS, PLACES, INT, _ints(4), _ints(3), INT, INT, _ints(3), STEPS, STEPS, STEPS)
 
 
@@ -70,6 +71,7 @@ KERNELS = {
     "averages": Kernel(lambda real: windows.averages(real, False), AVERAGES, ELEMENTWISE),
     "averages_back": Kernel(lambda real: windows.averages(real, True), AVERAGES, ELEMENTWISE),
     "maxima": Kernel(windows.maxima, MAXIMA, ELEMENTWISE),
+    "maxima_back": Kernel(windows.maxima_back, MAXIMA_BACK, windows.PLANE, resident=4 * windows.PLANE),
     "product": Kernel(lambda real: convolve.product(real, TALL[real.name]), (NUMBERS,) * 4 + CONV, convolve.THREADS),
     "direct": Kernel(convolve.direct, (NUMBERS,) * 4 + (INT, _ints(4), *CONV), ELEMENTWISE),
     "weight_gradient": Kernel(convolve.weight_gradient, (NUMBERS,) * 3 + DEPTHWISE, convolve.REDUCERS),
