@@ -5,6 +5,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import cnnkit
+from cnnkit.cli import main
 
 CPU_BACKENDS = ["numba", "numpy"]
 GPU_BACKENDS = [name for name in ("cuda", "cupy") if cnnkit.backends()[name][0]]
@@ -45,6 +46,39 @@ def threads():
     before = cnnkit.get_num_threads()
     yield cnnkit.set_num_threads
     cnnkit.set_num_threads(before)
+
+
+# --- cnnkit compare -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_data(tmp_path):
+    """A folder in MNIST's form: 40 images of 8 x 8 in 4 classes, bright in one corner each."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for stem, n in (("train", 40), ("t10k", 12)):
+        labels = np.arange(n, dtype=np.uint8) % 4
+        x = np.random.default_rng(n).integers(0, 60, (n, 8, 8), np.uint8)
+        for image, label in zip(x, labels, strict=True):
+            image[4 * (label // 2) :][:4, 4 * (label % 2) :][:, :4] += 150
+        for kind, array in (("images", x), ("labels", labels)):
+            header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
+            (folder / f"{stem}-{kind}-idx{array.ndim}-ubyte").write_bytes(header + array.tobytes())
+    return folder
+
+
+@pytest.fixture
+def compare(tmp_path, small_data):
+    """Run `cnnkit compare` on the small data; the exit code and where the results are."""
+    threads = cnnkit.get_num_threads()
+
+    def run(*arguments, output="results"):
+        folder = tmp_path / output
+        code = main(["compare", "--data", str(small_data), "--output", str(folder), "--quiet", *arguments])
+        return code, folder
+
+    yield run
+    cnnkit.set_num_threads(threads)
 
 
 # --- the same tests on a GPU ---------------------------------------------------------------------

@@ -185,13 +185,22 @@ def cuda_imports(path):
 
 # ---------------------------------------------------------------- the compiler and the linker
 
+
+def asked_for(name, dtype, capability):
+    """Not all of them each time: a tensor-core kernel takes four seconds, and tests/cuda_code.py prints every one."""
+    if name.startswith("matrix_"):
+        return capability == (9, 0) and dtype != "bfloat16"
+    if name == "matrix":
+        return capability == (9, 0) or dtype == "float16"
+    return capability == (9, 0) or dtype == "float32"
+
+
 KERNELS = [
     (name, dtype, capability)
     for name, kernel in compiler.KERNELS.items()
     for dtype in kernel.dtypes
     for capability in cuda_code.TARGETS
-    if capability == (9, 0)
-    or (dtype not in ("float64", "bfloat16") and (capability != (12, 0) or "matrix" not in name))
+    if asked_for(name, dtype, capability)
 ]
 HOT = {  # what the innermost loop must hold
     "product": {"float32": {"FFMA": 64}, "float64": {"DFMA": 32}},

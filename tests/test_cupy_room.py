@@ -24,7 +24,7 @@ from test_arrays import EVERY, FORMS, as_list, whole
 import cnnkit
 from cnnkit import datasets, dispatch, nn, optim
 from cnnkit.cli import main
-from cnnkit.cli.compare import experiment
+from cnnkit.cli.compare import training
 
 
 @pytest.fixture
@@ -245,7 +245,7 @@ def test_a_checkpoint_goes_on_where_the_arrays_are(cupy, tmp_path):
 
 def test_compare_trains_there(cupy, tmp_path, monkeypatch, capsys):
     few = datasets.split(datasets.digits(16), 0.98)[0]
-    monkeypatch.setattr(experiment, "split", lambda images, part, seed: (few, few))
+    monkeypatch.setattr(training, "split", lambda images, part, seed: (few, few))
     moved = []
     place = cupy.asarray
     monkeypatch.setattr(cupy, "asarray", lambda *array: moved.append(array) or place(*array))

@@ -46,7 +46,7 @@ def batch_norm(
     are those of the batch, over all axes but the channels', the variance being divided by their number; otherwise they
     are `running_mean` and `running_var`.
 
-    **Training changes `running_mean` and `running_var` in place**, as PyTorch does: they are state, not inputs. They
+    **Training changes running_mean and running_var in place**, as PyTorch does: they are state, not inputs. They
     become ``(1 - momentum) * running + momentum * measured``, with the unbiased variance (divided by one less than
     their number). All other arrays stay as they are.
 

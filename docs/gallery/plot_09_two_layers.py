@@ -3,8 +3,12 @@ Two convolutions from scratch
 =============================
 
 Conv, ReLU, conv, ReLU, flatten, dense: the smallest network that deserves the name, written with functions and their
-ways back, learns to tell 0 from 1. No model, no optimizer: the weights are four arrays.
+ways back, learns to tell 0 from 1. No model, no optimizer: the weights are four arrays. It is trained as the site is
+built; below stands what ``cnnkit compare --experiment zero-one`` found in five such trainings, and of dense networks.
 """
+
+import json
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -61,3 +65,26 @@ figure, panels = plt.subplots(1, 8, figsize=(8, 1.3), layout="constrained")
 for ax, kernel in zip(panels, w1[:, 0], strict=True):
     ax.imshow(kernel, cmap="PuOr_r", vmin=-abs(w1).max(), vmax=abs(w1).max())
     ax.set(xticks=[], yticks=[])
+
+# %%
+# One of 72 is 1.4 %. So ``cnnkit compare --experiment zero-one`` learns from five splits of the images, and has dense
+# networks beside: one as large as the convolutions, one that has no hidden layer. What it wrote:
+
+results = json.loads(Path("../experiments/zero-one.json").read_text())  # yours: compare-results/zero-one.json
+figure, ax = plt.subplots(figsize=(7, 3.6), layout="constrained")
+names = dict.fromkeys(network["name"] for network in results["networks"])
+for name, colour in zip(names, ("#0072B2", "#D55E00", "#009E73"), strict=True):
+    several = [network for network in results["networks"] if network["name"] == name]
+    learning = 100 * np.array([network["history"]["val_accuracy"] for network in several])
+    ax.plot(range(1, 11), learning.mean(axis=0), color=colour, marker="o", label=name)
+    ax.fill_between(range(1, 11), learning.min(axis=0), learning.max(axis=0), color=colour, alpha=0.12, linewidth=0)
+    right = np.mean([network["test_accuracy"] for network in several])
+    print(f"{name:17} {several[0]['parameters']:5,} parameters, {right:.1%} of other images are right")
+ax.set(xlabel="epoch", ylabel="right of other images (%)", xticks=range(1, 11))
+ax.legend(frameon=False)
+ax.grid(color="0.9")
+
+# %%
+# That two such layers reach 99 % and more is true: no image is wrong in five splits. But none is with a dense network
+# of like size, and one dense layer with a sixth of the parameters comes near: 0 and 1, centred and small, are no task
+# that needs convolutions. The next pages move the digits.

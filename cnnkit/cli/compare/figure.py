@@ -1,10 +1,11 @@
-"""The comparison as a picture: accuracy against shift, learning curves, and what the first layers learned.
+"""What the figures of all experiments share.
 
-The figure is made without pyplot: it needs no display and leaves the user's matplotlib settings alone.
+They are made without pyplot: they need no display and leave the user's matplotlib settings alone.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from io import BytesIO
 from typing import Any
 
@@ -14,68 +15,69 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from cnnkit.arrays import Array
-from cnnkit.cli.compare.experiment import Result, Task
-from cnnkit.cli.compare.networks import NETWORKS
+from cnnkit.cli.compare.networks import FROM_SCRATCH, OF_LIKE_SIZE
+from cnnkit.cli.compare.training import Result, Task
 from cnnkit.plotting import BLUE, GREEN, ORANGE
 
-STYLES = dict(zip(NETWORKS, [(BLUE, "o"), (GREEN, "s"), (ORANGE, "^")], strict=True))
+STYLES = {
+    name: {"color": colour, "marker": marker}
+    for networks, colours in ((OF_LIKE_SIZE, (BLUE, GREEN, ORANGE)), (FROM_SCRATCH, (BLUE, ORANGE, GREEN)))
+    for name, colour, marker in zip(networks, colours, "os^", strict=True)
+}
 SHOWN = 12  # weights of each layer, at most
 COLUMNS = 6
 
 
-def draw(task: Task, results: Sequence[Result]) -> bytes:
-    """The figure as the content of a PNG file."""
+@contextmanager
+def new(width: float, height: float, title: str) -> Iterator[Any]:
+    """A figure, and matplotlib's settings for as long as it is drawn."""
     with mpl.rc_context({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(16, 5.2), layout="constrained")
+        figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(figure)
-        figure.suptitle(str(task), fontsize=12, fontweight="bold")
-        parts: Any = figure.subfigures(1, 3, width_ratios=[1, 1, 1.2], wspace=0.03)
-        left, middle, right = parts
-        _draw_shifts(left.subplots(), task, results)
-        _draw_curves(middle.subplots(), results)
-        _draw_weights(right, task, results)
-        content = BytesIO()
-        figure.savefig(content, format="png", dpi=150)
+        figure.suptitle(title, fontsize=12, fontweight="bold")
+        yield figure
+
+
+def png(figure: Any, dpi: int = 150) -> bytes:
+    """The figure as the content of a PNG file."""
+    content = BytesIO()
+    figure.savefig(content, format="png", dpi=dpi)
     return content.getvalue()
 
 
-def _draw_shifts(axes: Any, task: Task, results: Sequence[Result]) -> None:
-    for result in results:
-        colour, marker = STYLES[result.name]
-        percent = 100 * np.array(result.shifted_accuracy)
-        axes.plot(percent, color=colour, marker=marker, markersize=7, linewidth=2, label=result.name)
+def style(network: str) -> dict[str, Any]:
+    """Colour and marker of a network: the same in all figures."""
+    return dict(STYLES[network])
+
+
+def band(axes: Any, x: Any, samples: Sequence[Array], network: str, label: str, **line: Any) -> None:
+    """A line through the means of each place's samples, a band from least to greatest; of fractions, in per cent."""
+    drawn = style(network) | {"linewidth": 2} | line
+    axes.plot(x, [100 * each.mean() for each in samples], label=label, **drawn)
+    least, greatest = ([100 * pick(each) for each in samples] for pick in (np.min, np.max))
+    axes.fill_between(x, least, greatest, color=drawn["color"], alpha=0.15, linewidth=0)
+
+
+def guessing(axes: Any, task: Task) -> None:
+    """How right one would be by chance."""
     axes.axhline(100 / task.classes, color="0.5", linestyle=":", linewidth=1.5, label="guessing")
-    axes.set(title="Shifted test images", ylim=(0, 103), ylabel="accuracy on shifted test images (%)")
-    axes.set(xlabel="shift (pixels up, down, left or right)", xticks=range(len(results[0].shifted_accuracy)))
-    _finish(axes)
 
 
-def _draw_curves(axes: Any, results: Sequence[Result]) -> None:
-    for result in results:
-        style = {"color": STYLES[result.name][0], "marker": ".", "linewidth": 2}
-        epochs = range(1, len(result.history.loss) + 1)
-        axes.plot(epochs, 100 * np.array(result.history.val_accuracy), label=result.name, **style)
-        axes.plot(epochs, 100 * np.array(result.history.accuracy), **style | {"linestyle": ":", "linewidth": 1.2})
-    axes.plot([], [], color="0.3", linewidth=1.2, linestyle=":", label="on training images, meanwhile")
-    axes.set(title="Learning", xlabel="epoch", ylabel="accuracy on unshifted test images (%)")
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    _finish(axes)
-
-
-def _finish(axes: Any) -> None:
+def finish(axes: Any) -> None:
+    """Grid and legend."""
     axes.grid(color="0.9")
     axes.set_axisbelow(True)
     axes.legend(edgecolor="none", framealpha=0.8)
 
 
-def _draw_weights(figure: Any, task: Task, results: Sequence[Result]) -> None:
-    """The filters of the first network, and of the last, which is the dense one unless it was not reached."""
+def draw_weights(figure: Any, task: Task, results: Sequence[Result]) -> None:
+    """The filters of the first network, and of the last, which is a dense one unless it was not reached."""
     colours = "red: positive, blue: negative" if task.shape[0] == 1 else "grey: 0"
     figure.suptitle(f"First layer's weights ({colours})")
     for part, result in zip(figure.subfigures(2, 1), [*results[:1], *results[1:][-1:]], strict=False):
         weights = next(array for name, array in result.model.parameters().items() if name.endswith("weight"))
         images, kind = _as_images(weights, task)
-        part.suptitle(f"{result.name}: {len(images)} of {len(weights)} {kind}", fontsize=11)
+        part.suptitle(f"{result.trial.network}: {len(images)} of {len(weights)} {kind}", fontsize=11)
         limit = np.abs(images).max()
         for axes, image in itertools.zip_longest(part.subplots(SHOWN // COLUMNS, COLUMNS).flat, images):
             axes.set_axis_off()

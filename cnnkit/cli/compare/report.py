@@ -1,4 +1,4 @@
-"""The comparison as text: a table to read, and JSON with everything behind it."""
+"""An experiment as text: a table to read, and JSON with everything behind it."""
 
 import argparse
 import importlib.metadata
@@ -6,91 +6,88 @@ import json
 import math
 import os
 import platform
-import statistics
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from cnnkit._version import __version__
-from cnnkit.cli.compare.experiment import Result, Task
+from cnnkit.cli.compare.networks import multiply_adds, parameters
+from cnnkit.cli.compare.training import Result, Task
 from cnnkit.files import write_atomically
 
-OPTIONS = ("epochs", "batch_size", "seed", "placement", "data", "backend", "threads")
+OPTIONS = ("experiment", "epochs", "batch_size", "seed", "placement", "data", "backend", "threads")
 
 
-def table(results: Sequence[Result]) -> str:
-    """One row for each network."""
-    farthest = len(results[0].shifted_accuracy)
-    above = ["", "", "multiply-adds", "train", *["test"] * farthest, "seconds", ""]
-    header = ["network", "parameters", "per image", "", *_shift_names(farthest), "per epoch", "backend"]
-    rows = [above, header, *(_row(result) for result in results)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(_aligned(row, widths)).rstrip() for row in rows]
-    lines.insert(2, "-" * max(map(len, lines)))
-    return "\n".join(lines)
+def table(experiment: ModuleType, results: Sequence[Result]) -> str:
+    """The experiment's table, and a word on a training that was interrupted, which may have learned little."""
+    last = results[-1]
+    if not last.history.interrupted:
+        return str(experiment.table(results))
+    done = f"{last.trial.label}: interrupted after {len(last.history.loss)} of {last.trial.epochs} epochs"
+    return f"{experiment.table(results)}\n\n{done}"
 
 
-def _shift_names(farthest: int) -> list[str]:
-    return ["centred", *(f"{pixels} px off" for pixels in range(1, farthest))]
+def percent(fraction: float) -> str:
+    """As a cell of a table whose caption says that it is in per cent."""
+    return f"{100 * fraction:.1f}"
 
 
-def _row(result: Result) -> list[str]:
-    accuracies = [f"{100 * value:.1f} %" for value in (result.train_accuracy, *result.shifted_accuracy)]
-    seconds = statistics.median(result.history.seconds)
-    counts = [f"{result.parameters:,}", f"{result.multiply_adds:,}"]
-    return [result.name, *counts, *accuracies, f"{seconds:.2f}", result.backend]
-
-
-def _aligned(row: Sequence[str], widths: Sequence[int]) -> list[str]:
-    """The name to the left, and the backend; numbers to the right."""
-    last = len(row) - 1
-    return [
-        cell.ljust(width) if index in (0, last) else cell.rjust(width)
-        for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-    ]
+def cost(result: Result) -> tuple[int, int]:
+    """How many numbers are learned, and multiplied for an image."""
+    return parameters(result.model), multiply_adds(result.model, result.trial.test.x[:1])
 
 
 def write(
-    folder: Path,
+    experiment: ModuleType,
     task: Task,
     results: Sequence[Result],
     options: argparse.Namespace,
     draw: Callable[[Task, Sequence[Result]], bytes] | None,
 ) -> str:
-    """Write comparison.json and, with `draw`, comparison.png, each whole or not at all; say which."""
-    text = json.dumps(_finite(as_dict(task, results, options)), indent=1, allow_nan=False)
-    data, picture = folder / "comparison.json", folder / "comparison.png"
+    """Write the JSON and, with `draw`, the figure, each whole or not at all; say which."""
+    text = json.dumps(_finite(as_dict(experiment, task, results, options)), indent=1, allow_nan=False)
+    data = options.output / f"{options.experiment}.json"
     write_atomically(data, f"{text}\n".encode())
     if not draw:
         return f"\nwrote {data}"
+    picture = data.with_suffix(".png")
     write_atomically(picture, draw(task, results))
     return f"\nwrote {data} and {picture}"
 
 
-def as_dict(task: Task, results: Sequence[Result], options: argparse.Namespace) -> dict[str, Any]:
+def as_dict(
+    experiment: ModuleType, task: Task, results: Sequence[Result], options: argparse.Namespace
+) -> dict[str, Any]:
     """Everything in the table and behind it; all that differs between equal runs is under "seconds"."""
     return {
         "data": {"name": task.name, "shape": task.shape, "train": len(task.train.x), "test": len(task.test.x)},
         "options": {name: getattr(options, name) for name in OPTIONS},
         "versions": {"cnnkit": __version__, "python": platform.python_version(), **_installed("numpy", "numba")},
-        "networks": [_network(result) for result in results],
-        "seconds": {result.name: list(result.history.seconds) for result in results},
+        "networks": [_network(experiment, result) for result in results],
+        "seconds": {result.trial.label: sum(result.history.seconds) for result in results},
     }
 
 
-def _network(result: Result) -> dict[str, Any]:
-    history = {key: value for key, value in result.history.to_dict().items() if key != "seconds"}
+def _network(experiment: ModuleType, result: Result) -> dict[str, Any]:
+    counted, multiplied = cost(result)
     return {
-        "name": result.name,
+        "name": result.trial.network,
         "layers": [repr(layer) for layer in result.model],
-        "parameters": result.parameters,
-        "multiply_adds": result.multiply_adds,
+        "parameters": counted,
+        "multiply_adds": multiplied,
+        "images": len(result.trial.train.x),
+        "epochs": len(result.history.loss),
+        "interrupted": result.history.interrupted,
+        "seed": result.trial.seed,
         "train_accuracy": result.train_accuracy,
-        "test_accuracy": result.shifted_accuracy[0],
-        "shifted_accuracy": dict(enumerate(result.shifted_accuracy)),
         "backend": result.backend,
-        "history": history,
+        **experiment.details(result),
     }
+
+
+def history(result: Result) -> dict[str, Any]:
+    """What training did epoch by epoch, without the time that it took."""
+    return {key: value for key, value in result.history.to_dict().items() if key != "seconds"}
 
 
 def _installed(*packages: str) -> dict[str, str]:

@@ -9,7 +9,7 @@ import numpy as np
 import cnnkit
 from cnnkit import analysis
 from cnnkit.arrays import Array
-from cnnkit.cli.explain.page import figure, page, paragraph, table
+from cnnkit.cli.page import figure, page, paragraph, table
 from cnnkit.datasets import photograph, shift
 from cnnkit.plotting import SIGNED
 

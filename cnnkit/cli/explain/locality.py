@@ -6,7 +6,7 @@ import numpy as np
 
 from cnnkit import analysis
 from cnnkit.arrays import Array
-from cnnkit.cli.explain.page import beside, captioned, figure, page, paragraph, table
+from cnnkit.cli.page import beside, captioned, figure, page, paragraph, table
 from cnnkit.datasets import digits, photograph, shift
 
 SUBJECT = "neighbours agree, flattening forgets them"

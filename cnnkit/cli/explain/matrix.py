@@ -7,7 +7,7 @@ import numpy as np
 import cnnkit
 from cnnkit import analysis
 from cnnkit.arrays import Array
-from cnnkit.cli.explain.page import beside, captioned, figure, page, paragraph
+from cnnkit.cli.page import beside, captioned, figure, page, paragraph
 
 SUBJECT = "a sparse dense layer with tied weights"
 

@@ -6,7 +6,7 @@ from typing import Any
 from cnnkit import analysis
 from cnnkit.analysis.plots import DATASETS
 from cnnkit.analysis.summaries import in_units
-from cnnkit.cli.explain.page import figure, page, paragraph, table
+from cnnkit.cli.page import figure, page, paragraph, table
 
 SUBJECT = "how many numbers a layer learns"
 

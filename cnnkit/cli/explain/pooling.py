@@ -7,7 +7,7 @@ import numpy as np
 
 from cnnkit import analysis, nn
 from cnnkit.arrays import Array
-from cnnkit.cli.explain.page import figure, page, paragraph, table
+from cnnkit.cli.page import figure, page, paragraph, table
 from cnnkit.datasets import digits
 
 SUBJECT = "pooling forgets where, but only nearly"

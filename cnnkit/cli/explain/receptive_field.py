@@ -3,7 +3,7 @@
 from typing import Any
 
 from cnnkit import analysis
-from cnnkit.cli.explain.page import figure, page, paragraph, table
+from cnnkit.cli.page import figure, page, paragraph, table
 
 SUBJECT = "how far deeper layers see"
 STACK = tuple({"name": f"layer {number}", "kernel_size": 3} for number in (1, 2, 3))

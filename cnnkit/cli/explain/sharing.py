@@ -3,7 +3,7 @@
 from typing import Any
 
 from cnnkit import analysis
-from cnnkit.cli.explain.page import figure, page, paragraph, table
+from cnnkit.cli.page import figure, page, paragraph, table
 
 SUBJECT = "9 weights in place of billions"
 SIDES = (28, 64, 224)

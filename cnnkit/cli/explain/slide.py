@@ -9,7 +9,7 @@ import numpy as np
 import cnnkit
 from cnnkit import analysis
 from cnnkit.arrays import Array
-from cnnkit.cli.explain.page import beside, captioned, figure, grid, page, paragraph
+from cnnkit.cli.page import beside, captioned, figure, grid, page, paragraph
 
 SUBJECT = "the kernel slides, every sum written out"
 

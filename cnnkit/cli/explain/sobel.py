@@ -7,7 +7,7 @@ import numpy as np
 import cnnkit
 from cnnkit import analysis
 from cnnkit.arrays import Array
-from cnnkit.cli.explain.page import beside, captioned, figure, grid, page, paragraph, picture
+from cnnkit.cli.page import beside, captioned, figure, grid, page, paragraph, picture
 from cnnkit.datasets import photograph
 
 SUBJECT = "nine numbers find edges"

@@ -7,7 +7,7 @@ import numpy as np
 
 from cnnkit import analysis, nn, optim
 from cnnkit.arrays import Array
-from cnnkit.cli.explain.page import figure, page, paragraph, table
+from cnnkit.cli.page import figure, page, paragraph, table
 from cnnkit.datasets import Images, digits, split
 from cnnkit.plotting import BLUE, ORANGE
 
