@@ -158,9 +158,12 @@ def test_another_stream_waits_for_tables_on_their_way_and_the_host_does_not(reco
 
 def test_tables_that_have_arrived_are_waited_for_no_more(recorder):
     event = types.SimpleNamespace(done=False)
-    stream = types.SimpleNamespace(record=lambda: event, wait_event=lambda one: waited.append(one))
     waited = []
+    stream = types.SimpleNamespace(record=lambda: event, wait_event=waited.append, is_capturing=True)
     tables = recorder.launch.Tables(("arrays",), stream)
+    assert tables.ready(stream) == ("arrays",)
+    assert not waited  # nor is the event asked, which would break the graph that is captured
+    stream.is_capturing = False
     assert tables.ready(stream) == ("arrays",)
     event.done = True
     assert [tables.ready(stream), tables.ready(stream)] == [("arrays",)] * 2
@@ -315,7 +318,7 @@ def test_the_recorder_is_called_as_cupys_driver_is(clean):
     assert callable(cupy.cuda.driver.funcSetAttribute)
     assert {"load", "get_function"} <= set(dir(cupy.cuda.function.Module))
     assert "ptr" in dir(cupy.cuda.function.Function)
-    assert {"record", "wait_event", "ptr"} <= set(dir(cupy.cuda.Stream.null))
+    assert {"record", "wait_event", "ptr", "is_capturing"} <= set(dir(cupy.cuda.Stream.null))
     assert all(hasattr(cupy.cuda.runtime, name) for name in ("getDevice", "memGetInfo", "driverGetVersion"))
     assert "done" in dir(cupy.cuda.Event)
     assert sys.modules["cupy"] is cupy
