@@ -187,14 +187,11 @@ def cuda_imports(path):
 
 
 def asked_for(name, dtype, capability):
-    """Not all of them each time: a tensor-core kernel takes four seconds, and tests/cuda_code.py prints every one."""
-    if name.startswith("matrix_"):
-        return capability == (9, 0) and dtype != "bfloat16"
-    if name == "matrix":
-        return capability == (9, 0) or dtype == "float16"
-    if dtype == "bfloat16":
-        return capability == (9, 0) and name == "maxima"
-    return capability == (9, 0) or dtype == "float32"
+    """Not all of them each time: a tensor-core kernel takes some seconds, and tests/cuda_code.py prints every one."""
+    if capability != (9, 0):
+        return dtype == ("float16" if name == "matrix" else "float32") and not name.startswith("matrix_")
+    halves = name.startswith("matrix") and dtype == "float16"
+    return dtype == "float32" or halves or name in ("maxima", "product", "direct")
 
 
 KERNELS = [
