@@ -207,7 +207,7 @@ HOT = {  # what the innermost loop must hold
     "matrix_slim": {key: {"HMMA": 16, "LDSM": 8, "LDGSTS": 3, "BAR": 1} for key in (*compiler.HALVES, "float32")},
     "matrix_back": {key: {"HMMA": 32, "LDSM": 12, "LDGSTS": 4, "BAR": 1} for key in compiler.HALVES},
     "matrix_back_slim": {key: {"HMMA": 16, "LDSM": 8, "LDGSTS": 3, "BAR": 1} for key in compiler.HALVES}
-    | {"float32": {"HMMA": 8, "LDS": 16}},  # its loop over halves of a step stays a loop
+    | {"float32": {"HMMA": 16, "LDGSTS": 3, "BAR": 1}},
 }
 
 

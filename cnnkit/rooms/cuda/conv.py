@@ -178,8 +178,12 @@ def _add_up(parts: Array, steps: problems.Steps, grad_weight: Array) -> None:
 
 
 def _tile(name: str, dtype: Any, outputs: int) -> str:
-    """The tile that is filled best; of tf32 gradients the wide one would not live in registers."""
-    slim = outputs <= matrix.SLIM.columns or dtype.name not in compiler.KERNELS[name].dtypes
+    """The tile that leaves least idle; of tf32 gradients the wide one would not live in registers.
+
+    A column of the slim one is taken to cost a fifth more, a guess by its loads, until a GPU tells.
+    """
+    wide, narrow = (problems.blocks(outputs, tile.columns) * tile.columns for tile in (matrix.WIDE, matrix.SLIM))
+    slim = 5 * wide > 6 * narrow or dtype.name not in compiler.KERNELS[name].dtypes
     return f"{name}_slim" if slim else name
 
 
