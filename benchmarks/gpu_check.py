@@ -6,11 +6,12 @@ PyTorch and its cuDNN: pooling and depthwise layers beside the bandwidth of a co
 and halves, timed with the device's own events. Whatever fails is a row of the report and ends nothing else. The report,
 gpu_check.json and gpu_check.md, is written anew after every step, so that it is there whenever time runs out.
 
-No network is needed. Kernels are taken from benchmarks/cubins if they were built beforehand (by the second line below),
-else compiled by numba-cuda where it is installed; without either, CuPy's backend alone is checked.
+No network is needed. Kernels are taken from benchmarks/cubins.tar.xz if they were built beforehand from these very
+sources, else compiled by numba-cuda where it is installed; without either, CuPy's backend alone is checked.
 
+    .ci/cuda /tmp/cuda -m cnnkit warmup --backend cuda --compute-capability 9.0 --output /tmp/cubins
+    tar -C /tmp -cJf benchmarks/cubins.tar.xz cubins
     python -m benchmarks.gpu_check --minutes 9 --output FOLDER
-    .ci/cuda /tmp/cuda -m cnnkit warmup --backend cuda --compute-capability 9.0 --output benchmarks/cubins
 
 On a machine without CUDA it says so and is content. ``--dry-run`` goes through it all on a stand-in, with tiny shapes.
 """
@@ -26,6 +27,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import tempfile
 import threading
 import time
@@ -36,7 +38,7 @@ from typing import Any
 from . import cases, gpu_race, setting
 
 ROOT = Path(__file__).parents[1]
-RESULTS, CUBINS = ROOT / "benchmarks" / "results", ROOT / "benchmarks" / "cubins"
+RESULTS, CUBINS = ROOT / "benchmarks" / "results", ROOT / "benchmarks" / "cubins.tar.xz"
 TESTS = (  # in order of what they are worth
     *("conv", "pool", "depthwise", "dense", "conv_transpose", "adaptive_pool", "unpool", "lp_pool", "softmax", "loss"),
     *("mse_loss", "activation", "norm", "fused", "dropout", "arrays", "halves"),
@@ -88,8 +90,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--dry-run", action="store_true", help="go through it without a GPU, on a stand-in")
     options = parser.parse_args(arguments)
     options.output = options.output or (Path(tempfile.mkdtemp()) if options.dry_run else RESULTS)
-    if CUBINS.is_dir():
-        os.environ.setdefault("CNNKIT_CUBINS", str(CUBINS))
+    unpack()
     rooms, reason = (["cuda", "cupy"], "") if options.dry_run else available()
     if not rooms:
         print(f"no GPU backend runs here, so nothing was checked: {reason}")
@@ -104,6 +105,15 @@ def main(arguments: list[str] | None = None) -> int:
             check.take(step, work)
     print(markdown(check.report))
     return 0 if right(check.report) else 1
+
+
+def unpack() -> None:
+    """Let the CUDA room find what was built beforehand."""
+    if CUBINS.exists() and "CNNKIT_CUBINS" not in os.environ:
+        folder = tempfile.mkdtemp()
+        with tarfile.open(CUBINS) as archive:
+            archive.extractall(folder, filter="data")
+        os.environ["CNNKIT_CUBINS"] = str(Path(folder) / "cubins")
 
 
 def available() -> tuple[list[str], str]:
@@ -305,7 +315,8 @@ def markdown(report: dict[str, Any]) -> str:
 def _kernels(found: dict[str, Any] | None) -> Iterator[str]:
     if found:
         refused = "; ".join(f"{name}: {said}" for name, said in found.get("refused", {}).items())
-        yield f"Kernels: {found.get('loaded', 0)} loaded in {found.get('seconds', 0):.1f} s. {refused}{_error(found)}"
+        loaded = f"{found.get('loaded', 0)} loaded in {found.get('seconds', 0):.1f} s"
+        yield f"Kernels: {loaded}, {found.get('built', 0)} of them built beforehand. {refused}{_error(found)}"
         yield ""
 
 

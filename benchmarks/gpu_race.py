@@ -141,15 +141,19 @@ def _said(error: Exception) -> str:
 def kernels(gpu: Gpu, job: dict[str, Any]) -> dict[str, Any]:
     """Load every CUDA kernel: how long it took, and which could not be."""
     launch = importlib.import_module("cnnkit.rooms.cuda.launch")
-    started, refused, loaded = time.perf_counter(), {}, 0
-    for name, kernel in launch.compiler.KERNELS.items():
+    compiler = launch.compiler
+    digits = gpu.cupy.cuda.Device().compute_capability
+    started, refused, loaded, built = time.perf_counter(), {}, 0, 0
+    for name, kernel in compiler.KERNELS.items():
         for dtype in kernel.dtypes:
+            entry = compiler.entry(name, dtype, (int(digits[:-1]), int(digits[-1])))
+            built += compiler.cubins.built(entry) is not None
             try:
                 launch._function(name, dtype, gpu.cupy.cuda.runtime.getDevice())
                 loaded += 1
             except Exception as error:
                 refused[f"{name}, {dtype}"] = _said(error)
-    return {"loaded": loaded, "refused": refused, "seconds": time.perf_counter() - started}
+    return {"loaded": loaded, "built": built, "refused": refused, "seconds": time.perf_counter() - started}
 
 
 def roofs(gpu: Gpu, job: dict[str, Any]) -> dict[str, Any]:

@@ -315,6 +315,17 @@ def test_gpu_check_goes_through_its_steps_on_a_stand_in(tmp_path):
     assert (tmp_path / "gpu_check.md").read_text().startswith("# no GPU: a dry run")
 
 
+def test_gpu_check_brings_kernels_along(check, monkeypatch):
+    """The archive in the source tree is whole; kernels of other sources in it are not asked for."""
+    monkeypatch.setenv("CNNKIT_CUBINS", "")  # given back afterwards
+    del os.environ["CNNKIT_CUBINS"]
+    check.unpack()
+    found = sorted(Path(os.environ["CNNKIT_CUBINS"]).iterdir())
+    assert len(found) >= 12
+    assert all(path.name.endswith(".cubin") and "-sm_90a-" in path.name for path in found)
+    assert all(path.read_bytes().startswith(b"cnnkit cubin ") for path in found)
+
+
 def test_gpu_check_runs_a_file_of_tests(check):
     assert check.tested("kernels", "numpy", 60, True)["seconds"] > 0  # of which none has both words in its name
     assert check.tested("no_such_file", "numpy", 60, True)["errors"] == 1

@@ -114,21 +114,21 @@ def code(name: str, dtype: str, capability: Capability) -> bytes:
     """
     major, minor = capability
     for older in range(minor, -1, -1):
-        built = cubins.built(_entry(name, dtype, (major, older)))
+        built = cubins.built(entry(name, dtype, (major, older)))
         if built is not None:
             return built
     made_by = hashlib.sha256(repr(versions()).encode()).hexdigest()[:16]
-    return cubins.kept(f"{_entry(name, dtype, capability)}-{made_by}", lambda: machine_code(name, dtype, capability))
+    return cubins.kept(f"{entry(name, dtype, capability)}-{made_by}", lambda: machine_code(name, dtype, capability))
 
 
 def build(name: str, dtype: str, capability: Capability, folder: Path) -> int:
     """Put the machine code of a kernel into a folder for `code` to find, whatever makes kernels there; its bytes."""
     made, _ = link(compile_ptx(name, dtype, capability), capability)
-    cubins.write(folder / f"{_entry(name, dtype, capability)}.cubin", made)
+    cubins.write(folder / f"{entry(name, dtype, capability)}.cubin", made)
     return len(made)
 
 
-def _entry(name: str, dtype: str, capability: Capability) -> str:
+def entry(name: str, dtype: str, capability: Capability) -> str:
     return f"{name}-{dtype}-{architecture(capability)}-{sources()[:16]}"
 
 
@@ -152,8 +152,8 @@ def compile_ptx(name: str, dtype: str, capability: Capability) -> bytes:
         cc=(*capability, "a") if capability in OWN else capability,
         launch_bounds=(kernel.threads, kernel.resident // kernel.threads),
     )
-    entry = next(line for line in ptx.splitlines() if ".entry" in line).split(".entry")[1].strip().rstrip("(")
-    return ptx.replace(entry, f"cnnkit_{name}").encode()
+    called = next(line for line in ptx.splitlines() if ".entry" in line).split(".entry")[1].strip().rstrip("(")
+    return ptx.replace(called, f"cnnkit_{name}").encode()
 
 
 class UnknownDeviceError(ValueError):
