@@ -116,18 +116,20 @@ def test_ctrl_c_keeps_the_trainings_so_far(kind, number, compare, monkeypatch, c
     assert re.search(r": interrupted after 1 of \d+ epochs$", capsys.readouterr().out.strip())
 
 
-def test_ctrl_c_in_testing_keeps_the_trainings_so_far(compare, monkeypatch):
+@pytest.mark.parametrize(("times", "kept"), [(1, 3), (2, 2)])
+def test_ctrl_c_in_testing_waits_for_its_end_and_twice_does_not(times, kept, compare, monkeypatch):
     measure, numbers = zero_one.measure, iter(range(1, 1000))
 
     def interrupted(*arguments):
         if next(numbers) == 3:
-            raise KeyboardInterrupt
+            for _ in range(times):
+                signal.raise_signal(signal.SIGINT)
         return measure(*arguments)
 
     monkeypatch.setattr(zero_one, "measure", interrupted)
     code, folder = compare("--experiment", "zero-one", "--epochs", "1")
     assert code == 130
-    assert [network["name"] for network in read(folder, "zero-one")["networks"]] == list(FROM_SCRATCH)[:2]
+    assert [network["name"] for network in read(folder, "zero-one")["networks"]] == list(FROM_SCRATCH)[:kept]
 
 
 # The parts
