@@ -34,7 +34,7 @@ BACKENDS = {  # in order of preference
     "cuda": Backend(
         "cupy",
         "cnnkit.rooms.cuda",
-        ("cupy", "numba_cuda"),
+        ("cupy", "numba"),
         'pip install "cnnkit[cuda13]" or "cnnkit[cuda12]"',
     ),
     "cupy": Backend("cupy", "cnnkit.rooms.array", ("cupy",), 'pip install "cnnkit[cuda13]" or "cnnkit[cuda12]"'),
@@ -101,7 +101,7 @@ def implementation(op: str, array: arrays.Array) -> Callable[..., Any]:
     """The function that runs `op` on `array`."""
     family = "numpy" if type(array) is np.ndarray else arrays.family(array)
     run = _find(op, family, _chosen.get())
-    if array.itemsize == 2 and arrays.is_half(array.dtype):
+    if array.itemsize == 2 and arrays.is_half(array.dtype) and not hasattr(run, "takes_halves"):
         ways = (_find(name, family, _chosen.get()) for name in ("widen", "narrow"))
         return halves.in_float32(op, run, *ways)
     return run
@@ -146,14 +146,50 @@ def why_not(name: str) -> str:
     backend = BACKENDS[name]
     try:
         needed = [importlib.import_module(module) for module in backend.needs]
+        if backend.family == "cupy":
+            return _why_no_gpu(needed[0]) or (_why_no_kernels(needed[0]) if name == "cuda" else "")
     except ImportError as error:
-        return f"{error}: {backend.remedy}"
-    if backend.family == "cupy" and not needed[0].cuda.is_available():
-        return "CuPy finds no CUDA device or no driver for it"
-    if name == "cuda" and int(needed[0].cuda.Device().compute_capability) < OLDEST_GPU:
-        found = needed[0].cuda.Device().compute_capability
-        return f"the GPU has compute capability {found[:-1]}.{found[-1]}, but the CUDA kernels need 8.0 or later"
+        return f"{_sentence(error)}: {backend.remedy}"
     return ""
+
+
+def _why_no_gpu(cupy: Any) -> str:
+    runtime = cupy.cuda.runtime
+    if not runtime.driverGetVersion():
+        return "CuPy finds no NVIDIA driver"
+    if old := _too_old(runtime.driverGetVersion(), runtime.runtimeGetVersion() // 1000 * 1000, "CuPy is"):
+        return old
+    if not cupy.cuda.is_available():
+        shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+        return "the driver shows no GPU" + ("" if shown is None else f", for CUDA_VISIBLE_DEVICES is {shown!r}")
+    return ""
+
+
+def _why_no_kernels(cupy: Any) -> str:
+    digits = cupy.cuda.Device().compute_capability
+    capability = int(digits[:-1]), int(digits[-1])
+    if int(digits) < OLDEST_GPU:
+        return f"the GPU has compute capability {digits[:-1]}.{digits[-1]}, but the CUDA kernels need 8.0 or later"
+    compiler = importlib.import_module(f"{BACKENDS['cuda'].module}.compiler")
+    if reason := compiler.why_not(capability):
+        return reason
+    driver = cupy.cuda.runtime.driverGetVersion()
+    return _too_old(driver, compiler.driver_needed(capability), "the compiler of kernels is")
+
+
+def _too_old(driver: int, needed: int, whose: str) -> str:
+    """Versions of CUDA are counted by thousands and tens."""
+    if driver >= needed:
+        return ""
+    there, wanted = (f"{version // 1000}.{version % 1000 // 10}" for version in (driver, needed))
+    other = "nvidia-nvjitlink" if driver // 1000 == needed // 1000 else f'"cnnkit[cuda{driver // 1000}]"'
+    return f"the driver is for CUDA {there}, but {whose} for CUDA {wanted}: update the driver, or pip install {other}"
+
+
+def _sentence(error: ImportError) -> str:
+    """What an import failed of; CuPy frames a page, whose last line is the reason."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip(" =")] or [type(error).__name__]
+    return lines[0] if len(lines) == 1 else f"{lines[0].rstrip('.')} ({lines[-1]})"
 
 
 def _room(name: str) -> ModuleType:

@@ -659,6 +659,55 @@ def _join_phase(plan: ConvPlan, parts: tuple[tuple[slice, slice, Ints], ...]) ->
     return Phase(every + of, every + flipped, sub)
 
 
+class Section(NamedTuple):
+    """Windows that meet x with the same taps: ``y[of]`` is the convolution of ``x[taken]`` with ``weight[kernel]``.
+
+    Its `plan` has no padding.
+    """
+
+    of: Slices
+    taken: Slices
+    kernel: Slices
+    plan: ConvPlan
+
+
+@lru_cache(_CACHED_PLANS)
+def sections(plan: ConvPlan) -> tuple[Section, ...]:
+    """The windows by the taps that meet x; none if a window lies in the padding as a whole."""
+    axes = [_sections_along(plan, axis) for axis in range(len(plan.stride))]
+    return tuple(_join_section(plan, parts) for parts in itertools.product(*axes))
+
+
+def _sections_along(plan: ConvPlan, axis: int) -> list[tuple[slice, slice, slice]]:
+    """Along one axis the slices of y, x and the kernel; none as above."""
+    stride, dilation, kernel, size = (
+        one[axis] for one in (plan.stride, plan.dilation, plan.kernel_size, plan.input_size)
+    )
+
+    def met(o: int) -> tuple[int, int]:
+        start = o * stride - plan.before[axis]
+        return max(0, -(start // dilation)), min(kernel, (size - 1 - start) // dilation + 1)
+
+    found = []
+    for (low, high), group in itertools.groupby(range(plan.output_size[axis]), met):
+        if low >= high:
+            return []
+        windows = [*group]
+        first, last = (o * stride - plan.before[axis] for o in (windows[0], windows[-1]))
+        taken = slice(first + low * dilation, last + (high - 1) * dilation + 1)
+        found.append((slice(windows[0], windows[-1] + 1), taken, slice(low, high)))
+    return found
+
+
+def _join_section(plan: ConvPlan, parts: tuple[tuple[slice, slice, slice], ...]) -> Section:
+    every = (slice(None), slice(None))
+    of, taken, kernel = zip(*parts, strict=True)
+    out, size, taps = (tuple(one.stop - one.start for one in axes) for axes in (of, taken, kernel))
+    none = (0,) * len(parts)
+    inside = plan._replace(input_size=size, kernel_size=taps, before=none, after=none, output_size=out)
+    return Section(every + of, every + taken, every + kernel, inside)
+
+
 @lru_cache(_CACHED_PLANS)
 def lift(plan: Any, ndim: int = 3) -> Any:
     """The same plan over `ndim` spatial axes: axes of size 1 are put in front."""

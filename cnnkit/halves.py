@@ -1,7 +1,8 @@
 """float16 and bfloat16: stored as they are, computed in float32.
 
-Rooms compute nothing in halves. `in_float32` stands between a public function and its room: inputs go in as float32
-copies; what the room fills is rounded into the arrays that were given; a part of the batch at a time where it can be.
+Rooms compute nothing in halves, but for functions that say so (`taken`). `in_float32` stands between a public function
+and its room: inputs go in as float32 copies; what the room fills is rounded into the arrays that were given; a part of
+the batch at a time where it can be.
 """
 
 import inspect
@@ -24,6 +25,12 @@ IN_PARTS = (
     *("activate", "activate_backward", "dropout", "softmax", "softmax_backward", "log_softmax", "log_softmax_backward"),
     *("cross_entropy", "cross_entropy_backward"),
 )
+
+
+def taken(run: Fill) -> Fill:
+    """A room's function that computes in halves itself, or sees to it."""
+    run.takes_halves = True  # type: ignore[attr-defined]
+    return run
 
 
 @lru_cache

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
-from cnnkit.geometry import integer
+from cnnkit.geometry import boolean, integer
 
 ALGORITHMS = ("auto", "direct", "winograd")
 
@@ -15,6 +15,7 @@ class Settings(NamedTuple):
 
     algorithm: str = "auto"
     max_workspace: int = 64 << 20
+    tf32: bool = False
 
 
 _current: ContextVar[Settings] = ContextVar("settings", default=Settings())  # noqa: B039
@@ -26,11 +27,13 @@ def current() -> Settings:
 
 
 @contextmanager
-def options(*, algorithm: str | None = None, max_workspace: int | None = None) -> Iterator[None]:
+def options(
+    *, algorithm: str | None = None, max_workspace: int | None = None, tf32: bool | None = None
+) -> Iterator[None]:
     """Choose, inside the ``with`` block, the algorithm of convolutions and the memory that they may take besides.
 
     The choice holds for the current thread (and asyncio task); what is not given stays as it is around the block. The
-    CPU kernels (backend "numba") follow it; other backends have one algorithm each.
+    CPU kernels (backend "numba") follow `algorithm`; other backends have one each.
 
     Parameters
     ----------
@@ -43,11 +46,15 @@ def options(*, algorithm: str | None = None, max_workspace: int | None = None) -
         Bytes, at least 0; 64 MiB if never set. A Winograd convolution for which they are not enough is computed
         directly, and a direct one packs its weights in parts that fit. A direct one also has, for each thread, about
         half a megabyte of its input at hand, more with thousands of channels.
+    tf32 : bool, optional
+        Whether CUDA kernels (backend "cuda") may round what is multiplied in float32 convolutions and dense layers to
+        11 significant bits, for tensor cores; sums stay float32. A product is then off by a part in 1023 at most. False
+        if never set: float32 means float32.
 
     Raises
     ------
     ValueError, TypeError
-        If there is no algorithm of this name, or `max_workspace` is negative or no int.
+        If there is no algorithm of this name, `max_workspace` is negative or no int, or `tf32` is no bool.
 
     Notes
     -----
@@ -79,6 +86,7 @@ def options(*, algorithm: str | None = None, max_workspace: int | None = None) -
         Settings(
             now.algorithm if algorithm is None else _known(algorithm),
             now.max_workspace if max_workspace is None else integer(max_workspace, "max_workspace", 0),
+            now.tf32 if tf32 is None else boolean(tf32, "tf32"),
         )
     )
     try:

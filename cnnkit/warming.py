@@ -109,7 +109,7 @@ def common(dtype: Any) -> dict[str, Callable[[], None]]:
         "Winograd": lambda: _layer(Conv2d(16, 16, 3, padding=1, dtype=kind), (2, 16, 12, 12), "winograd"),
         "Winograd, large images": lambda: _layer(Conv2d(16, 16, 3, dtype=kind), (2, 16, 48, 48), "winograd"),
         "depthwise": lambda: _layer(_depthwise(kind), (2, 16, 12, 12)),
-        "depthwise, few windows": lambda: _layer(_depthwise(kind), (2, 16, 6, 6)),
+        "depthwise, few windows": lambda: _layer(_depthwise(kind, 2), (2, 16, 12, 12)),
         "depthwise, channels last": lambda: _layer(_depthwise(kind), (2, 16, 12, 12), channels_last=True),
         "dense": lambda: _layer(Dense(32, 10, dtype=kind), (8, 32)),
         "max pooling": lambda: _layer(MaxPool2d(2), (2, 4, 12, 12), dtype=kind),
@@ -129,8 +129,8 @@ def common(dtype: Any) -> dict[str, Callable[[], None]]:
     }
 
 
-def _depthwise(dtype: str) -> Conv2d:
-    return Conv2d(16, 16, 3, padding=1, groups=16, dtype=dtype)
+def _depthwise(dtype: str, stride: int = 1) -> Conv2d:
+    return Conv2d(16, 16, 3, stride, padding=1, groups=16, dtype=dtype)
 
 
 def _tiles(dtype: str) -> None:

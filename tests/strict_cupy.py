@@ -48,6 +48,10 @@ class ndarray:  # noqa: N801
         return Flags(self._array.flags)
 
     @property
+    def data(self):
+        return types.SimpleNamespace(ptr=self._array.ctypes.data)
+
+    @property
     def T(self):  # noqa: N802
         return ndarray(self._array.T)
 
@@ -185,7 +189,7 @@ def poisoned(numpys):
 
     def call(*args, **kwargs):
         made = function(numpys)(*args, **kwargs)
-        if made.dtype.kind == "f":
+        if made.dtype.kind == "f" or made.dtype.name == "bfloat16":
             made._array.fill(np.nan)
         return made
 
@@ -207,6 +211,22 @@ def asarray(value, dtype=None):
 
 def array(value, dtype=None):
     return asarray(value, dtype).copy() if isinstance(value, ndarray) else asarray(value, dtype)
+
+
+class Stream:
+    """A stream of a GPU; what other streams it waits for is noted."""
+
+    def __init__(self, ptr=0):
+        self.ptr, self.waited_for = ptr, []
+
+    def synchronize(self):
+        COUNTED["waits"] += 1
+
+    def record(self):
+        return types.SimpleNamespace(done=False, stream=self)
+
+    def wait_event(self, event):
+        self.waited_for.append(event.stream)
 
 
 class Generator:
@@ -249,11 +269,13 @@ def module():
     cupy.random = types.SimpleNamespace(default_rng=Generator, Generator=Generator)
     for name in ("empty", "empty_like"):
         setattr(cupy, name, poisoned(getattr(np, name)))
+    stream = Stream()
+    runtime = {"getDevice": 0, "driverGetVersion": 13000, "runtimeGetVersion": 13000, "memGetInfo": (1 << 30, 1 << 30)}
     cupy.cuda = types.SimpleNamespace(
         is_available=lambda: True,
-        Device=lambda: types.SimpleNamespace(compute_capability="90"),
-        runtime=types.SimpleNamespace(getDevice=lambda: 0),
-        get_current_stream=lambda: types.SimpleNamespace(synchronize=lambda: None),
+        Device=lambda device=0: types.SimpleNamespace(compute_capability="90"),
+        runtime=types.SimpleNamespace(**{name: lambda value=value: value for name, value in runtime.items()}),
+        get_current_stream=lambda: stream,
     )
     return cupy
 

@@ -76,7 +76,8 @@ def test_the_parts_beside_import_little(part):
 @pytest.mark.parametrize("room", [*ROOMS, "cuda"])
 def test_a_room_imports_plans_arrays_and_itself(room):
     for path in modules("rooms", room):
-        assert imported_parts(path) <= {"geometry", "arrays", "settings", "rooms"}, path
+        beside = {"halves"} if room == "cuda" else set()  # which it computes itself, or leaves to float32
+        assert imported_parts(path) <= {"geometry", "arrays", "settings", "rooms", "files"} | beside, path
         others = [name for name in imported(path) if name.startswith("cnnkit.rooms.")]
         below = ("array",) if room == "cuda" else ()  # it has not everything itself
         assert all(name.split(".")[2] in (room, "threads", "normal", *below) for name in others), path
@@ -85,7 +86,7 @@ def test_a_room_imports_plans_arrays_and_itself(room):
 @pytest.mark.parametrize(
     ("heavy", "room"),
     [
-        *(("numba", "rooms/numba rooms/cuda"), ("llvmlite", "rooms/numba"), ("cupy", "rooms/cuda")),
+        *(("numba", "rooms/numba rooms/cuda"), ("llvmlite", "rooms/numba rooms/cuda"), ("cupy", "rooms/cuda")),
         *(("torch", "interop/torch.py"), ("jax", "nowhere"), ("ml_dtypes", "nowhere")),
     ],
 )

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -289,13 +290,133 @@ def test_gpu_check_is_content_without_a_gpu():
     assert re.fullmatch(r"no GPU backend runs here, so nothing was checked: .+\n", done.stdout)
 
 
-def test_gpu_check_reports_a_table():
-    check = importlib.import_module("benchmarks.gpu_check")
-    races = [{"case": "a", "direction": "forward", "milliseconds": {"cuda": 1.25, "PyTorch tf32": 0.5}}]
-    given = {"device": "GPU", "versions": {"cnnkit": "1"}, "tests_passed": {"cuda": False}, "races": races}
-    text = check.markdown(given)
-    assert "cuda: FAILED" in text
-    assert "| a | forward | 1.250 | 0.500 |" in text
+@pytest.fixture
+def check():
+    return importlib.import_module("benchmarks.gpu_check")
+
+
+def test_gpu_check_goes_through_its_steps_on_a_stand_in(tmp_path):
+    """Kernels, every kind of job, and a report of them."""
+    pytest.importorskip("numba.cuda", reason="this Numba has no cuda module", exc_type=ImportError)
+    command = [sys.executable, "-m", "benchmarks.gpu_check", "--dry-run", "--minutes", "3", "--output", str(tmp_path)]
+    only = ["--skip", "tests", "sanitizer", "--only", "digits_(max|dense)"]
+    done = subprocess.run([*command, *only], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads((tmp_path / "gpu_check.json").read_text())
+    assert report["device"] == "no GPU: a dry run"
+    assert report["kernels"]["loaded"] >= 12
+    assert report["host"]["microseconds"].keys() >= {"cuda", "cupy"}
+    assert not [row for row in report["races"] if "error" in row]
+    assert all(row["form"] == "tf32" or row["milliseconds"]["cuda"] > 0 for row in report["races"])
+    plain = [row for row in report["races"] if row["form"] == "float32" and row["layout"] == "channels first"]
+    assert len(plain) == 4
+    if importlib.util.find_spec("torch"):
+        assert all(row["errors"]["cupy"] < 1e-6 for row in plain)
+    assert (tmp_path / "gpu_check.md").read_text().startswith("# no GPU: a dry run")
+
+
+def test_gpu_check_runs_a_file_of_tests(check):
+    assert check.tested("kernels", "numpy", 60, True)["seconds"] > 0  # of which none has both words in its name
+    assert check.tested("no_such_file", "numpy", 60, True)["errors"] == 1
+    assert check.tested("conv", "numpy", 0.1, True) == {"unfinished": "after 0 s"}
+
+
+def test_gpu_check_watches_every_kind_of_kernel(check, monkeypatch, capsys):
+    pytest.importorskip("numba.cuda", reason="this Numba has no cuda module", exc_type=ImportError)
+    assert check.gpu_race.main(["--subset", "--dry-run"]) == 0
+    names = capsys.readouterr().out.splitlines()
+    assert len([name for name in names if name.startswith("convolution")]) == 16
+    assert not [name for name in names if "Error" in name]
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ("========= ERROR SUMMARY: 0 errors", {"errors": 0, "said": ""}),
+        ("========= Invalid __global__ write\n========= ERROR SUMMARY: 3 errors", 3),
+        ("========= RACECHECK SUMMARY: 2 hazards displayed (1 error, 1 warning)", 2),
+        ("========= Error: Device not supported\n========= ERROR SUMMARY: 1 error", "Device not supported"),
+        ("Segmentation fault", "Segmentation fault"),
+    ],
+)
+def test_gpu_check_reads_what_the_sanitizer_counted(said, found, check):
+    got = check.watched([sys.executable, "-c", f"print({said!r})"], 30)
+    if isinstance(found, dict):
+        assert got == found
+    else:
+        assert found == got["errors"] if isinstance(found, int) else "errors" not in got and found in got["said"]
+
+
+def test_gpu_check_reports_a_table(check):
+    row = {
+        "case": "vgg_max_pool_2x2",
+        "direction": "forward",
+        "form": "float32",
+        "layout": "channels first",
+        "x": [1, 2],
+    }
+    good = row | {"milliseconds": {"cuda": 1.25, "PyTorch": 2.5}, "errors": {"cuda": 1e-7}, "bytes": 3e9, "flops": 1}
+    bad = row | {"direction": "backward", "error": "the process ended with -11: Segmentation fault"}
+    tests = {
+        "cuda": {"conv": {"passed": 5, "failed": 1, "names": ["test_a[cuda]"]}, "pool": {"unfinished": "after 9 s"}}
+    }
+    report = {"device": "GPU", "versions": {"cnnkit": "1"}, "tests": tests, "races": [good, bad]}
+    report |= {"roofs": {"bandwidth": 4e12, "float32": 5e13}, "failed": {"sanitizer": "OSError: no"}, "sanitizer": {}}
+    text = check.markdown(report)
+    assert (
+        "| vgg_max_pool_2x2 | 1x2 | forward | float32 | channels first | 1.250 |  | 2.500 | 60 % | 1.0e-07 |  |  |"
+        in text
+    )
+    assert "| **the process ended with -11: Segmentation fault**" in text
+    assert (
+        "| pooling and depthwise, float32, channels first, forward | 1 | 2.00 | 2.00 (vgg_max_pool_2x2) | 60 % |"
+        in text
+    )
+    assert "Tests on cuda: 5 passed, 1 failed, 0 skipped, 0 errors (conv, pool)." in text
+    assert "- conv: test_a[cuda]" in text
+    assert "**sanitizer failed**: OSError: no" in text
+    assert not check.right(report)
+
+
+WORKER = """
+import json, os, sys
+for number, job in enumerate(json.load(sys.stdin)):
+    print(json.dumps({"begin": number}), flush=True)
+    if job["kind"] == "crash":
+        print("Segmentation fault", flush=True)
+        os._exit(11)
+    print(json.dumps({"row": job}), flush=True)
+    if job["kind"] == "break":
+        sys.exit(3)
+"""
+
+
+def test_gpu_check_goes_on_after_a_crash(check, monkeypatch, tmp_path):
+    monkeypatch.setattr(check, "WORKER", [sys.executable, "-c", WORKER])
+    options = type("Options", (), {"minutes": 1, "dry_run": False, "output": tmp_path})
+    kinds = ["one", "crash", "two", "break", "three", "crash"]
+    found = list(check.rows(check.Check(options, ["cuda"]), [{"kind": kind} for kind in kinds], 1.0))
+    assert [row["kind"] for row in found] == kinds
+    assert [row.get("error", "") for row in found] == [
+        *("", "the process ended with 11: Segmentation fault", "", "", ""),
+        "the process ended with 11: Segmentation fault",
+    ]
+
+
+def test_gpu_check_keeps_to_its_time(check, monkeypatch, tmp_path):
+    monkeypatch.setattr(check, "WORKER", [sys.executable, "-c", "import time; time.sleep(60)"])
+    monkeypatch.setattr(check, "LEAST", 0.1)
+    options = type("Options", (), {"minutes": 0.01, "dry_run": False, "output": tmp_path})
+    started = time.monotonic()
+    assert list(check.rows(check.Check(options, ["cuda"]), [{"kind": "one"}], 1.0)) == []
+    assert time.monotonic() - started < 20
+
+
+def test_gpu_check_tells_a_step_that_fails(check, tmp_path):
+    options = type("Options", (), {"minutes": 1, "dry_run": False, "output": tmp_path})
+    one = check.Check(options, ["cuda"])
+    one.take("a step", lambda check: 1 / 0)
+    assert "**a step failed**: ZeroDivisionError" in (tmp_path / "gpu_check.md").read_text()
 
 
 # ---------------------------------------------------------------- committed results

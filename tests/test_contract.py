@@ -79,7 +79,7 @@ layer_norm_backward(grad_output, x, **more)
 group_norm(x, **more)
 group_norm_backward(grad_output, x, **more)
 dropout_backward(grad_output, **more)
-options(*, algorithm, max_workspace)
+options(*, algorithm, max_workspace, tf32)
 warmup()
 
 nn.Conv{n}d(in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1, groups=1)

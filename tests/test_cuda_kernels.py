@@ -22,13 +22,21 @@ from cnnkit import dispatch
 
 SMALL = (("DEPTH = 16", "DEPTH = 2"), ("ACROSS, DOWN, WIDE = 16, 8, 8", "ACROSS, DOWN, WIDE = 4, 2, 2"))
 SMALL += (("REDUCERS = 256", "REDUCERS = 8"),)
-FACTORIES = {
-    "averages": ("windows", lambda made, real, tall: made.averages(real, False)),
-    "averages_back": ("windows", lambda made, real, tall: made.averages(real, True)),
-    "maxima": ("windows", lambda made, real, tall: made.maxima(real)),
-    "product": ("convolve", lambda made, real, tall: made.product(real, tall)),
-    "direct": ("convolve", lambda made, real, tall: made.direct(real)),
-    "weight_gradient": ("convolve", lambda made, real, tall: made.weight_gradient(real)),
+SMALL_PLANES = (("PLANE = 256", "PLANE = 7"), ("PART = 16", "PART = 3"))
+SMALL_TILES = (("WIDE, SLIM = Tile(4, 2, 2, 8), Tile(4, 2, 2, 4)", "WIDE, SLIM = Tile(2, 1, 1, 4), Tile(2, 1, 1, 2)"),)
+FACTORIES = {  # what makes a kernel of a file's functions: the dtype's numbers, its name, and rows of `product`
+    "averages": ("windows", lambda made, real, name, tall: made.averages(real, False)),
+    "averages_back": ("windows", lambda made, real, name, tall: made.averages(real, True)),
+    "maxima": ("windows", lambda made, real, name, tall: made.maxima(real)),
+    "maxima_back": ("windows", lambda made, real, name, tall: made.maxima_back(real)),
+    "product": ("convolve", lambda made, real, name, tall: made.product(real, tall)),
+    "direct": ("convolve", lambda made, real, name, tall: made.direct(real)),
+    "weight_gradient": ("convolve", lambda made, real, name, tall: made.weight_gradient(real)),
+    "totals": ("convolve", lambda made, real, name, tall: made.totals(name)),
+    "matrix": ("matrix", lambda made, real, name, tall: made.product(name, False, made.WIDE)),
+    "matrix_slim": ("matrix", lambda made, real, name, tall: made.product(name, False, made.SLIM)),
+    "matrix_back": ("matrix", lambda made, real, name, tall: made.product(name, True, made.WIDE)),
+    "matrix_back_slim": ("matrix", lambda made, real, name, tall: made.product(name, True, made.SLIM)),
 }
 
 
@@ -38,20 +46,26 @@ class Room:
     def __init__(self, monkeypatch, small, changes=()):
         self.launched = []
         strict_cupy.install(monkeypatch)
-        monkeypatch.setitem(sys.modules, "numba_cuda", type(sys)("numba_cuda"))
+        monkeypatch.setattr(dispatch, "_why_no_kernels", lambda cupy: "")
         pytest.importorskip("numba.cuda", reason="this Numba has no cuda module", exc_type=ImportError)
         for name in [name for name in sys.modules if name.startswith("cnnkit.rooms.cuda")]:
             monkeypatch.delitem(sys.modules, name)
         launch = importlib.import_module("cnnkit.rooms.cuda.launch")
         self.compiler, self.problems, convolve = launch.compiler, launch.problems, launch.compiler.convolve
+        matrix = launch.compiler.matrix
         monkeypatch.setattr(launch, "run", self.run)
-        sources = {"windows": [], "convolve": list(SMALL) if small else []}
+        small_ones = {"convolve": SMALL, "matrix": SMALL_TILES, "windows": SMALL_PLANES} if small else {}
+        sources = {name: list(small_ones.get(name, ())) for name in ("windows", "convolve", "matrix")}
         for name, *change in changes:
-            sources[name].append(change)
+            sources[name].append(tuple(change))
         self.made = {name: cuda_simulator.source(name, *each) for name, each in sources.items()}
         if small:
             for name in ("DEPTH", "DOWN", "COLUMNS", "THREADS", "REDUCERS"):
                 monkeypatch.setattr(convolve, name, getattr(self.made["convolve"], name))
+            for name in ("WIDE", "SLIM"):
+                monkeypatch.setattr(matrix, name, getattr(self.made["matrix"], name))
+            monkeypatch.setattr(self.problems, "SHORTEST", 1)
+            monkeypatch.setattr(launch.compiler.windows, "PART", self.made["windows"].PART)
             monkeypatch.setattr(convolve, "FEW", 3)
             monkeypatch.setattr(self.compiler, "TALL", {"float32": 2, "float64": 3})
             monkeypatch.setattr(self.compiler, "ELEMENTWISE", 5)
@@ -60,11 +74,17 @@ class Room:
         self.launched.append(name)
         self.check_arguments(name, dtype, args)
         file, factory = FACTORIES[name]
-        tall = self.compiler.TALL.get(dtype.name)
-        threads = {"product": self.made["convolve"].THREADS, "weight_gradient": self.made["convolve"].REDUCERS}
-        kernel = factory(self.made[file], dtype.type, tall)
+        made, numbers = self.made[file], self.made["convolve"]
+        kernel = factory(made, dtype.type, dtype.name, self.compiler.TALL.get(dtype.name))
+        threads = {
+            "product": numbers.THREADS,
+            "weight_gradient": numbers.REDUCERS,
+            "maxima_back": self.made["windows"].PLANE,
+        }.get(name, self.compiler.ELEMENTWISE)
+        if file == "matrix":
+            threads = (made.SLIM if name.endswith("slim") else made.WIDE).threads
         plain = [one._array if isinstance(one, strict_cupy.ndarray) else one for one in args]
-        cuda_simulator.launch(kernel, grid, threads.get(name, self.compiler.ELEMENTWISE), *plain)
+        cuda_simulator.launch(kernel, grid, threads, *plain)
 
     def check_arguments(self, name, dtype, args):
         """What is packed is what the compiled kernel takes, one by one."""
@@ -73,10 +93,12 @@ class Room:
         for one in self.compiler.KERNELS[name].arguments:
             wanted += [one.dtype] * len(one) if isinstance(one, types.UniTuple) else [one]
         for one, want in zip(self.problems.packed(args), wanted, strict=True):
+            sums = "float32" if dtype.itemsize == 2 else dtype.name
             if isinstance(one, strict_cupy.ndarray):
-                assert want == self.compiler.NUMBERS or want.dtype.name in (one.dtype.name, "int64")
+                names = {self.compiler.NUMBERS: (dtype.name,), self.compiler.SUMS: (sums,)}
+                assert one.dtype.name in names.get(want, ()) or want.dtype.name in (one.dtype.name, "int64")
             else:
-                assert one.dtype.name == want.name
+                assert one.dtype.name == (sums if want is self.compiler.NUMBER else want.name)
 
 
 @pytest.fixture
@@ -167,6 +189,13 @@ def check_maxima(case, form, room):
     for got, want in zip(call(f"max_pool{case.count}d", x, *case[1:-1], return_indices=True), expected, strict=True):
         np.testing.assert_array_equal(got.reshape(want.shape), want)
     assert room.launched == ["maxima"] * bool(x.size)
+    grad = whole(np.shape(expected[0]), np.float32, 2).reshape(expected[0].shape)
+    indices = expected[1]
+    if form != "plain":
+        grad, indices = FORMS[form](grad), FORMS[form](indices)
+    got = call(f"max_pool{case.count}d_backward", grad, indices, lifted.shape)
+    np.testing.assert_array_equal(got, naive.max_pool_backward(grad, indices, lifted.shape))
+    assert room.launched[1:] == ["maxima_back"] * bool(x.size)
 
 
 @over(POOL)
@@ -218,7 +247,7 @@ MISTAKES = {
     "outputs beyond the last": ("convolve", "if row < outputs and column < columns:", "if column < columns:"),
     "positions beyond the last": ("convolve", "start + s < terms and column < columns:", "start + s < terms:"),
     "the padding of another axis": ("convolve", "steps[7]\n        w0", "steps[8]\n        w0"),
-    "the weights of the first group": ("convolve", "w_row = (group * outputs + row)", "w_row = row"),
+    "the weights of the first group": ("convolve", "w_row = row * ws[0] + group * gs[1]", "w_row = row * ws[0]"),
     "a count that is not carried": ("convolve", "                    j += 1\n", ""),
 }
 GUARD = "if i >= count:\n            return\n        n, o,"
@@ -226,7 +255,7 @@ FAMILIES = {
     "depthwise: no lower bound": ("convolve", "if bt >= 0 and bt < sizes[1]:", "if bt < sizes[1]:"),
     "depthwise: the first channel": (
         "convolve",
-        "np.int64(np.uint32(o) // np.uint32(counts[1])) * counts[0] * xs[1]",
+        "np.int64(np.uint32(o) // np.uint32(counts[1])) * gs[0]",
         "0",
     ),
     "depthwise: no dilation": (
@@ -246,6 +275,21 @@ POOLING = {
     "the divisor of another axis": ("windows", "divisors[shape[1] + h] *", "divisors[h] *"),
     "one tap less": ("windows", "range(table[width + 1])", "range(table[width + 1] - 1)"),
     "undivided": ("windows", "value = value / real(part)", "pass"),
+}
+BACK = {
+    "the last output is forgotten": ("windows", "last = o + 1", "last = o"),
+    "outputs from the second on": ("windows", "if last == 0:", "if last <= 1:"),
+    "how far the widths reach": ("windows", "at = np.int64(found % width)", "at = np.int64(rows % height)"),
+    "no barrier after how far outputs reach": (
+        "windows",
+        "low, high\n        cuda.syncthreads()",
+        "low, high",
+    ),
+    "no barrier before the gradients": ("windows", "first, last\n        cuda.syncthreads()", "first, last"),
+    "a part of the plane twice": ("windows", "start = cuda.blockIdx.y * PART", "start = 0"),
+    "whatever lies there": ("windows", "if indices[j0 + a * js[2] + b * js[3] + e * js[4]] == i:", "if True:"),
+    "the gradients of the first plane": ("windows", "g0, j0, y0 = n * gs[0] + c * gs[1]", "g0, j0, y0 = 0"),
+    "one more than the plane has": ("windows", "min(start + PART, extents", "min(start + PART, 1 + extents"),
 }
 LAYERS = {
     **dict.fromkeys(MISTAKES, Conv((2, 6, 5, 6), (10, 3, 3, 2), stride=(1, 2), padding=(2, 1), groups=2)),
@@ -272,6 +316,24 @@ def test_planted_mistakes_of_pooling_are_found(mistake, clean):
         except AssertionError as error:
             found.append(error)
     assert len(found) == 1
+
+
+@pytest.mark.parametrize("mistake", BACK)
+def test_planted_mistakes_of_the_way_back_of_maxima_are_found(mistake, clean):
+    room = Room(clean, True, [BACK[mistake]])
+    with pytest.raises(AssertionError):
+        check_maxima(MAX_POOL["non-square"], "plain", room)
+
+
+def test_any_places_have_their_way_back(room):
+    """Also such as no windows have; planes too large for the table are left to CuPy."""
+    rng = np.random.default_rng(0)
+    indices, grad = rng.integers(0, 30, (2, 3, 4, 5)), whole((2, 3, 4, 5), np.float32, 1)
+    want = naive.max_pool_backward(grad, indices, (2, 3, 5, 6))
+    np.testing.assert_array_equal(call("max_pool2d_backward", grad, indices, (2, 3, 5, 6)), want)
+    assert room.launched == ["maxima_back"]
+    call("max_pool2d_backward", grad, indices, (2, 3, 1, 5000))
+    assert room.launched == ["maxima_back"]
 
 
 @pytest.mark.parametrize(("stride", "kernel", "groups"), [(1, 3, 2), (2, 3, 1), (3, 2, 1), (2, 3, 4)])

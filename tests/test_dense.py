@@ -24,7 +24,9 @@ SHAPES = {  # x (..., in), out features
     "around 48": ((49, 47), 50),
     "long": ((2, 1000), 3),
     "wide": ((2, 3), 301),
-    "many and long": ((101, 1301), 19),  # summed another way
+    "many": ((331, 401), 19),  # summed another way
+    "some and long": ((101, 1301), 19),  # and another
+    "a few, very long": ((13, 4700), 21),  # in parts
 }
 CASES = pytest.mark.parametrize(("shape", "outs"), SHAPES.values(), ids=SHAPES.keys())
 

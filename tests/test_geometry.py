@@ -137,7 +137,7 @@ small = st.integers(1, 5)
     after=st.integers(0, 6),
 )
 def test_phases_and_taps_meet_what_windows_meet(size, kernel, stride, dilation, before, after):
-    """Both ways to go through a convolution hold every meeting of output, tap and input exactly once."""
+    """All ways to go through a convolution hold every meeting of output, tap and input exactly once."""
     if size + before + after < dilation * (kernel - 1) + 1:
         return
     plan = geometry.conv(1, (1, 1, size), (1, 1, kernel), stride, ((before, after),), dilation, 1)
@@ -161,6 +161,16 @@ def test_phases_and_taps_meet_what_windows_meet(size, kernel, stride, dilation, 
     assert len(reached) == len(set(reached))
     assert zeros == (len(reached) < size)
     assert sorted(met) == expected
+
+    met = []
+    for one in geometry.sections(plan):
+        assert one.plan.before == one.plan.after == (0,)
+        axes = (np.arange(plan.output_size[0]), one.of), (np.arange(kernel), one.kernel), (np.arange(size), one.taken)
+        outputs, ks, inputs = (numbers[taken[2]] for numbers, taken in axes)
+        assert len(inputs) == one.plan.input_size[0]
+        met += [(outputs[o], ks[k], inputs[i]) for o, k, i in windows(one.plan)]
+    alone = len({o for o, _, _ in expected}) < plan.output_size[0]  # a window that meets nothing
+    assert sorted(met) == ([] if alone else expected)
 
 
 def test_there_are_no_more_phases_than_taps():

@@ -17,7 +17,7 @@ USUAL = settings.Settings()
 
 def now():
     """What holds here: the backend, the algorithm and the workspace."""
-    return dispatch.current_backend(), *settings.current()
+    return dispatch.current_backend(), *settings.current()[:2]
 
 
 def chosen(**options):
@@ -32,7 +32,8 @@ def chosen(**options):
 def outside():
     """Whatever a test does, nothing stays chosen."""
     before = now()
-    assert before[1:] == USUAL
+    assert settings.current() == USUAL
+    assert before[1:] == USUAL[:2]
     yield before
     assert now() == before
 
@@ -40,15 +41,23 @@ def outside():
 def test_what_is_not_given_stays():
     with cnnkit.options(max_workspace=5):
         with cnnkit.options(algorithm="direct"):
-            assert settings.current() == ("direct", 5)
+            assert settings.current()[:2] == ("direct", 5)
             with cnnkit.options(max_workspace=0):
-                assert settings.current() == ("direct", 0)
+                assert settings.current()[:2] == ("direct", 0)
             with cnnkit.options(algorithm="auto"):
-                assert settings.current() == ("auto", 5)
+                assert settings.current()[:2] == ("auto", 5)
             with cnnkit.options():
-                assert settings.current() == ("direct", 5)
-            assert settings.current() == ("direct", 5)
-        assert settings.current() == ("auto", 5)
+                assert settings.current()[:2] == ("direct", 5)
+            assert settings.current()[:2] == ("direct", 5)
+        assert settings.current()[:2] == ("auto", 5)
+
+
+def test_tf32_stays_too():
+    with cnnkit.options(tf32=True), cnnkit.options(algorithm="direct"):
+        assert settings.current().tf32
+        with cnnkit.options(tf32=False):
+            assert not settings.current().tf32
+        assert settings.current().tf32
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, GeneratorExit])
@@ -65,13 +74,14 @@ def test_an_error_ends_the_choice(error):
         ({"max_workspace": -1}, ValueError, "max_workspace is -1, but must be at least 0"),
         ({"max_workspace": 1.5}, TypeError, "max_workspace is 1.5, but an int is needed"),
         ({"max_workspace": True}, TypeError, "max_workspace is True, but an int is needed"),
+        ({"tf32": 1}, TypeError, "tf32 is 1, but True or False is needed"),
     ],
 )
 def test_a_mistake_changes_nothing(options, error, sentence):
     with cnnkit.options(algorithm="direct", max_workspace=7):
         with pytest.raises(error, match=f"^{sentence}$"), cnnkit.options(**options):
             pytest.fail("the block ran")
-        assert settings.current() == ("direct", 7)
+        assert settings.current()[:2] == ("direct", 7)
 
 
 def test_a_choice_decorates_a_function(outside):

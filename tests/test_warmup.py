@@ -1,5 +1,6 @@
 """Kernels compiled ahead: after a warm-up the first calls find all that they need, and it changes nothing."""
 
+import importlib
 import os
 import re
 import subprocess
@@ -168,3 +169,50 @@ def test_the_command_knows_its_dtypes(capsys):
     with pytest.raises(SystemExit):
         main(["warmup", "--dtype", "int8"])
     assert "invalid choice: 'int8'" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- CUDA kernels, built for GPUs elsewhere
+
+
+@pytest.fixture
+def compiler(monkeypatch):
+    """A compiler of CUDA kernels that need not be there."""
+    pytest.importorskip("numba.cuda", reason="this Numba has no cuda module", exc_type=ImportError)
+    found = importlib.import_module("cnnkit.rooms.cuda.compiler")
+    monkeypatch.setattr(found, "compile_ptx", lambda *kernel: str(kernel).encode())
+    monkeypatch.setattr(found, "link", lambda ptx, capability: (b"\x7fELF" + ptx, ""))
+    return found
+
+
+def test_cuda_kernels_are_built_into_a_folder_and_found_there(compiler, tmp_path, monkeypatch, capsys):
+    command = ["warmup", "--backend", "cuda", "--compute-capability", "8.0", "9.0", "--output", str(tmp_path)]
+    assert main(command) == 0
+    shown = capsys.readouterr().out
+    kernels = [(name, dtype) for name, kernel in compiler.KERNELS.items() for dtype in kernel.dtypes]
+    assert re.search(rf"^{2 * len(kernels)} kernels built in .* KiB", shown)
+    assert shown.endswith(f"CNNKIT_CUBINS={tmp_path}\n")
+    monkeypatch.setenv("CNNKIT_CUBINS", str(tmp_path))
+    monkeypatch.setattr(compiler, "machine_code", None)  # nothing is made
+    for name, dtype in kernels:
+        assert compiler.code(name, dtype, (8, 6)) == b"\x7fELF" + str((name, dtype, (8, 0))).encode()
+        assert compiler.code(name, dtype, (9, 0)) == b"\x7fELF" + str((name, dtype, (9, 0))).encode()
+
+
+def test_a_compiler_that_is_not_there_is_named(compiler, monkeypatch, tmp_path, capsys):
+    monkeypatch.undo()
+    monkeypatch.setitem(sys.modules, "numba_cuda", None)
+    assert main(["warmup", "--backend", "cuda", "--output", str(tmp_path)]) == 2
+    assert 'None in sys.modules: pip install "cnnkit[cuda13]" or "cnnkit[cuda12]"' in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ["9", "sm_90", "9.00", ""])
+def test_a_compute_capability_has_a_point(text, capsys):
+    with pytest.raises(SystemExit):
+        main(["warmup", "--backend", "cuda", "--compute-capability", text])
+    assert f"{text!r} is given, but a compute capability is needed, such as 9.0" in capsys.readouterr().err
+
+
+def test_the_package_is_the_command():
+    done = subprocess.run([sys.executable, "-m", "cnnkit", "--version"], capture_output=True, text=True)
+    assert done.stdout == f"cnnkit {cnnkit.__version__}\n"

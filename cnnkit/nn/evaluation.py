@@ -10,26 +10,26 @@ from cnnkit.ops.loss import cross_entropy
 
 
 class Tally:
-    """Running means of loss and accuracy over examples."""
+    """Running means of loss and accuracy over examples; sums stay where the arrays are until somebody asks."""
 
     def __init__(self) -> None:
         self.examples = 0
-        self._loss = 0.0
-        self._right = 0
+        self._loss: Any = 0.0
+        self._right: Any = 0
 
-    def add(self, loss: float, logits: Array, labels: Array) -> None:
+    def add(self, loss: Array, logits: Array, labels: Array) -> None:
         """Add a batch: its mean loss, its logits (N, classes) and its labels (N,)."""
         self.examples += len(labels)
-        self._loss += loss * len(labels)
-        self._right += int((logits.argmax(axis=1) == labels).sum())
+        self._loss = self._loss + loss.astype("float64") * len(labels)
+        self._right = self._right + (logits.argmax(axis=1) == labels).sum()
 
     @property
     def loss(self) -> float:
-        return self._loss / self.examples
+        return float(self._loss) / self.examples
 
     @property
     def accuracy(self) -> float:
-        return self._right / self.examples
+        return int(self._right) / self.examples
 
 
 def evaluate(model: Layer, data: tuple[Array, Array], batch_size: int = 256) -> tuple[float, float]:
@@ -74,7 +74,7 @@ def measure(model: Layer, x: Array, labels: Array, batch_size: int) -> tuple[flo
     tally = Tally()
     for start in range(0, len(x), batch_size):
         logits, classes = model(x[start : start + batch_size]), labels[start : start + batch_size]
-        tally.add(float(cross_entropy(logits, classes)), logits, classes)
+        tally.add(cross_entropy(logits, classes), logits, classes)
     return tally.loss, tally.accuracy
 
 

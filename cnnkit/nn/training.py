@@ -2,13 +2,13 @@
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from cnnkit.arrays import Array
+from cnnkit.arrays import Array, beside, family, namespace
 from cnnkit.files import Path
 from cnnkit.nn.arguments import integer
 from cnnkit.nn.callbacks import Callback, TrainingState
@@ -131,27 +131,28 @@ class _Run:
     def epoch(self, epoch: int, bar: Any, interrupt: Interrupt) -> dict[str, float]:
         """Go through the examples once, or until an interrupt; the means of what was seen."""
         rng = np.random.default_rng([self.seed, epoch])  # not one generator for all: an epoch can be run again alone
+        order, rng = beside(rng.permutation(len(self.x)), self.x), self._generator(rng)
         tally = Tally()
-        for i, chosen in enumerate(self._batches(rng)):
+        for i, start in enumerate(range(0, len(order), self.batch_size)):
             fraction = (epoch + i / self.steps_per_epoch) / self.epochs
-            self._step(chosen, rng, fraction, tally)
-            bar.set_postfix(epoch=epoch + 1, loss=tally.loss, accuracy=tally.accuracy, refresh=False)
-            bar.update()
+            self._step(order[start : start + self.batch_size], rng, fraction, tally)
+            if bar.update():  # it is drawn, some ten times a second: to see a GPU's figures is to wait for it
+                bar.set_postfix(epoch=epoch + 1, loss=tally.loss, accuracy=tally.accuracy)
             if interrupt.seen:
                 break
+        bar.set_postfix(epoch=epoch + 1, loss=tally.loss, accuracy=tally.accuracy)
         return {"loss": tally.loss, "accuracy": tally.accuracy}
 
-    def _batches(self, rng: np.random.Generator) -> Iterator[np.ndarray]:
-        order = rng.permutation(len(self.x))
-        for start in range(0, len(order), self.batch_size):
-            yield order[start : start + self.batch_size]
+    def _generator(self, rng: np.random.Generator) -> Any:
+        """What dropout draws from: `rng`, or a generator of the GPU's own that follows from it."""
+        return rng if family(self.x) == "numpy" else namespace(self.x).random.default_rng(int(rng.integers(1 << 32)))
 
-    def _step(self, chosen: np.ndarray, rng: np.random.Generator, fraction: float, tally: Tally) -> None:
+    def _step(self, chosen: Array, rng: Any, fraction: float, tally: Tally) -> None:
         labels = self.labels[chosen]
         logits, pullback = self.model.forward(self.x[chosen], rng)
         _, grads = pullback(cross_entropy_backward(1.0, logits, labels), needs_x=False)
         self.optimizer.step(self.model.parameters(), grads, fraction)
-        tally.add(float(cross_entropy(logits, labels)), logits, labels)
+        tally.add(cross_entropy(logits, labels), logits, labels)
 
 
 def _check_training(optimizer: Any, callbacks: Any) -> tuple[Callback, ...]:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from cnnkit.arrays import Array, family
+from cnnkit.arrays import Array, family, one_library
 from cnnkit.nn.layer import Layer
 
 
@@ -16,6 +16,7 @@ def check_data(model: Layer, data: Any, name: str) -> tuple[Array, Array]:
     for part, array in (("x", x), ("labels", labels)):
         if not family(array):
             raise TypeError(f"{part} of {name} is a {type(array).__name__}, but a numpy or cupy array is needed")
+    one_library(x=x, labels=labels)
     _check_labels(x, labels, name)
     _check_classes(model(x[:1]), labels, name)
     return x, labels

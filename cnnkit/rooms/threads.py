@@ -1,30 +1,43 @@
 """How many threads the CPU rooms use, and the one pool that runs them.
 
-A kernel is compiled to release the GIL and computes the work items ``start`` to ``stop``; :func:`run` splits the items
-over threads. Every item is computed by one thread in one order, so results do not depend on the number of threads.
+A kernel is compiled to release the GIL and computes the work items ``start`` to ``stop``; :func:`run` cuts the items
+into ranges, which the caller and its helpers take one after another until none is left. Every item is computed by one
+thread in one order, so results do not depend on who takes it, nor on the number of threads. A helper that wakes late
+(up to milliseconds, in a virtual machine whose processor was idle) takes less of the work, and nobody waits for it.
+
+A helper that has nothing to do looks out for work for `AWAKE` seconds, as those of OpenMP do, and then sleeps.
 """
 
 import os
 import threading
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from ctypes import addressof, c_int64
 from functools import lru_cache
 from itertools import pairwise
+from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from cnnkit.geometry import integer
 
-GRAIN = 60_000  # nanoseconds of work that are worth waking a thread for
+GRAIN = 40_000  # nanoseconds of work that are worth waking a thread for
+ROUNDS = 4  # at most, in each of which the threads share half of what is left; in the last one, all
+AWAKE = 2e-3  # seconds
+QUOTA = "/sys/fs/cgroup/cpu.max"  # of a container on Linux: microseconds of work in each period of so many
+SETTLE = 1e-5  # seconds after which who called has begun to compute, and needs the GIL no more
 
 _lock = threading.Lock()
-_pool: Executor | None = None
+_pool: "_Pool | None" = None
 _threads = 0  # 0: not asked for yet
 
 
 def get_num_threads() -> int:
     """The number of threads that CPU kernels may use.
 
-    At first ``CNNKIT_NUM_THREADS`` if it is set, else the number of processors that this process may run on.
+    At first ``CNNKIT_NUM_THREADS`` if it is set, else the number of processors that this process may run on, or that
+    the quota of its container is worth.
 
     Returns
     -------
@@ -62,9 +75,11 @@ def set_num_threads(n: int) -> None:
     >>> cnnkit.set_num_threads(before)
     """
     global _threads, _pool
+    n = integer(n, "n")
     with _lock:
-        _threads = integer(n, "n")
-        _pool = None  # who still runs on the old one keeps it alive; its threads end with it
+        if _pool:
+            _pool.dismiss()
+        _threads, _pool = n, None
 
 
 def many(nanoseconds: float) -> bool:
@@ -81,43 +96,145 @@ def run(kernel: Callable[..., Any], items: int, nanoseconds: float, *args: Any, 
     if items < 2 or not many(nanoseconds):
         kernel(0, items, *args)
         return
-    n = min(get_num_threads(), items, int(nanoseconds // GRAIN))
-    bounds = [items * i // n for i in range(n + 1)]
-    pool, others = _started(), []
+    grains = int(nanoseconds // GRAIN)
+    n = min(get_num_threads(), items, grains)
     try:
-        for start, stop in pairwise(bounds[1:]):
-            try:
-                others.append(pool.submit(_part, kernel, start, stop, args, keep))
-            except RuntimeError:  # the interpreter is shutting down, and starts no more threads
-                kernel(start, stop, *args)
-        kernel(0, bounds[1], *args)
+        pool = _started()
+    except RuntimeError:  # the interpreter is shutting down, and starts no more threads
+        kernel(0, items, *args)
+        return
+    job = _Job(kernel, _ranges(items, n, min(ROUNDS, grains // n)), args, keep)
+    try:
+        pool.call(job, n - 1)
+        job.work()
     finally:
-        _finish(others)
+        job.finish(pool)
 
 
-def _part(kernel: Callable[..., Any], start: int, stop: int, args: tuple, keep: Any) -> None:
-    kernel(start, stop, *args)
+def _ranges(items: int, n: int, rounds: int) -> deque[tuple[int, int]]:
+    """Ranges that cover the items: n large ones, n smaller ones, and so on, that all threads may end together."""
+    bounds = [0]
+    for left in range(rounds - 1, -1, -1):
+        first, part = bounds[-1], (items - bounds[-1]) / (2 * n if left else n)
+        bounds += [first + round(part * (i + 1)) for i in range(n)]
+    return deque((start, stop) for start, stop in pairwise(bounds) if start < stop)
 
 
-def _finish(others: list[Future]) -> None:
-    """Wait for all parts, Ctrl-C or not: they write to the caller's memory."""
-    interrupt: BaseException | None = None
-    while not all(other.done() for other in others):
+class _Job:
+    """A kernel and the ranges of items that nobody has taken yet."""
+
+    def __init__(self, kernel: Callable[..., Any], ranges: deque[tuple[int, int]], args: tuple, keep: Any) -> None:
+        self.kernel, self.args, self.keep = kernel, args, keep
+        self.ranges = ranges
+        self.lock = threading.Lock()
+        self.helpers = 0  # that compute
+        self.ends = c_int64()  # how often the last of them ended
+        self.sleeper: Any = None  # the lock at which the caller waits for it, asleep
+        self.error: BaseException | None = None
+
+    def work(self) -> None:
+        """Compute ranges until none is left."""
+        while self.ranges:
+            try:
+                start, stop = self.ranges.popleft()
+            except IndexError:  # another thread took the last one
+                return
+            self.kernel(start, stop, *self.args)
+
+    def help(self) -> None:
+        """The same on another thread than the caller's, which hears of an error in `finish`."""
+        with self.lock:
+            if not self.ranges:
+                return
+            self.helpers += 1
         try:
-            wait(others)
+            self.work()
         except BaseException as error:
-            interrupt = error
-    if interrupt:
-        raise interrupt
-    for other in others:
-        other.result()
+            self.error = error
+            self.ranges.clear()
+        with self.lock:
+            self.helpers -= 1
+            if not self.helpers:
+                self.ends.value += 1
+                if self.sleeper:
+                    self.sleeper.release()
+                    self.sleeper = None
+
+    def finish(self, pool: "_Pool") -> None:
+        """Wait for all helpers, Ctrl-C or not: they write to the caller's memory."""
+        interrupt: BaseException | None = None
+        while True:
+            try:
+                self.ranges.clear()
+                if not self.helpers:
+                    break
+                self._wait(pool)
+            except BaseException as raised:
+                interrupt = raised
+        self.args, self.keep = (), None
+        error = interrupt or self.error
+        if error:
+            raise error
+
+    def _wait(self, pool: "_Pool") -> None:
+        """Wait until the last helper ends, awake at first."""
+        with self.lock:
+            if not self.helpers:
+                return
+            ends = self.ends.value
+        if pool.spin(addressof(self.ends), ends, pool.awake, 0):
+            return
+        with self.lock:
+            if not self.helpers:
+                return
+            self.sleeper = sleeper = threading.Lock()
+            sleeper.acquire()
+        sleeper.acquire()
 
 
-def _started() -> Executor:
+class _Pool:
+    """Threads that help with jobs."""
+
+    def __init__(self, size: int) -> None:
+        from cnnkit.rooms.numba.spin import spin, turns  # Numba is imported when it is needed
+
+        self.spin = spin
+        self.awake, self.settle = (turns(AWAKE), turns(SETTLE)) if size < _processors() else (0, 0)
+        self.jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self.calls = c_int64()
+        self.threads = [threading.Thread(target=self._serve, name=f"cnnkit-{i}", daemon=True) for i in range(size)]
+        for thread in self.threads:
+            thread.start()
+
+    def call(self, job: _Job, helpers: int) -> None:
+        """Ask so many threads for help."""
+        for _ in range(helpers):
+            self.jobs.put(job)
+        self.calls.value += 1
+
+    def dismiss(self) -> None:
+        """Let the threads end when they have done what they were called for."""
+        for _ in self.threads:
+            self.jobs.put(None)
+        self.calls.value += 1
+
+    def _serve(self) -> None:
+        while True:
+            calls = self.calls.value
+            if self.jobs.empty():
+                self.spin(addressof(self.calls), calls, self.awake, self.settle)
+            job = self.jobs.get()
+            if job is None:
+                return
+            job.help()
+            del job  # and the arrays that it keeps
+
+
+def _started() -> _Pool:
     global _pool
     with _lock:
         if _pool is None:
-            _pool = ThreadPoolExecutor(max(1, get_num_threads() - 1), thread_name_prefix="cnnkit")
+            _pool = _Pool(get_num_threads() - 1)
         return _pool
 
 
@@ -125,10 +242,19 @@ def _started() -> Executor:
 def _default() -> int:
     asked = os.environ.get("CNNKIT_NUM_THREADS")
     if not asked:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return _processors()
     if not asked.isdecimal() or int(asked) < 1:
         raise ValueError(f"CNNKIT_NUM_THREADS is {asked!r}, but must be a whole number of at least 1")
     return int(asked)
+
+
+def _processors() -> int:
+    """How many processors this process may keep busy: those it may run on, or what a container's quota is worth."""
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(OSError, ValueError):  # no quota ("max"), or another system
+        microseconds, period = map(int, Path(QUOTA).read_text().split())
+        here = min(here, -(-microseconds // period))
+    return here
 
 
 def _after_fork() -> None:

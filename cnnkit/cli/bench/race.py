@@ -83,7 +83,7 @@ def _race(name: str, direction: str, threads: int, contestants: list[ModuleType]
     flops = cases.flops(case, y.shape, direction)
     answers = {each.NAME: each.numpy_arrays(works[each.NAME]()) for each in contestants if each.NAME in works}
     check_agreement(f"{name} {direction}", answers, flops)
-    moved = _moved(case, arrays, direction, y) + sum(answer.nbytes for answer in answers[OURS])
+    moved = moved_bytes(case, arrays, direction, y) + sum(answer.nbytes for answer in answers[OURS])
     return Result(name, direction, threads, flops, moved, medians(works, seconds))
 
 
@@ -91,7 +91,7 @@ def _work(contestant: ModuleType, case: Case, arrays: dict[str, np.ndarray], dir
     return getattr(contestant, type(case).__name__.lower())(case, arrays, direction)
 
 
-def _moved(case: Case, arrays: dict[str, np.ndarray], direction: str, y: np.ndarray) -> int:
+def moved_bytes(case: Case, arrays: dict[str, np.ndarray], direction: str, y: np.ndarray) -> int:
     """Bytes that must be read, each once: a maximum's way back reads an int64 index for each gradient."""
     forward = ("x", "weight", "bias", "gamma", "beta", "indices")
     back = "" if isinstance(case, Pool | AdaptivePool | Unpool) else "x"

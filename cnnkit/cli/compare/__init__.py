@@ -13,6 +13,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from cnnkit.dispatch import BACKENDS
+
 EXPERIMENTS = ("comparison", "shift", "data-size", "zero-one")
 DESCRIPTION = """
 Train convolutional networks and a dense one, all of about the same size, and test what they learned. Prints a table and
@@ -38,7 +40,7 @@ def add_to(commands: Any) -> None:
     add("--placement", choices=("centre", "random"), help=placement)
     data = "take MNIST's IDX files or CIFAR-10's binary files in this folder, not the built-in digits"
     add("--data", type=Path, metavar="FOLDER", help=data)
-    add("--backend", choices=("numba", "numpy"), help="run on exactly this backend")
+    add("--backend", choices=tuple(BACKENDS), help="run on exactly this backend")
     add("--threads", type=_positive, metavar="N", help="default: one for each processor")
     add("--output", type=Path, default=Path("compare-results"), metavar="FOLDER", help="default: ./%(default)s")
     add("--no-plot", action="store_true", help="write no figure; matplotlib is not needed then")

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cnnkit import nn, optim
-from cnnkit.arrays import Array
+from cnnkit.arrays import Array, beside
 from cnnkit.cli.compare.networks import NETWORKS
 from cnnkit.datasets import Images, digits, load_folder, shift, split
-from cnnkit.dispatch import current_backend
+from cnnkit.dispatch import BACKENDS, DEVICES, current_backend
 from cnnkit.nn.interrupt import catch_interrupt
 
 LEARNING_RATE = 0.005
@@ -142,14 +142,14 @@ def _train(trial: Trial, task: Task, options: argparse.Namespace, bar: Any) -> t
         bar.set_postfix(epoch=state.epoch, accuracy=state.history.accuracy[-1], refresh=False)
         bar.update(_steps(trial, options))
 
-    model = NETWORKS[trial.network](task.shape, task.classes, np.random.default_rng(trial.seed))
+    model = NETWORKS[trial.network](task.shape, task.classes, np.random.default_rng(trial.seed)).to(_device())
     history = nn.fit(
         model,
-        trial.train,
+        _beside(model, trial.train),
         epochs=trial.epochs,
         batch_size=options.batch_size,
         optimizer=optim.Adam(optim.cosine(LEARNING_RATE)),
-        validation=trial.test if trial.watched else None,
+        validation=_beside(model, trial.test) if trial.watched else None,
         callbacks=[show] if bar is not None else [],
         progress=bar is None and not options.quiet,
         seed=trial.seed,
@@ -159,13 +159,25 @@ def _train(trial: Trial, task: Task, options: argparse.Namespace, bar: Any) -> t
 
 def _measured(experiment: ModuleType, trial: Trial, model: nn.Sequential, history: nn.History) -> Result:
     learned = accuracy(model, trial.train)
-    return Result(trial, model, history, learned, np.array(experiment.measure(model, trial)), current_backend())
+    seen = np.array(experiment.measure(model, trial))
+    return Result(trial, model.to("cpu"), history, learned, seen, current_backend())
 
 
 def accuracy(model: nn.Layer, images: Images, offset: tuple[int, int] = (0, 0)) -> float:
     """The fraction that is right of the images, moved so many pixels down and to the right."""
     moved = images if offset == (0, 0) else Images(shift(images.x, offset), images.labels)
-    return float(nn.evaluate(model, moved)[1])
+    return float(nn.evaluate(model, _beside(model, moved))[1])
+
+
+def _beside(model: nn.Layer, images: Images) -> Images:
+    """The images where the model is."""
+    where = next(iter(model.parameters().values()), images.x)
+    return Images(*(beside(array, where) for array in images))
+
+
+def _device() -> str:
+    """Where the backend's arrays are."""
+    return next(name for name, family in DEVICES.items() if family == BACKENDS[current_backend()].family)
 
 
 def four_ways(pixels: int) -> list[tuple[int, int]]:

@@ -1,9 +1,12 @@
 """Convolution kernels. All take the same problem: a plan of plain integers, and the steps of three arrays in elements.
 
-counts     channels and outputs of a group, images, whether there is a bias, whether to end with ReLU, channels last
+parameter  that of the activation
+counts     channels and outputs of a group, images, whether there is a bias, the code of an activation, whether y has
+           channels last, groups, terms of a split (a multiple of DEPTH)
 sizes      depth, height and width of x, of the kernel and of y
 steps      stride, dilation and padding before, per axis
 xs ws ys   steps of x (n, c, d, h, w), weight (o, c, kd, kh, kw) and y (n, o, d, h, w)
+gs         steps of a group in x, weight and y, and of a split in y
 """
 
 from typing import Any
@@ -11,6 +14,8 @@ from typing import Any
 import numpy as np
 from numba import cuda
 
+from cnnkit.rooms.cuda.activations import activation
+from cnnkit.rooms.cuda.instructions import NARROW
 from cnnkit.rooms.cuda.places import place
 
 DEPTH = 16  # terms in a step of `product`
@@ -29,12 +34,16 @@ def product(real: Any, tall: int) -> Any:
     For each 16 terms ck the block copies the weights and what x has there, zeros in the padding, to shared memory: a
     thread copies one position, whose place in x it knows from the start, and counts through the terms, dividing
     nothing. In the end the sums pass through the same memory: each thread stores its own position of all outputs.
+    Where terms are split, each split has its own place in y.
+
+    The gradient of a weight is such a convolution too, of x by the output gradient, see `problems.weight_gradient`.
     """
+    activated = activation(real)
     rows = DOWN * tall
     parts = THREADS // rows
     area = rows * COLUMNS
 
-    def kernel(x, weight, bias, y, counts, sizes, steps, xs, ws, ys):
+    def kernel(x, weight, bias, y, parameter, counts, sizes, steps, xs, ws, ys, gs):
         shared = cuda.shared.array(area, real)  # first DEPTH lines of x, then the weights beside them
         sums = cuda.local.array((tall, WIDE), real)
         for i in range(tall):
@@ -43,18 +52,22 @@ def product(real: Any, tall: int) -> Any:
         channels, outputs, images = counts[0], counts[1], counts[2]
         windows = (1, sizes[6], sizes[7], sizes[8])
         columns = images * sizes[6] * sizes[7] * sizes[8]
-        terms = channels * sizes[3] * sizes[4] * sizes[5]
-        t, group = cuda.threadIdx.x, cuda.blockIdx.z
+        t = cuda.threadIdx.x
+        split = np.int64(np.uint32(cuda.blockIdx.z) // np.uint32(counts[6]))
+        group = cuda.blockIdx.z - split * counts[6]
+        first = split * counts[7]
+        terms = min(first + counts[7], channels * sizes[3] * sizes[4] * sizes[5])
         column, row = cuda.blockIdx.x * COLUMNS + t, cuda.blockIdx.y * rows + t % rows
         n, _, d, h, w = place(column, windows, 0)
         d0 = d * steps[0] - steps[6]
         h0 = h * steps[1] - steps[7]
         w0 = w * steps[2] - steps[8]
-        x0 = n * xs[0] + group * channels * xs[1]
-        y0 = n * ys[0] + d * ys[2] + h * ys[3] + w * ys[4]
-        w_row = (group * outputs + row) * ws[0]
-        c, i, j, k = 0, 0, 0, 0
-        for start in range(0, terms, DEPTH):
+        x0 = n * xs[0] + group * gs[0]
+        y0 = n * ys[0] + d * ys[2] + h * ys[3] + w * ys[4] + group * gs[2] + split * gs[3]
+        w_row = row * ws[0] + group * gs[1]
+        taps = (1, sizes[3], sizes[4], sizes[5])
+        c, _, i, j, k = place(first, taps, 0)
+        for start in range(first, terms, DEPTH):
             for s in range(DEPTH):
                 d, h, w = d0 + i * steps[3], h0 + j * steps[4], w0 + k * steps[5]
                 value = real(0)
@@ -96,9 +109,7 @@ def product(real: Any, tall: int) -> Any:
                 total = shared[r * COLUMNS + t]
                 if counts[3]:
                     total += bias[group * outputs + row]
-                if counts[4] and total < real(0):
-                    total = real(0)
-                y[y0 + (group * outputs + row) * ys[1]] = total
+                y[y0 + row * ys[1]] = activated(counts[4], total, parameter)
 
     return kernel
 
@@ -108,13 +119,14 @@ def direct(real: Any) -> Any:
 
     Moves x once (taps meet in the L1 cache), y once, and the weights.
     """
+    activated = activation(real)
 
-    def kernel(x, weight, bias, y, count, shape, counts, sizes, steps, xs, ws, ys):
+    def kernel(x, weight, bias, y, count, shape, parameter, counts, sizes, steps, xs, ws, ys, gs):
         i = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x
         if i >= count:
             return
         n, o, d, h, w = place(i, shape, counts[5])
-        x0 = n * xs[0] + np.int64(np.uint32(o) // np.uint32(counts[1])) * counts[0] * xs[1]
+        x0 = n * xs[0] + np.int64(np.uint32(o) // np.uint32(counts[1])) * gs[0]
         total = real(0)
         if counts[3]:
             total = bias[o]
@@ -132,8 +144,7 @@ def direct(real: Any) -> Any:
                                         weight[o * ws[0] + c * ws[1] + a * ws[2] + b * ws[3] + e * ws[4]]
                                         * x[x0 + c * xs[1] + at * xs[2] + bt * xs[3] + et * xs[4]]
                                     )
-        if counts[4] and total < real(0):
-            total = real(0)
+        total = activated(counts[4], total, parameter)
         y[n * ys[0] + o * ys[1] + d * ys[2] + h * ys[3] + w * ys[4]] = total
 
     return kernel
@@ -173,5 +184,31 @@ def weight_gradient(real: Any) -> Any:
             half //= 2
         if t == 0:
             grad_weight[o * ws[0] + a * ws[2] + b * ws[3] + e * ws[4]] = shared[0]
+
+    return kernel
+
+
+def totals(real: Any) -> Any:
+    """Sums of parts: a thread owns one number of a weight's gradient and adds what the splits have for it, in order.
+
+    Parts are (split, o, kd, kh, kw, c) or in any other order, by their steps; moves them and the gradient once.
+    """
+    narrow = NARROW.get(str(real))
+    zero = np.float64(0) if str(real) == "float64" else np.float32(0)
+
+    def kernel(parts, y, count, splits, shape, channels_last, step, ps, ys):
+        i = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x
+        if i >= count:
+            return
+        o, c, d, h, w = place(i, shape, channels_last)
+        p0 = o * ps[0] + c * ps[1] + d * ps[2] + h * ps[3] + w * ps[4]
+        total = zero
+        for split in range(splits):
+            total += parts[p0 + split * step[0]]
+        at = o * ys[0] + c * ys[1] + d * ys[2] + h * ys[3] + w * ys[4]
+        if narrow is None:
+            y[at] = total
+        else:
+            y[at] = narrow(total)
 
     return kernel

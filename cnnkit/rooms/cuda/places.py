@@ -26,3 +26,19 @@ def place(i, shape, channels_last):
         c = np.uint32(rest % channels)
         rest = np.uint32(rest // channels)
     return np.int64(rest), np.int64(c), np.int64(d), np.int64(h), np.int64(w)
+
+
+@part
+def digits(i, radix):
+    """The four digits of i, below 2**31: `radix` has the last three radices, each with what divides by it.
+
+    With d the radix, ``i // d`` is ``i * ceil(2**s / d) >> s``, for ``s = 31 + ceil(log2(d))``.
+    """
+    n = np.uint32(i)
+    two = np.uint32((np.uint64(n) * np.uint64(np.uint32(radix[7]))) >> np.uint64(radix[8]))
+    one = np.uint32((np.uint64(two) * np.uint64(np.uint32(radix[4]))) >> np.uint64(radix[5]))
+    zero = np.uint32((np.uint64(one) * np.uint64(np.uint32(radix[1]))) >> np.uint64(radix[2]))
+    last = np.int32(np.int64(n) - np.int64(two) * radix[6])
+    third = np.int32(np.int64(two) - np.int64(one) * radix[3])
+    second = np.int32(np.int64(one) - np.int64(zero) * radix[0])
+    return np.int32(zero), second, third, last

@@ -1,9 +1,10 @@
-"""Pooling, and the way back of averages; that of maxima is left to CuPy."""
+"""Pooling and its way back."""
 
+from cnnkit import arrays
 from cnnkit.arrays import Array, channels_last
-from cnnkit.geometry import AdaptivePlan, Ints, PoolPlan, lift
+from cnnkit.geometry import AdaptivePlan, Ints, PoolPlan, lift, volume
 from cnnkit.rooms import array
-from cnnkit.rooms.cuda import compiler, launch, problems
+from cnnkit.rooms.cuda import compiler, launch, problems, windows
 
 
 def max_pool(x: Array, plan: PoolPlan | AdaptivePlan, out: Array, indices: Array | None) -> None:
@@ -17,6 +18,18 @@ def max_pool(x: Array, plan: PoolPlan | AdaptivePlan, out: Array, indices: Array
         how = shape, lift(plan).input_size, int(indices is not None), int(channels_last(out)), moves
         given = x, table, out, places, out.size
         launch.run("maxima", x.dtype, _grid(out), *given, *how, *map(problems.steps, (x, out, places)))
+
+
+def max_pool_backward(grad_output: Array, indices: Array, grad_x: Array) -> None:
+    shape, extents = (arrays.lift(one).shape[2:] for one in (grad_output, grad_x))
+    parts = problems.blocks(volume(extents), windows.PART)
+    small = 2 * (sum(shape) + sum(extents)) <= windows.TABLE and parts <= problems.BLOCKS
+    if not small or not problems.fits(grad_output, indices, grad_x):
+        array.max_pool_backward(grad_output, indices, grad_x)
+    elif grad_x.size:
+        how = grad_x.shape[1], shape, extents, *map(problems.steps, (grad_output, indices, grad_x))
+        grid = (grad_x.shape[0] * grad_x.shape[1], parts, 1)
+        launch.run("maxima_back", grad_x.dtype, grid, grad_output, indices, grad_x, *how)
 
 
 def avg_pool(x: Array, plan: PoolPlan | AdaptivePlan, divisors: tuple[Ints, ...], out: Array) -> None:

@@ -5,12 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from cnnkit import geometry
-from cnnkit.arrays import Array, channels_last, lift
+from cnnkit import geometry, settings
+from cnnkit.arrays import Array, channels_last
 from cnnkit.geometry import AdaptivePlan, ConvPlan, Ints, PoolPlan
 
 MOST = 2**31 - 1 - 1024  # numbers of an array: a block more must not overflow
 BLOCKS = 2**16 - 1  # along the others
+ENOUGH = 512  # blocks: for 132 multiprocessors with room for two or three each
+SHORTEST = 8  # steps of a split: fewer cost more to add up than they gain
 
 
 class Steps(tuple[int, ...]):
@@ -18,7 +20,13 @@ class Steps(tuple[int, ...]):
 
 
 def steps(array: Array) -> Steps:
-    return Steps(step // array.itemsize for step in lift(array).strides)
+    return _steps(array.strides, array.itemsize)
+
+
+@lru_cache(1024)
+def _steps(strides: tuple[int, ...], size: int) -> Steps:
+    images, channels, *spatial = (stride // size for stride in strides)
+    return Steps((images, channels, *(0,) * (3 - len(spatial)), *spatial))
 
 
 def packed(args: tuple[Any, ...]) -> list[Any]:
@@ -30,18 +38,50 @@ def packed(args: tuple[Any, ...]) -> list[Any]:
     return [np.int32(one) if isinstance(one, int) else one for one in flat]
 
 
-def conv(
-    x: Array, weight: Array, plan: ConvPlan, out: Array, with_bias: bool, relu: bool
-) -> tuple[Ints, Ints, Ints, Steps, Steps, Steps]:
+Problem = tuple[Ints, Ints, Ints, Steps, Steps, Steps, Steps]
+
+
+def conv(x: Array, weight: Array, plan: ConvPlan, out: Array, with_bias: bool = False, activation: int = 0) -> Problem:
     """The problem that all kernels of `convolve` take."""
     plan = geometry.lift(plan)
-    counts = (
-        *(plan.in_channels // plan.groups, plan.out_channels // plan.groups, plan.batch),
-        *(int(with_bias), int(relu), int(channels_last(out))),
-    )
+    channels, outputs = plan.in_channels // plan.groups, plan.out_channels // plan.groups
+    terms = channels * geometry.volume(plan.kernel_size)
+    counts = (channels, outputs, plan.batch, int(with_bias), activation, int(channels_last(out)), plan.groups, terms)
     sizes = (*plan.input_size, *plan.kernel_size, *plan.output_size)
     moves = (*plan.stride, *plan.dilation, *plan.before)
-    return counts, sizes, moves, steps(x), steps(weight), steps(out)
+    xs, ws, ys = steps(x), steps(weight), steps(out)
+    return counts, sizes, moves, xs, ws, ys, Steps((channels * xs[1], outputs * ws[0], outputs * ys[1], 0))
+
+
+def weight_gradient(x: Array, grad_output: Array, plan: ConvPlan, parts: Array, terms: int) -> Problem:
+    """The gradient of a weight as a convolution of x by the output gradient, of `terms` products for each split.
+
+    What was an image is a channel and what was a channel is an image; positions of the output are taps, and taps are
+    positions; stride and dilation change places. `parts` are (splits, *weight).
+    """
+    plan = geometry.lift(plan)
+    channels, outputs = plan.in_channels // plan.groups, plan.out_channels // plan.groups
+    counts = (plan.batch, outputs, channels, 0, 0, 0, plan.groups, terms)
+    sizes = (*plan.input_size, *plan.output_size, *plan.kernel_size)
+    moves = (*plan.dilation, *plan.stride, *plan.before)
+    xs, gs, ps = (exchanged(steps(one)) for one in (x, grad_output, parts[0]))
+    groups = Steps((channels * xs[0], outputs * gs[0], outputs * ps[1], parts.strides[0] // parts.itemsize))
+    return counts, sizes, moves, xs, gs, ps, groups
+
+
+def exchanged(first: Steps) -> Steps:
+    """Steps of an array whose first two axes change places."""
+    return Steps((first[1], first[0], *first[2:]))
+
+
+def split(terms: int, depth: int, blocks_: int, each: int) -> tuple[int, int]:
+    """Splits of a long sum, and the terms of each, if `blocks_` tiles are too few: by the shapes, not by the GPU.
+
+    `each` is the bytes that a split's results take, of which there is a workspace for.
+    """
+    most = min(ENOUGH // blocks_, terms // (SHORTEST * depth), settings.current().max_workspace // each)
+    long = blocks(blocks(terms, max(1, most)), depth) * depth
+    return blocks(terms, long), long
 
 
 def fits(*used: Array) -> bool:

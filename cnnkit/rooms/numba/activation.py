@@ -38,10 +38,10 @@ def activate_backward(activation: tuple[str, float], grad_output: Array, x: Arra
 
 def pointwise(name: str, parameter: float, out: Array, *given: Array) -> None:
     """Fill out with a function of one or two arrays, one number by one."""
-    closure, made = _closure(name, parameter, out.dtype)
+    then, made = closure(name, parameter, out.dtype)
     work = out.nbytes / (16 if name.startswith(CHEAP) else 8)
     run = _one if len(given) == 1 else _two
-    threads.run(run, out.size, work, closure, *in_memory_order(out, *given, out), keep=made)
+    threads.run(run, out.size, work, then, *in_memory_order(out, *given, out), keep=made)
 
 
 def memory_order(array: Array) -> list[int]:
@@ -61,11 +61,11 @@ def epilogue(activation: tuple[str, float] | None, dtype: np.dtype) -> tuple[int
     """What kernels are told to do to their results, `NONE`, `RELU` or the address of a closure; and the closure."""
     if activation is None or activation[0] == "relu":
         return (NONE if activation is None else RELU), None
-    return _closure(*activation, dtype)
+    return closure(*activation, dtype)
 
 
 @lru_cache(64)
-def _closure(name: str, parameter: float, dtype: np.dtype) -> tuple[int, Array]:
+def closure(name: str, parameter: float, dtype: np.dtype) -> tuple[int, Array]:
     """The address of a closure, and its memory, which must live as long as that is used."""
     made = np.array((_loop(name, dtype), parameter), CLOSURE)
     return address(made), made

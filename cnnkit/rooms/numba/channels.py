@@ -1,5 +1,7 @@
 """Sums of channels: what the gradient of a bias is."""
 
+import math
+
 import numpy as np
 
 from cnnkit import arrays
@@ -8,14 +10,21 @@ from cnnkit.rooms import threads
 from cnnkit.rooms.numba.machine import kernel
 from cnnkit.rooms.numba.softmax import row_sum
 
+TOGETHER = 64  # numbers of neighbouring pixels that are summed as if they were channels, if one pixel has fewer
+
 
 def sum_channels(x: Array, out: Array) -> None:
     x = arrays.lift(x)
     pixels = x.transpose(0, 2, 3, 4, 1)
-    if pixels.flags.c_contiguous:
-        threads.run(_sum_pixels, len(out), x.size / 4, pixels, out)
-    else:
+    if x.strides[4] == x.itemsize or not pixels.flags.c_contiguous:
         threads.run(_sum_rows, len(out), x.size, x, out)
+        return
+    width, channels = pixels.shape[3:]
+    many = math.gcd(width, max(1, TOGETHER // channels))
+    sums = np.empty((many, channels), out.dtype)
+    pixels = pixels.reshape(*pixels.shape[:3], width // many, many * channels)
+    threads.run(_sum_pixels, sums.size, x.size / 4, pixels, sums.ravel())
+    out[...] = sums.sum(0, dtype=np.float64)
 
 
 @kernel

@@ -21,11 +21,14 @@ from cnnkit.rooms.numba.machine import FMAS, L2, MULTIPLY_ADDS, VECTOR_BYTES, ke
 from cnnkit.rooms.numba.moves import STEPS, copy, pack, transpose, weave
 from cnnkit.rooms.numba.tile import Tile, outer, tiles
 
-FILL = (0, 5, 8, 11, 14, 48)  # cycles to lay out a vector of numbers 1, 2, 3, 4 and more apart
+FEW = 6  # channels that lie together: with no more, results are written one by one, without being turned
 
 
 class Way(NamedTuple):
-    """How windows are summed: on which lines, in bands of so many windows, whose lines begin a `pitch` apart."""
+    """How windows are summed: on which lines, in bands of so many windows, whose lines begin a `pitch` apart.
+
+    And about how many cycles it takes.
+    """
 
     windows: Windows
     lines: Lines
@@ -33,6 +36,7 @@ class Way(NamedTuple):
     in_place: bool
     band: int
     pitch: int
+    cycles: float
 
 
 class Sizes(NamedTuple):
@@ -90,7 +94,7 @@ def convolve(
     if weight.nbytes > settings.current().max_workspace and out.shape[1] > plan.groups:
         _in_halves(x, weight, bias, plan, then, out, swapped, back)
         return
-    near = out.strides[1] == out.itemsize, out.strides[-1] == out.itemsize
+    near = x.strides[1] == x.itemsize, out.strides[1] == out.itemsize, out.strides[-1] == out.itemsize
     way, sizes, work = _way(plan, back, x.dtype, x[0, 0].flags.c_contiguous, *near)
     windows, solved, tile, counts = way.windows, way.lines, way.tile, tuple(sizes)
     weights = weight_numbers(weight, plan.groups, swapped)
@@ -146,22 +150,24 @@ def _channels(back: bool) -> tuple[str, str]:
 
 @lru_cache(1024)
 def _way(
-    plan: ConvPlan, back: bool, dtype: np.dtype, contiguous: bool, channels_last: bool, rows: bool
+    plan: ConvPlan, back: bool, dtype: np.dtype, contiguous: bool, x_last: bool, channels_last: bool, rows: bool
 ) -> tuple[Way, Sizes, float]:
     """The way that takes the fewest cycles: lines of each image, of all images together, or in place.
 
-    And its sizes, and about how many nanoseconds it takes a core. Results lie in `rows`, or with `channels_last`.
+    And its sizes, and about how many nanoseconds it takes a core. x has its channels last if `x_last`; results lie in
+    `rows`, or with `channels_last`.
     """
     windows = lines.backward(plan) if back else lines.forward(plan)
     channels, per_group = (getattr(plan, name) // plan.groups for name in _channels(back))
     ways = [(lines.solve(windows, together), False) for together in (False, True)]
     if contiguous and windows.in_place and ways[0][0].run >= VECTOR_BYTES // dtype.itemsize:
         ways.append((ways[0][0], True))
+    apart = channels * plan.groups if x_last else 0
     taps = len(ways[0][0].table) - ways[0][0].phases - len(windows.residues)
     way = min(
-        (_cycles(windows, channels, per_group, taps, dtype, channels_last, *way) for way in ways),
-        key=lambda way: way[0],
-    )[1]
+        (_estimate(windows, channels, per_group, taps, dtype, apart, channels_last, *way) for way in ways),
+        key=lambda way: way.cycles,
+    )
     solved, tile = way.lines, way.tile
     beside = windows.apart[2]
     woven = beside if rows and not channels_last and len(windows.residues) == volume(windows.apart) else 1
@@ -174,26 +180,26 @@ def _way(
     return way, sizes, work
 
 
-def _cycles(
+def _estimate(
     windows: Windows,
     channels: int,
     per_group: int,
     taps: int,
     dtype: np.dtype,
+    apart: int,
     channels_last: bool,
     solved: Lines,
     in_place: bool,
-) -> tuple[float, Way]:
-    """About how many cycles a way takes, and the way."""
+) -> Way:
+    """A way, for each group of channels, and about how many cycles it takes."""
     tile, computing = _tile(dtype, per_group, channels * taps, len(windows.residues), solved.run, channels_last)
     room = L2 // dtype.itemsize // (channels * solved.phases) - solved.reach - tile.lanes
     bands = parts(solved.run, max(tile.columns, room))
     band = parts(solved.run, bands * tile.columns) * tile.columns
-    width = windows.size[2]
-    a_number = 0 if in_place else FILL[min(windows.stride[2], 5)] * parts(width, tile.lanes) / width
-    filling = channels * solved.phases * (solved.run + bands * solved.reach) * a_number
-    way = Way(windows, solved, tile, in_place, band, lines.pitch(band + solved.reach, tile.lanes))
-    return (computing + filling) * (1 if solved.together else windows.batch), way
+    laid_out = 0 if in_place else solved.phases * (solved.run + bands * solved.reach)
+    filling = laid_out * lines.cycles(windows, channels, tile.lanes, apart)
+    cycles = (computing + filling) * (1 if solved.together else windows.batch)
+    return Way(windows, solved, tile, in_place, band, lines.pitch(band + solved.reach, tile.lanes), cycles)
 
 
 def _tile(
@@ -210,11 +216,17 @@ def _tile(
         a_term = max(tile.rows * tile.vectors / FMAS, 1.85 * tile.vectors + 0.8 * tile.rows, 4)
         an_end = 60 + 2 * tile.rows * tile.vectors
         if channels_last:
-            an_end += 10 * tile.lanes * parts(tile.rows, tile.lanes) * tile.vectors
+            an_end += 16 * tile.vectors * min(channels, tile.rows, 16)
         a_tile = terms * a_term + residues * an_end
         return parts(channels, tile.rows) * parts(run, tile.lanes) / tile.vectors * a_tile
 
     return min(((tile, cycles(tile)) for tile in tiles("outer", dtype)), key=lambda one: one[1])
+
+
+def turning(plan: ConvPlan, dtype: np.dtype, back: bool = False) -> float:
+    """About how many cycles it takes where channels lie together, and what is read is turned, and what is written."""
+    last = _way(plan, back, dtype, False, True, True, False)
+    return plan.groups * last[0].cycles
 
 
 # ---------------------------------------------------------------- weights, brought together
@@ -399,7 +411,7 @@ def _store(unit, sums, sizes, window, count, o, channels, out, grid, apart, resi
         if z < out.depth and y < out.height and k < out.width:
             to = out.address + (n * out.n + o * out.c + z * out.d + y * out.h + k * out.w) * bytes_
             there = here if w + here < grid.width else min(here, (out.width - k + apart[2] - 1) // apart[2])
-            if out.c == 1:
+            if out.c == 1 and channels > FEW:
                 transpose(unit, to, apart[2] * out.w, sums, columns, channels, there)
             else:
                 for i in range(channels):

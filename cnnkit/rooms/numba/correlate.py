@@ -1,7 +1,7 @@
 """Correlation: inner products of lines, which is what the gradient of a convolution's weights is.
 
 Every weight (channel, tap) has a line of what it was multiplied by, one number for each window, and every output
-channel has one of its gradients. A dense layer's forward is inner products of rows, which are such lines as they stand.
+channel has one of its gradients.
 """
 
 from functools import lru_cache
@@ -20,6 +20,7 @@ from cnnkit.rooms.numba.machine import FMAS, L2, MULTIPLY_ADDS, keep, kernel
 from cnnkit.rooms.numba.tile import Tile, inner, tiles
 
 NEAR = 4096  # bytes of a line that are summed at a time, so that a tile's lines stay in the L1 cache for the next tile
+TOGETHER = 512  # windows of an image: with fewer, the images of a batch are summed end to end
 LONG = 16384  # the same, where no tile comes that needs the lines again
 
 
@@ -72,7 +73,7 @@ def _way(
     per_group, channels = plan.out_channels // plan.groups, plan.in_channels // plan.groups
     windows = lines.forward(plan)
     terms, solved = channels * volume(plan.kernel_size), lines.solve(windows, together)
-    tile = _tile(dtype, terms, per_group)
+    tile = inner_tile(dtype, terms, per_group)
     bands = parts(solved.run * dtype.itemsize, stretch)
     band = parts(solved.run, bands * tile.lanes) * tile.lanes
     pitch = lines.pitch(band + solved.reach, tile.lanes)
@@ -85,14 +86,27 @@ def _way(
     return tile, solved, sums, plan.batch * volume(plan.output_size) * plan.out_channels * terms / MULTIPLY_ADDS
 
 
-def _tile(dtype: np.dtype, terms: int, per_group: int) -> Tile:
+def turning_both(plan: ConvPlan, dtype: np.dtype) -> float:
+    """About how many cycles it takes where channels lie together, so that all lines are turned."""
+    tile, _, sums, _ = _way(plan, dtype, volume(plan.output_size) < TOGETHER, NEAR, False, False)
+    vectors = parts(sums.run, sums.band) * parts(sums.band, tile.lanes)
+    a_band = 3 * parts(sums.terms, tile.rows) * parts(sums.per_group, tile.vectors) * tile.rows * tile.vectors
+    computing = vectors * _a_vector(tile, sums.terms, sums.per_group) + parts(sums.run, sums.band) * a_band
+    outputs = lines.forward(plan)._replace(stride=lines.ONES)
+    filling = sums.phases * lines.cycles(lines.forward(plan), sums.channels, tile.lanes, plan.in_channels)
+    filling += lines.cycles(outputs, sums.per_group, tile.lanes, plan.out_channels)
+    return plan.groups * sums.lines * (computing + sums.run * filling)
+
+
+def inner_tile(dtype: np.dtype, terms: int, per_group: int) -> Tile:
     """The tile that takes the fewest multiply-adds and loads."""
+    return min(tiles("inner", dtype), key=lambda tile: _a_vector(tile, terms, per_group))
 
-    def cycles(tile: Tile) -> float:
-        a_block = max(tile.rows * tile.vectors / FMAS, tile.rows + tile.vectors)
-        return parts(terms, tile.rows) * parts(per_group, tile.vectors) * a_block
 
-    return min(tiles("inner", dtype), key=cycles)
+def _a_vector(tile: Tile, terms: int, per_group: int) -> float:
+    """About how many cycles a vector of windows takes."""
+    a_block = max(tile.rows * tile.vectors / FMAS, tile.rows + tile.vectors)
+    return parts(terms, tile.rows) * parts(per_group, tile.vectors) * a_block
 
 
 @kernel

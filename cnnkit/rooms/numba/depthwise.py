@@ -25,7 +25,7 @@ from cnnkit.rooms.numba import lines
 from cnnkit.rooms.numba.activation import RELU, call
 from cnnkit.rooms.numba.emit import Emitter, emitted, itemsize, lanes, unit
 from cnnkit.rooms.numba.lines import parts
-from cnnkit.rooms.numba.machine import keep, kernel
+from cnnkit.rooms.numba.machine import VECTOR_BYTES, keep, kernel
 from cnnkit.rooms.numba.moves import transpose
 
 SUMS = 9  # accumulators of the loop: a window of 3 x 3 taps, and enough for a multiply-add not to wait for the last one
@@ -35,6 +35,7 @@ AHEAD = 4096  # bytes that are fetched before they are needed: memory is as fast
 STRETCH = 64  # windows of a row that are a work item, and that the weight gradient sums by themselves
 FEWEST = 8  # channels: with fewer, most lanes would be idle
 BANDWIDTH = 2  # numbers read or written in a nanosecond, about
+TERM = 1.25  # cycles for a vector's product
 TERMS = 16  # multiply-adds in a nanosecond, about
 
 
@@ -104,24 +105,27 @@ def forward(x: Array, weight: Array, bias: Array | None, plan: ConvPlan, then: i
     channels = plan.in_channels
     packed = np.ascontiguousarray(weight.reshape(channels, -1).T)
     first = np.zeros(channels, x.dtype) if bias is None else np.ascontiguousarray(bias)
-    stretches = _stretches(plan)
+    rows = stretches(plan)
     threads.run(
-        _forward, plan.batch * volume(plan.output_size[:2]) * len(stretches), _work(plan),
-        unit(x.dtype), lines.numbers(x), _window(plan), stretches, packed.ctypes.data, first.ctypes.data, then,
+        forward_kernel, plan.batch * volume(plan.output_size[:2]) * len(rows), _work(plan),
+        unit(x.dtype), lines.numbers(x), window(plan), rows, packed.ctypes.data, first.ctypes.data, then,
         lines.numbers(out), keep=(x, packed, first, out),
     )  # fmt: skip
 
 
-def weight_gradient(grad: Array, x: Array, plan: ConvPlan, total: Array) -> None:
-    """Fill total (taps, C) with the sums over all windows of the output gradient times what the taps met."""
-    vector = unit(x.dtype)
+def weight_gradient(grad: Array, x: Array, plan: ConvPlan, grad_weight: Array) -> None:
+    """Fill grad_weight (C, 1, *kernel) with the sums over all windows of the output gradient times what taps met."""
+    vector, total = unit(x.dtype), np.zeros((volume(plan.kernel_size), plan.in_channels))
     threads.run(
-        _weight_gradient, parts(plan.in_channels, vector.lanes), _work(plan),
-        vector, lines.numbers(grad), lines.numbers(x), _window(plan), _stretches(plan), total, keep=(grad, x),
+        gradient_kernel, parts(plan.in_channels, vector.lanes), _work(plan),
+        vector, x.dtype.type(0), lines.numbers(grad), lines.numbers(x), window(plan), stretches(plan), total,
+        keep=(grad, x),
     )  # fmt: skip
+    grad_weight[...] = total.T.reshape(grad_weight.shape)
 
 
-def _window(plan: ConvPlan) -> Window:
+def window(plan: ConvPlan) -> Window:
+    """What the kernels count by."""
     return Window(plan.kernel_size, plan.stride, plan.dilation, plan.before, plan.in_channels, volume(plan.kernel_size))
 
 
@@ -132,7 +136,7 @@ def _work(plan: ConvPlan) -> float:
 
 
 @lru_cache(1024)
-def _stretches(plan: ConvPlan) -> Array:
+def stretches(plan: ConvPlan) -> Array:
     """A row's windows in stretches (first, end, first tap, end of taps) that meet numbers with the same taps."""
     rows: list[list[int]] = []
     for w in range(plan.output_size[2]):
@@ -142,6 +146,18 @@ def _stretches(plan: ConvPlan) -> Array:
         else:
             rows.append([w, w + 1, *taps])
     return np.array(rows, np.int64).reshape(-1, 4)
+
+
+@lru_cache(1024)
+def cycles(plan: ConvPlan, dtype: np.dtype) -> float:
+    """About how many cycles the products of a plan over three spatial axes take; a sum waits 4 for itself."""
+    row = 0
+    for first, end, low, high in stretches(plan):
+        whole, rest = divmod(int(end - first), PIXELS)
+        pixels = whole * PIXELS + sum(max(4, n) for n in (4, 2, 1) if rest & n)
+        row += pixels * int(high - low)
+    rows = plan.batch * parts(plan.in_channels, VECTOR_BYTES // dtype.itemsize) * volume(plan.output_size[:2])
+    return TERM * row * rows * volume(plan.kernel_size[:2])
 
 
 # ---------------------------------------------------------------- kernels
@@ -180,7 +196,7 @@ def _reach(x, window, n, d, h, first, end, table, channels, run):
 
 
 @kernel
-def _forward(start, stop, unit, x_numbers, window, stretches, weight, bias, then, out_numbers):
+def forward_kernel(start, stop, unit, x_numbers, window, stretches, weight, bias, then, out_numbers):
     """A work item is a stretch of windows of a row, of all channels.
 
     A tile of pixels goes through the channels vector by vector. Its numbers are read once for each tap, from the L1
@@ -190,7 +206,7 @@ def _forward(start, stop, unit, x_numbers, window, stretches, weight, bias, then
     bytes_, channels = itemsize(unit), window.channels
     terms = np.empty((window.taps, 2), np.int64)
     step = window.stride[2] * x.w
-    fresh = min(window.size[1], window.stride[1])
+    fresh = min(window.size[1], window.stride[1]) if x.n else 0  # images without a step are copies that are near
     spread = 2 if window.stride[2] == 2 * window.dilation[2] else 1
     shared = window.stride[2] == spread * window.dilation[2]
     row, s = divmod(start, len(stretches))
@@ -225,18 +241,18 @@ def _forward(start, stop, unit, x_numbers, window, stretches, weight, bias, then
 
 
 @kernel
-def _weight_gradient(start, stop, unit, grad_numbers, x_numbers, window, stretches, total):
+def gradient_kernel(start, stop, unit, zero, grad_numbers, x_numbers, window, stretches, total):
     """A work item is a vector of channels; all those of a thread go through the windows together, row by row.
 
     Of every stretch, the sums over its windows stay in registers; they are added up over an image, and images in
-    float64.
+    float64 to `total`.
     """
     grad, x = lines.block(unit, grad_numbers), lines.block(unit, x_numbers)
     bytes_ = itemsize(unit)
     c = start * lanes(unit)
     channels = min(stop * lanes(unit), window.channels) - c
     taps = window.taps
-    image = np.empty((taps, channels), total.dtype)
+    image = np.full((taps, channels), zero)
     whole = np.zeros((taps, channels), np.float64)
     places = np.empty((taps, 2), np.int64)
     step = window.stride[2] * x.w
@@ -257,7 +273,7 @@ def _weight_gradient(start, stop, unit, grad_numbers, x_numbers, window, stretch
         whole += image
     for t in range(taps):
         for k in range(channels):
-            total[t, c + k] = whole[t, k]
+            total[t, c + k] += whole[t, k]
     keep(image, places)
 
 
@@ -334,7 +350,7 @@ def _emit_windows(
 
     case = builder.add(count, builder.mul(spread, emit.number(2 * PIXELS)))
     tiles = {number + 2 * PIXELS * apart: (number, apart) for number, apart in product((1, 2, 4, 8), (1, 2))}
-    _by_number(emit, case, tiles, lambda case: tile(*tiles[case]))
+    by_number(emit, case, tiles, lambda case: tile(*tiles[case]))
 
 
 @intrinsic
@@ -379,7 +395,7 @@ def _emit_sums(
 
         _by_vectors(emit, channels, vector)
 
-    _by_number(emit, count, range(1, SUMS + 1), tile)
+    by_number(emit, count, range(1, SUMS + 1), tile)
 
 
 def _fetch(emit: Emitter, pointer: Any, write: int) -> None:
@@ -391,7 +407,7 @@ def _fetch(emit: Emitter, pointer: Any, write: int) -> None:
     emit.builder.call(ask, [emit.builder.bitcast(pointer, line), ir.Constant(number, write), near, data])
 
 
-def _by_number(emit: Emitter, count: Any, numbers: Iterable[int], body: Any) -> None:
+def by_number(emit: Emitter, count: Any, numbers: Iterable[int], body: Any) -> None:
     """``body(number)`` for the one of the numbers that is `count`."""
     builder = emit.builder
     after = builder.append_basic_block("after")

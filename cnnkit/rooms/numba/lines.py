@@ -89,6 +89,9 @@ class Lines(NamedTuple):
     table: Array
 
 
+FILL = (0, 5, 8, 11, 14, 48)  # cycles to lay out a vector of numbers 1, 2, 3, 4 and more apart
+TURN = 300  # cycles to turn a square of as many vectors as they have lanes
+TURN_NEAR = 110  # the same if the rows lie together
 ZEROS, ONES = (0, 0, 0), (1, 1, 1)
 MANY = 16  # residues
 NEAR = STEPS[-1]  # numbers of a row that are no farther apart are taken by whole vectors
@@ -180,6 +183,19 @@ def solve(windows: Windows, together: bool) -> Lines:
     return Lines(size, together, run, reach, len(which), np.array(table, np.int64))
 
 
+def cycles(windows: Windows, channels: int, lanes: int, apart: int) -> float:
+    """About how many cycles it takes to lay out a window of one phase, of all channels.
+
+    If channels lie together, pixels are `apart`, else that is 0.
+    """
+    width, step = windows.size[2], windows.stride[2]
+    beside = min(len(windows.offsets(2)), lanes)  # phases that are turned into lines together
+    a_vector = channels * (FILL[step] if step <= NEAR else min(FILL[NEAR + 1], TURN_NEAR / beside))
+    if apart > 1:
+        a_vector = channels * FILL[apart * step] if apart * step <= NEAR else parts(channels, lanes) * TURN
+    return a_vector * parts(width, lanes) / width
+
+
 def _places(windows: Windows, axis: int, apart: bool) -> dict[int, tuple[int, int]]:
     """Per offset along an axis the first element of its phase, and its shift within it."""
     offsets, stride = windows.offsets(axis), windows.stride[axis]
@@ -229,9 +245,13 @@ def lay_out(unit, to, pitch, length, x, first, channels, image, position, size, 
     n_start += image
     head = min(size[2] - w_start, length) if w_start else 0
     lie_together = x.c == 1 and channels > 1 and stride[2] * x.w > NEAR  # channels do: they are turned into lines
+    turned = lie_together or (x.w == 1 and stride[2] > NEAR)  # and so are phases, where they lie side by side
     whole = (length - head) // size[2]
-    for phase in range(phases):
+    phase, beside = 0, 1
+    while phase < phases:
         d_first, h_first, w_first, h_low, h_high, w_low, w_high = table[phase]
+        if turned and not lie_together:
+            beside = _neighbours(table, phase, phases, size[2])
         n, d, h, w, left, done = n_start, d_start, h_start, w_start, whole, 0
         while done < length:
             rows, count = 1, size[2]
@@ -251,23 +271,45 @@ def lay_out(unit, to, pitch, length, x, first, channels, image, position, size, 
                 n * x.n + first * x.c + at * x.d + (h * stride[1] + h_first) * x.h + (w * stride[2] + w_first) * x.w
             )
             to_rows, from_rows = to + (phase * pitch + done) * bytes_, x.address + offset * bytes_
-            if not lie_together:
+            if not lie_together and beside == 1:
                 fill(
                     unit, to_rows, phases * pitch, from_rows, channels, x.c,
                     rows, stride[1] * x.h, above, below, count, stride[2] * x.w, low, high,
                 )  # fmt: skip
             else:
                 if low > 0 or high < count or above > 0 or below < rows:
-                    fill(unit, to_rows, phases * pitch, from_rows, channels, 0, rows, 0, 0, 0, count, 1, 0, 0)
+                    for i in range(beside):
+                        there = to_rows + i * pitch * bytes_
+                        fill(unit, there, phases * pitch, from_rows, channels, 0, rows, 0, 0, 0, count, 1, 0, 0)
                 for j in range(above, below):
                     row = from_rows + (j * stride[1] * x.h + low * stride[2] * x.w) * bytes_
-                    transpose(
-                        unit, to_rows + (j * count + low) * bytes_, phases * pitch, row, stride[2] * x.w,
-                        high - low, channels,
-                    )  # fmt: skip
+                    there, wide = to_rows + (j * count + low) * bytes_, high - low
+                    if lie_together:
+                        transpose(unit, there, phases * pitch, row, stride[2] * x.w, wide, channels)
+                    else:
+                        for c in range(channels):
+                            here = there + c * phases * pitch * bytes_
+                            transpose(unit, here, pitch, row + c * x.c * bytes_, stride[2], wide, beside)
             done += rows * count
             w, h = 0, h + rows
             if h == size[1]:
                 h, d = 0, d + 1
             if d == size[0]:
                 d, n = 0, n + 1
+        phase += beside
+
+
+@part
+def _neighbours(table, phase, phases, width):
+    """How many phases from one on lie side by side in x for every position of a row; 1 if not even two do."""
+    end = phase
+    while (
+        end < phases
+        and table[end, 0] == table[phase, 0]
+        and table[end, 1] == table[phase, 1]
+        and table[end, 2] == table[phase, 2] + end - phase
+        and table[end, 5] == 0
+        and table[end, 6] == width
+    ):
+        end += 1
+    return max(1, end - phase)

@@ -3,6 +3,7 @@
 Arguments are addresses, or numbers; what lies around is neither read nor written.
 """
 
+from itertools import product
 from typing import Any
 
 from llvmlite import ir
@@ -172,6 +173,51 @@ def _emit_weave(emit: Emitter, to: Any, source: Any, step: Any, rows: Any, count
         switch.add_case(emit.number(number), block)
         builder.position_at_end(block)
         body(number)
+        builder.branch(done)
+    builder.position_at_end(done)
+
+
+@intrinsic
+def repeat(typingctx: Any, unit: Any, to: Any, source: Any, step: Any, times: Any, count: Any) -> Any:
+    """``to[k * times + r] = source[k * step]`` for k < `count`, r < `times`; `step` and `times` are two of `STEPS`."""
+    return types.void(unit, *(types.intp,) * 5), emitted("repeat", 5, _emit_repeat)
+
+
+def _emit_repeat(emit: Emitter, to: Any, source: Any, step: Any, times: Any, count: Any) -> None:
+    """The last vector is masked, for behind the last number there may be no memory."""
+    builder, lanes = emit.builder, emit.lanes
+    to, source = emit.pointer(to), emit.pointer(source)
+    whole = builder.sdiv(builder.sub(count, emit.number(1)), emit.number(lanes))
+    done = builder.append_basic_block("done")
+
+    def some(step: int, times: int, k: Any, last: bool) -> None:
+        at = builder.mul(k, emit.number(lanes))
+        left = builder.sub(count, at)
+        here, there = (emit.at(one, builder.mul(at, emit.number(by))) for one, by in ((source, step), (to, times)))
+        numbers = builder.sub(builder.mul(left, emit.number(step)), emit.number(step - 1))
+
+        def load(n: int) -> Any:
+            pointer = emit.at(here, n * lanes)
+            if not last:
+                return emit.load_vector(pointer)
+            return emit.load_masked(pointer, emit.lanes_below(builder.sub(numbers, emit.number(n * lanes))))
+
+        taken = emit.every(step, [load(n) for n in range(step)])
+        for r in range(times):
+            value = emit.shuffle(taken, taken, [(r * lanes + k) // times for k in range(lanes)])
+            if not last:
+                emit.store_vector(value, emit.at(there, r * lanes))
+            else:
+                mask = emit.lanes_below(builder.sub(builder.mul(left, emit.number(times)), emit.number(r * lanes)))
+                emit.store_masked(value, emit.at(there, r * lanes), mask)
+
+    switch = builder.switch(builder.add(builder.mul(step, emit.number(len(STEPS) + 1)), times), done)
+    for one, other in product(STEPS, STEPS):
+        block = builder.append_basic_block(f"by_{one}_{other}")
+        switch.add_case(emit.number(one * (len(STEPS) + 1) + other), block)
+        builder.position_at_end(block)
+        emit.loop(whole, lambda k, one=one, other=other: some(one, other, k, False))
+        some(one, other, whole, True)
         builder.branch(done)
     builder.position_at_end(done)
 

@@ -7,7 +7,11 @@ patch y of 4x4 outputs are tied by three small matrices (Lavin and Gray 2016, ar
     y = T' [(F g F') * (S d S')] T        S 6x6, F 6x3, T' 4x6, * element by element
 
 Each step does both sides of one product: `spectrum` S d S', `filters` F g F', `outputs` T' m T; `product` sums over the
-channels between them, for one of the 36 elements.
+channels between them, for one of the 36 elements. The way back to the filters, of which y is a linear function, is
+
+    gradient of g = F' [(T gy T') * (S d S')] F        gy the gradient of y
+
+with `gradients` T gy T' and `weights` F' m F, and sums over tiles between them.
 """
 
 from collections.abc import Callable
@@ -61,7 +65,7 @@ class _Arithmetic:
         """F g: the filter's polynomial at every point, over the product of the distances to the others."""
         points = []
         for point, other in ((A, B), (B, A)):
-            scale = 1 / (2 * point**2 * (point**2 - other**2))
+            scale = _scale(point, other)
             even = self.times(scale, self.plus(g[0], point**2, g[2]))
             points += [self.plus(even, scale * point, g[1]), self.plus(even, -scale * point, g[1])]
         return [self.times(1 / (AA * BB), g[0]), *points, g[2]]
@@ -75,6 +79,29 @@ class _Arithmetic:
             self.plus(self.times(AA, p), BB, r),
             self.plus(self.plus(m[5], A**3, q), B**3, s),
         ]
+
+    def from_outputs(self, y: list[Any]) -> list[Any]:
+        """T y: the polynomial of the outputs' gradients at every point."""
+        points = []
+        for point in (A, B):
+            even, odd = self.plus(y[0], point**2, y[2]), self.times(point, self.plus(y[1], point**2, y[3]))
+            points += [self.plus(even, 1, odd), self.plus(even, -1, odd)]
+        return [y[0], *points, y[3]]
+
+    def from_filters(self, m: list[Any]) -> list[Any]:
+        """F' m: what each tap had a part in."""
+        (p, q), (r, s) = ((self.plus(m[k], 1, m[k + 1]), self.plus(m[k], -1, m[k + 1])) for k in (1, 3))
+        a, b = (_scale(*points) for points in ((A, B), (B, A)))
+        return [
+            self.plus(self.plus(self.times(1 / (AA * BB), m[0]), a, p), b, r),
+            self.plus(self.times(a * A, q), b * B, s),
+            self.plus(self.plus(m[5], a * AA, p), b * BB, r),
+        ]
+
+
+def _scale(point: float, other: float) -> float:
+    """One over the product of a point's distances to the other ones."""
+    return 1 / (2 * point**2 * (point**2 - other**2))
 
 
 def _both_sides(transform: Callable[[list[Any]], list[Any]], square: list[list[Any]]) -> list[list[Any]]:
@@ -238,6 +265,49 @@ def _emit_bring(
         return []
 
     emit.accumulate(channels, [], bring_channel)
+
+
+@intrinsic
+def gradients(typingctx: Any, unit: Any, to: Any, plane: Any, source: Any, row: Any) -> Any:
+    """T gy T' of ``gy[i][j] = source[i * row + j * lanes ...]``, 4x4 of them: element e at ``to[e * plane ...]``."""
+    return types.void(unit, *(types.intp,) * 4), emitted("gradients", 4, _emit_gradients)
+
+
+def _emit_gradients(emit: Emitter, to: Any, plane: Any, source: Any, row: Any) -> None:
+    rows = [emit.at(emit.pointer(source), emit.builder.mul(row, emit.number(i))) for i in range(4)]
+    square = [[emit.load_vector(emit.at(one, j * emit.lanes)) for j in range(4)] for one in rows]
+    _store_planes(emit, _both_sides(_Arithmetic(emit).from_outputs, square), to, plane)
+
+
+@intrinsic
+def weights(typingctx: Any, unit: Any, to: Any, step: Any, count: Any, source: Any, plane: Any, doubt: Any) -> Any:
+    """F' m F of the elements ``m[e] = source[e * plane ...]``: 9 taps, those of lane i to ``to[i * step ...]``.
+
+    For i < `count`. The number at `doubt` becomes 1 if not all of them are finite.
+    """
+    return types.void(unit, *(types.intp,) * 6), emitted("weights", 6, _emit_weights)
+
+
+def _emit_weights(emit: Emitter, to: Any, step: Any, count: Any, source: Any, plane: Any, doubt: Any) -> None:
+    builder, to, source = emit.builder, emit.pointer(to), emit.pointer(source)
+    m = [emit.load_vector(emit.at(source, builder.mul(plane, emit.number(e)))) for e in range(36)]
+    square = _both_sides(_Arithmetic(emit).from_filters, [m[6 * i : 6 * i + 6] for i in range(6)])
+    taps = [tap for line in square for tap in line]
+    zero = emit.zero()
+    for tap in taps:  # 0 * tap is 0, or NaN where the tap is not finite
+        zero = builder.call(emit.fma, [tap, emit.zero(), zero])
+    finite = builder.fcmp_ordered("ord", zero, zero)
+    bits = builder.bitcast(builder.and_(builder.not_(finite), emit.lanes_below(count)), ir.IntType(emit.lanes))
+    doubt = emit.pointer(doubt, emit.index)
+    found = builder.zext(builder.icmp_unsigned("!=", bits, ir.Constant(bits.type, 0)), emit.index)
+    builder.store(builder.or_(builder.load(doubt), found), doubt)
+    places = _rows_of_lanes(emit, to, step, count)  # those from `count` on are the last one's, which is stored last
+    for first in range(0, 9, emit.lanes):
+        some = taps[first : first + emit.lanes]
+        mask = ir.Constant(emit.bits, [int(lane < len(some)) for lane in range(emit.lanes)])
+        lines = emit.transposed([*some, *[emit.zero()] * (emit.lanes - len(some))])
+        for lane in reversed(range(emit.lanes)):
+            emit.store_masked(lines[lane], emit.at(places[lane], first), mask)
 
 
 # ---------------------------------------------------------------- single numbers, by their address

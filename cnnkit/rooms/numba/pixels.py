@@ -6,12 +6,12 @@ one for the tap, and the other operand is whole vectors along output channels. W
 rows of x that a *band* of windows needs are copied with zeros around them; else x is read where it is.
 """
 
+import math
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
-from cnnkit import settings
 from cnnkit.arrays import Array
 from cnnkit.geometry import ConvPlan, volume
 from cnnkit.rooms import threads
@@ -20,11 +20,12 @@ from cnnkit.rooms.numba.activation import RELU, call
 from cnnkit.rooms.numba.convolve import aligned, pack_blocks, weight_numbers
 from cnnkit.rooms.numba.emit import itemsize, lanes
 from cnnkit.rooms.numba.lines import parts
-from cnnkit.rooms.numba.machine import FMAS, L2, MULTIPLY_ADDS, VECTOR_BYTES, keep, kernel, part
+from cnnkit.rooms.numba.machine import FMAS, L2, MULTIPLY_ADDS, keep, kernel, part
 from cnnkit.rooms.numba.moves import fill, transpose
 from cnnkit.rooms.numba.tile import Tile, gather, tiles
 
-FEW = 4  # terms: with fewer, a tile mostly begins and ends
+END = 20  # cycles to begin and to end a tile, beside storing its sums
+COPY = 10  # cycles to copy a vector
 BAND = 1024  # windows, at most: tables of where they are stay near, and threads have bands to share
 NEAR = 256  # the same for the weights' gradient: output gradients stay near while all weights read them
 
@@ -57,50 +58,85 @@ class Sizes(NamedTuple):
 
 
 class Way(NamedTuple):
-    """How a plan is done: by which tile, forward and for its weights' gradient, and the nanoseconds of a core."""
+    """How a plan is done, forward or for its weights' gradient: by which tile, and about how many cycles it takes."""
 
     tile: Tile
-    forward: Sizes
-    backward: Sizes
-    work: float
+    sizes: Sizes
+    cycles: float
 
 
-def takes(plan: ConvPlan, *given: Array) -> bool:
-    """Whether channels of all arrays lie together, and a plan over three spatial axes is better done here."""
-    near = all(array.strides[1] == array.itemsize for array in given)
-    return near and _fits(plan, given[0].dtype, settings.current().max_workspace)
-
-
-@lru_cache(1024)
-def _fits(plan: ConvPlan, dtype: np.dtype, workspace: int) -> bool:
-    """Whether output channels fill most of their lanes, terms a tile, and what is kept near the caches and memory."""
-    per_group, lanes = plan.out_channels // plan.groups, VECTOR_BYTES // dtype.itemsize
-    if not plan.in_channels or 2 * per_group <= parts(per_group, lanes) * lanes:
-        return False
-    sizes = _way(plan, dtype).forward
-    terms = sizes.channels * sizes.taps
-    block, copy = terms * sizes.columns * dtype.itemsize, sizes.copied * dtype.itemsize
-    return terms >= FEW and block <= 2 * L2 and copy <= 4 * L2 and sizes.groups * sizes.blocks * block <= workspace
+def together(*given: Array) -> bool:
+    """Whether channels of all arrays lie together, or there is one."""
+    return all(array.strides[1] == array.itemsize or array.shape[1] == 1 for array in given)
 
 
 @lru_cache(1024)
-def _way(plan: ConvPlan, dtype: np.dtype) -> Way:
-    channels, per_group = plan.in_channels // plan.groups, plan.out_channels // plan.groups
-    tile = _tile(dtype, per_group)
+def forward_cycles(plan: ConvPlan, dtype: np.dtype, workspace: int) -> float:
+    """About how many cycles it takes; infinitely many if what is kept is not near the caches, or not in memory."""
+    _, sizes, cycles = _forward_way(plan, dtype)
+    block, copy = (n * dtype.itemsize for n in (sizes.channels * sizes.taps * sizes.columns, sizes.copied))
+    near = block <= 2 * L2 and copy <= 4 * L2 and sizes.groups * sizes.blocks * block <= workspace
+    return cycles if near else math.inf
+
+
+@lru_cache(1024)
+def gradient_cycles(plan: ConvPlan, dtype: np.dtype) -> float:
+    """The same for the weights' gradient."""
+    _, sizes, cycles = _gradient_way(plan, dtype)
+    return cycles if sizes.copied * dtype.itemsize <= 4 * L2 else math.inf
+
+
+@lru_cache(1024)
+def _forward_way(plan: ConvPlan, dtype: np.dtype) -> Way:
+    return _way(plan, dtype, BAND, plan.batch * volume(plan.output_size), _terms(plan))
+
+
+@lru_cache(1024)
+def _gradient_way(plan: ConvPlan, dtype: np.dtype) -> Way:
+    per_group, windows = plan.out_channels // plan.groups, plan.batch * volume(plan.output_size)
+    way = _way(plan, dtype, min(NEAR, 4 * L2 // dtype.itemsize // per_group), _terms(plan), windows)
+    vectors, rest = divmod(per_group, way.tile.unit.lanes)
+    copied = plan.groups * windows * (vectors + 1) * COPY if rest else 0  # gradients
+    return way._replace(cycles=way.cycles + copied)
+
+
+def _terms(plan: ConvPlan) -> int:
+    """The products that a result is a sum of."""
+    return plan.in_channels // plan.groups * volume(plan.kernel_size)
+
+
+def _way(plan: ConvPlan, dtype: np.dtype, near: int, rows: int, terms: int) -> Way:
+    """The way to sum so many terms in so many rows of a group's output channels, in bands of about `near` windows."""
+    per_group = plan.out_channels // plan.groups
+    tile, cycles = _tile(dtype, rows, per_group, terms)
+    sizes = sizes_of(plan, tile, dtype, near)
+    return Way(tile, sizes, plan.groups * (cycles + copying(sizes, tile)))
+
+
+def _work(plan: ConvPlan) -> float:
+    """About how many nanoseconds all products take a core."""
+    return plan.batch * volume(plan.output_size) * plan.out_channels * _terms(plan) / MULTIPLY_ADDS
+
+
+def copying(sizes: Sizes, tile: Tile) -> float:
+    """About how many cycles it takes to copy what all bands read of a group."""
+    channels, lanes = sizes.channels, tile.unit.lanes
+    a_pixel = channels / lanes if sizes.groups == 1 else parts(channels, lanes)
+    return sizes.copied // max(1, channels) * sizes.bands * a_pixel * COPY
+
+
+def inside(plan: ConvPlan) -> bool:
+    """Whether no window reaches into the padding, so that x is read in place."""
     axes = zip(plan.input_size, plan.output_size, plan.kernel_size, plan.stride, plan.dilation, strict=True)
-    inside = not any(plan.before) and all((n - 1) * s + (k - 1) * d < size for size, n, k, s, d in axes)
-    a_window = channels * dtype.itemsize * volume(plan.stride)
-    near = max(4 * tile.rows, min(BAND, L2 // 2 // a_window))
-    forward = _sizes(plan, tile, inside, near)
-    work = plan.batch * volume(plan.output_size) * plan.out_channels * channels * forward.taps / MULTIPLY_ADDS
-    near = max(4 * tile.rows, min(near, NEAR, 4 * L2 // dtype.itemsize // per_group))
-    return Way(tile, forward, _sizes(plan, tile, inside, near), work)
+    return not any(plan.before) and all((n - 1) * s + (k - 1) * d < size for size, n, k, s, d in axes)
 
 
-def _sizes(plan: ConvPlan, tile: Tile, inside: bool, near: int) -> Sizes:
+def sizes_of(plan: ConvPlan, tile: Tile, dtype: np.dtype, near: int) -> Sizes:
     """The sizes with bands of about `near` windows: rows, parts of a row, or whole planes."""
     depth, height, width = plan.output_size
     channels, per_group = plan.in_channels // plan.groups, plan.out_channels // plan.groups
+    a_window = max(1, channels * dtype.itemsize * volume(plan.stride))
+    near = max(4 * tile.rows, min(near, L2 // 2 // a_window))
     across = parts(width, near)
     wide = parts(width, across)
     down = parts(height, max(1, near // wide)) if across == 1 else height
@@ -110,7 +146,7 @@ def _sizes(plan: ConvPlan, tile: Tile, inside: bool, near: int) -> Sizes:
         (n - 1) * s + (k - 1) * d + 1
         for n, k, s, d in zip((1, high, wide), plan.kernel_size, plan.stride, plan.dilation, strict=True)
     )
-    copied = 0 if inside else planes * plan.kernel_size[0] * x_high * x_wide * channels
+    copied = 0 if inside(plan) else planes * plan.kernel_size[0] * x_high * x_wide * channels
     return Sizes(
         plan.groups, channels, per_group, parts(per_group, tile.columns), tile.columns, tile.rows,
         volume(plan.kernel_size), planes, high, wide, parts(height, high), across,
@@ -118,34 +154,39 @@ def _sizes(plan: ConvPlan, tile: Tile, inside: bool, near: int) -> Sizes:
     )  # fmt: skip
 
 
-def _tile(dtype: np.dtype, per_group: int) -> Tile:
-    """The tile that takes the fewest cycles for a term of a window: multiply-adds, or loads, two in a cycle.
+def _tile(dtype: np.dtype, rows: int, per_group: int, terms: int) -> tuple[Tile, float]:
+    """The tile that takes the fewest cycles to sum so many terms in so many rows, and how many.
 
-    Of those that take as many, the one with the fewest blocks, and the narrowest.
+    A term takes its multiply-adds, two in a cycle at most, or loads, of which there are two; a tile, some more to begin
+    and to store.
     """
 
-    def cycles(tile: Tile) -> tuple[float, int, int]:
+    def cycles(tile: Tile) -> tuple[float, int]:
+        share = tile.lanes / tile.unit.lanes
         blocks, rest = divmod(parts(per_group, tile.lanes), tile.vectors)
-        vectors = [tile.vectors] * blocks + [rest] * (rest > 0)
-        a_term = sum(max(tile.rows * n / FMAS, (tile.rows + 1) / 2 + n, 4) for n in vectors)
-        return a_term / tile.rows, len(vectors), tile.columns
+        sums = 0.0
+        for n in [tile.vectors] * blocks + [rest] * (rest > 0):
+            a_term = max(tile.rows * n * max(share / FMAS, 0.5), (tile.rows + 1) / 2 + n * share, 4)
+            sums += terms * a_term + END + 2 * tile.rows * n
+        return parts(rows, tile.rows) * sums, tile.columns
 
-    return min(tiles("gather", dtype), key=cycles)
+    tile = min(tiles("gather", dtype), key=cycles)
+    return tile, cycles(tile)[0]
 
 
 def forward(
     x: Array, weight: Array, bias: Array | None, plan: ConvPlan, then: int, out: Array, swapped: bool = False
 ) -> None:
-    """As `convolve.convolve`, of arrays that this `takes`."""
-    tile, sizes, _, work = _way(plan, x.dtype)
-    terms, counts = sizes.channels * sizes.taps, tuple(sizes)
+    """As `convolve.convolve`, of arrays whose channels lie together."""
+    tile, sizes, _ = _forward_way(plan, x.dtype)
+    terms, counts, work = sizes.channels * sizes.taps, tuple(sizes), _work(plan)
     weights, bias_address = weight_numbers(weight, plan.groups, swapped), 0 if bias is None else bias.ctypes.data
     packed, there = None, 0
     if threads.many(work):
         packed = np.empty((sizes.groups * sizes.blocks, 1 + terms, sizes.columns), x.dtype)
         there = packed.ctypes.data
         threads.run(
-            _pack, sizes.groups * sizes.blocks, weight.size,
+            pack_terms, sizes.groups * sizes.blocks, weight.size,
             tile.unit, counts, plan.kernel_size, weights, bias_address, there, keep=(weight, bias, packed),
         )  # fmt: skip
     threads.run(
@@ -157,12 +198,11 @@ def forward(
 
 def weight_gradient(grad_output: Array, x: Array, plan: ConvPlan, grad_weight: Array) -> None:
     """Fill grad_weight (C_out, C_in / groups, *kernel), which is contiguous."""
-    tile, _, sizes, work = _way(plan, x.dtype)
-    terms = sizes.channels * sizes.taps
-    tall = parts(terms, sizes.rows)
+    tile, sizes, _ = _gradient_way(plan, x.dtype)
+    tall = parts(sizes.channels * sizes.taps, sizes.rows)
     total = np.zeros((sizes.groups * sizes.blocks, tall * sizes.rows, sizes.columns), x.dtype)
     threads.run(
-        _correlate, sizes.groups * sizes.blocks * tall, work,
+        _correlate, sizes.groups * sizes.blocks * tall, _work(plan),
         tile.unit, tile.loop, tuple(sizes), plan.kernel_size, plan.stride, plan.dilation, plan.before,
         lines.numbers(x), lines.numbers(grad_output), total.ctypes.data, keep=(x, grad_output, total),
     )  # fmt: skip
@@ -177,7 +217,7 @@ def weight_gradient(grad_output: Array, x: Array, plan: ConvPlan, grad_weight: A
 
 
 @part
-def _steps(sizes, dilation, x):
+def steps_of(sizes, dilation, x):
     """The elements between planes, rows and columns of what taps read, and of what windows read."""
     if not sizes.copied:
         return dilation[0] * x.d, x.h, x.w
@@ -186,7 +226,7 @@ def _steps(sizes, dilation, x):
 
 
 @part
-def _taps(sizes, kernel, dilation, steps, offsets):
+def offsets_of_taps(sizes, kernel, dilation, steps, offsets):
     """Where each term, by tap and input channel, is from where its window is."""
     t = 0
     for d in range(kernel[0]):
@@ -199,7 +239,7 @@ def _taps(sizes, kernel, dilation, steps, offsets):
 
 
 @part
-def _band(sizes, band, out):
+def band_at(sizes, band, out):
     """The first plane, row and column of a band, and how many of each it has."""
     rest, w = divmod(band, sizes.across)
     plane, h = divmod(rest, sizes.down)
@@ -233,7 +273,7 @@ def _windows(sizes, where, kernel, stride, steps, x, out, sources, targets):
 
 
 @part
-def _lay_out(unit, sizes, where, kernel, stride, dilation, before, x, depth, channel, to):
+def copy_band(unit, sizes, where, kernel, stride, dilation, before, x, depth, channel, to):
     """Copy what a band's windows read of a group's channels from one on, zeros where it is padding.
 
     Behind it there must be room for a vector. Rows of all channels are copied as a whole.
@@ -271,22 +311,8 @@ def _lay_out(unit, sizes, where, kernel, stride, dilation, before, x, depth, cha
                 fill(unit, to, 0, source, 1, 0, sizes.x_high, 0, 0, 0, row, 1, 0, 0)
                 for h in range(above, last):
                     pixels = to + (h * row + low * count) * bytes_
-                    fill(
-                        unit,
-                        pixels,
-                        count,
-                        source + (h * x.h + low * x.w) * bytes_,
-                        end - low,
-                        x.w,
-                        1,
-                        0,
-                        0,
-                        1,
-                        count,
-                        1,
-                        0,
-                        count,
-                    )
+                    here, wide = source + (h * x.h + low * x.w) * bytes_, end - low
+                    fill(unit, pixels, 0, here, 1, 0, wide, x.w, 0, wide, count, 1, 0, count)
             to += sizes.x_high * row * bytes_
 
 
@@ -294,7 +320,7 @@ def _lay_out(unit, sizes, where, kernel, stride, dilation, before, x, depth, cha
 
 
 @kernel
-def _pack(start, stop, unit, counts, kernel, weights, bias, packed):
+def pack_terms(start, stop, unit, counts, kernel, weights, bias, packed):
     """Bring weights into blocks of `columns` output channels: the biases, then terms by tap and input channel."""
     sizes = Sizes(*counts)
     address, group_step, out_step, channel_step, d_step, h_step, w_step = weights
@@ -330,8 +356,8 @@ def _convolve(
     own = np.empty(0 if packed else 64 + sizes.groups * sizes.blocks * (1 + terms) * sizes.columns * bytes_, np.uint8)
     if not packed:
         packed = aligned(own.ctypes.data)
-        _pack(0, sizes.groups * sizes.blocks, unit, counts, kernel, weights, bias, packed)
-    steps = _steps(sizes, dilation, x)
+        pack_terms(0, sizes.groups * sizes.blocks, unit, counts, kernel, weights, bias, packed)
+    steps = steps_of(sizes, dilation, x)
     offsets = np.empty(terms, np.int64)
     sources, targets = np.empty(most + sizes.rows, np.int64), np.empty(most + sizes.rows, np.int64)
     memory = np.empty(64 + (sizes.copied + lanes(unit)) * bytes_, np.uint8)
@@ -341,18 +367,18 @@ def _convolve(
         targets.ctypes.data,
         offsets.ctypes.data,
     )
-    _taps(sizes, kernel, dilation, steps, offsets)
+    offsets_of_taps(sizes, kernel, dilation, steps, offsets)
     rest, block = divmod(start, sizes.blocks)
     band, g = divmod(rest, sizes.groups)
     count, laid_out = 0, False
     for _ in range(start, stop):
-        where = _band(sizes, band, out)
+        where = band_at(sizes, band, out)
         if count == 0:
             count = _windows(sizes, where, kernel, stride, steps, x, out, sources, targets)
         if not sizes.copied:
             a = x.address + g * sizes.channels * bytes_
         elif not laid_out:
-            _lay_out(unit, sizes, where, kernel, stride, dilation, before, x, out.depth, g * sizes.channels, a)
+            copy_band(unit, sizes, where, kernel, stride, dilation, before, x, out.depth, g * sizes.channels, a)
             laid_out = True
         biases = packed + (g * sizes.blocks + block) * (1 + terms) * sizes.columns * bytes_
         to = out.address + (g * sizes.per_group + block * sizes.columns) * bytes_
@@ -360,7 +386,8 @@ def _convolve(
         b = biases + sizes.columns * bytes_
         for p in range(0, count, sizes.rows):
             gather(
-                loop, to, places + 8 * p, filled, biases, 0, then == RELU, a, rows + 8 * p, offsets_, terms, b
+                loop, to, places + 8 * p, filled, biases, 0, then == RELU, a, rows + 8 * p, offsets_, terms, b,
+                sizes.columns,
             )  # fmt: skip
             if then > RELU:
                 for i in range(p, min(p + sizes.rows, count)):
@@ -380,51 +407,66 @@ def _correlate(
 ):  # fmt: skip
     """A work item is `rows` neighbouring weights (tap, channel) of a block of output channels of a group.
 
-    A band of x, and its output gradients in whole vectors, stay in the cache for all the items of a block. Each band is
-    summed by itself, and the bands' sums are added up in order.
+    A band of x, and its output gradients in whole vectors, stay in the cache for all the items of a block; gradients
+    that lie so are read where they are. Each band is summed by itself, and the bands' sums are added up in order.
     """
     sizes = Sizes(*counts)
+    whole = sizes.per_group % lanes(unit) == 0 or sizes.per_group == sizes.columns  # no vector is read across the end
     x, grads = lines.block(unit, x_numbers), lines.block(unit, grad_numbers)
     bytes_, terms, most = itemsize(unit), sizes.channels * sizes.taps, sizes.planes * sizes.high * sizes.wide
-    steps = _steps(sizes, dilation, x)
+    steps = steps_of(sizes, dilation, x)
     offsets, across = np.empty(terms + sizes.rows, np.int64), np.arange(sizes.rows) * sizes.columns
     sources, targets = np.empty(most + sizes.rows, np.int64), np.empty(most + sizes.rows, np.int64)
     memory = np.empty(64 + (sizes.copied + lanes(unit)) * bytes_, np.uint8)
-    size_b = most * sizes.columns * bytes_
+    size_b = (most * sizes.columns + lanes(unit)) * bytes_  # a vector behind each block may be written
     grad_memory = np.empty(64 + sizes.blocks * size_b, np.uint8)
     a, b = aligned(memory.ctypes.data), aligned(grad_memory.ctypes.data)
     rows, places, offsets_ = sources.ctypes.data, across.ctypes.data, offsets.ctypes.data
-    _taps(sizes, kernel, dilation, steps, offsets)
+    offsets_of_taps(sizes, kernel, dilation, steps, offsets)
     offsets[terms:] = offsets[terms - 1]
     tall = (terms + sizes.rows - 1) // sizes.rows
     while start < stop:
         g = start // (sizes.blocks * tall)
         end = min(stop, (g + 1) * sizes.blocks * tall)
         for band in range(sizes.bands):
-            where = _band(sizes, band, grads)
+            where = band_at(sizes, band, grads)
             count = _windows(sizes, where, kernel, stride, steps, x, grads, sources, targets)
             if not sizes.copied:
                 a = x.address + g * sizes.channels * bytes_
             else:
-                _lay_out(unit, sizes, where, kernel, stride, dilation, before, x, grads.depth, g * sizes.channels, a)
+                copy_band(unit, sizes, where, kernel, stride, dilation, before, x, grads.depth, g * sizes.channels, a)
             wide, first = where[5], start // tall
-            for p in range(0, count, wide):
+            in_place = whole and _even(targets, count, wide, grads.w)
+            for p in range(0, 0 if in_place else count, wide):
                 for block in range(first, (end - 1) // tall + 1):
                     channel = g * sizes.per_group + (block - g * sizes.blocks) * sizes.columns
                     filled = min(sizes.columns, (g + 1) * sizes.per_group - channel)
                     source = grads.address + (targets[p] + channel) * bytes_
                     to = b + (block - first) * size_b + p * sizes.columns * bytes_
-                    fill(unit, to, sizes.columns, source, wide, grads.w, 1, 0, 0, 1, sizes.columns, 1, 0, filled)
+                    fill(unit, to, 0, source, 1, 0, wide, grads.w, 0, wide, sizes.columns, 1, 0, filled)
             for item in range(start, end):
                 block, row = divmod(item, tall)
-                filled = min(sizes.columns, sizes.per_group - (block - g * sizes.blocks) * sizes.columns)
+                channel = (block - g * sizes.blocks) * sizes.columns
+                filled = min(sizes.columns, sizes.per_group - channel)
                 to = total + item * sizes.rows * sizes.columns * bytes_
+                here, b_step = b + (block - first) * size_b, sizes.columns
+                if in_place:
+                    here, b_step = grads.address + (targets[0] + g * sizes.per_group + channel) * bytes_, grads.w
                 gather(
                     loop, to, places, filled, to, sizes.columns, 0, a, offsets_ + 8 * row * sizes.rows, rows,
-                    count, b + (block - first) * size_b,
+                    count, here, b_step,
                 )  # fmt: skip
         start = end
     keep(offsets, across, sources, targets, memory, grad_memory)
+
+
+@part
+def _even(places, count, wide, step):
+    """Whether places are a step apart, in rows of `wide` and from row to row."""
+    even = True
+    for p in range(0, count, wide):
+        even = even and places[p] - places[0] == p * step
+    return even
 
 
 @kernel

@@ -5,7 +5,7 @@ convolution and dense layers are made of these; the emitter knows registers, its
 
     outer   acc[i][v] += a[t * rows + i] * b[offset[t] + v * lanes : ... + lanes]             for every term t
     inner   acc[i][j] += x[x_offset[i] + p : ... + lanes] * g[g_offset[j] + p : ... + lanes]  for p in steps of lanes
-    gather  acc[i][v] += a[rows[i] + offset[t]] * b[t * columns + v * lanes : ... + lanes]    for every term t
+    gather  acc[i][v] += a[rows[i] + offset[t]] * b[t * b_step + v * lanes : ... + lanes]     for every term t
 
 `outer` keeps every lane apart (a lane is a pixel) and reads, per term, `vectors` vectors and `rows` numbers for
 `rows * vectors` fused multiply-adds. `inner` adds its lanes up at the end (a lane is a term); terms that a mask leaves
@@ -36,13 +36,16 @@ class TileType(types.Type):
 
 
 class Tile:
-    """`rows` x `vectors` accumulators of a dtype, for a kind of loop."""
+    """`rows` x `vectors` accumulators of a dtype, for a kind of loop.
 
-    def __init__(self, kind: str, rows: int, vectors: int, dtype: np.dtype) -> None:
+    Its vectors may be `share` times narrower than those of the `unit` that kernels are compiled for.
+    """
+
+    def __init__(self, kind: str, rows: int, vectors: int, dtype: np.dtype, share: int = 1) -> None:
         self.kind, self.rows, self.vectors, self.unit = kind, rows, vectors, unit(dtype)
-        self.lanes = self.unit.lanes
+        self.lanes = self.unit.lanes // share
         self.columns = vectors * self.lanes
-        self._numba_type_ = TileType(rows, vectors, self.unit._numba_type_)
+        self._numba_type_ = TileType(rows, vectors, UnitType(dtype.name, self.lanes))
 
     @cached_property
     def loop(self) -> int:
@@ -64,7 +67,7 @@ opaque(TileType)
 if REGISTERS >= 32:
     OUTER = [(5, 5), (6, 4), (8, 3), (4, 4), (10, 2), (16, 1), (4, 1), (3, 7), (2, 6), (1, 12)]
     INNER = [(6, 4), (8, 2), (9, 1)]
-    PRODUCT = [(6, 4), (4, 4), (8, 2)]
+    PRODUCT = [(6, 4), (4, 4), (8, 2), (8, 1)]
     GATHER = [(6, 4), (8, 3), (8, 2), (8, 1)]
 else:
     OUTER = [(4, 3), (3, 3), (6, 2), (2, 4), (12, 1), (4, 1), (1, 6)]
@@ -73,13 +76,15 @@ else:
     GATHER = [(4, 3), (3, 3), (6, 2), (8, 1)]
 if VECTOR_BYTES == 16:  # the largest spills: SSE needs a register for a product too, ARM's scheduler one to spare
     OUTER, GATHER = OUTER[1:], GATHER[1:]
+NARROW = [share for share in (2, 4) if VECTOR_BYTES // share >= 16]  # of `gather`: few output channels fill few lanes
 
 
 @lru_cache
 def tiles(kind: str, dtype: np.dtype) -> list[Tile]:
     """All tiles that are ever compiled for a kind of loop, and a dtype."""
     sizes = {"outer": OUTER, "inner": INNER, "product": PRODUCT, "gather": GATHER}[kind]
-    return [Tile(kind, rows, vectors, dtype) for rows, vectors in sizes]
+    narrow = [Tile(kind, *sizes[-1], dtype, share) for share in NARROW] if kind == "gather" else []
+    return [Tile(kind, rows, vectors, dtype) for rows, vectors in sizes] + narrow
 
 
 def compile_all(dtype: np.dtype) -> None:
@@ -255,7 +260,7 @@ def _emit_inner(
         phi.add_incoming(then, rest)
         totals.append(phi)
     columns = [totals[i * tile.vectors + j] for j in range(tile.vectors) for i in range(tile.rows)]
-    summed = [_sum_lanes(emit, columns[n : n + emit.lanes]) for n in range(0, len(columns), emit.lanes)]
+    summed = [sum_lanes(emit, columns[n : n + emit.lanes]) for n in range(0, len(columns), emit.lanes)]
     summed.append(emit.zero())
     added = builder.append_basic_block("added")
     for j in range(tile.vectors):
@@ -272,7 +277,7 @@ def _emit_inner(
     builder.position_at_end(added)
 
 
-def _sum_lanes(emit: Emitter, vectors: list[Any]) -> Any:
+def sum_lanes(emit: Emitter, vectors: list[Any]) -> Any:
     """A vector of the sums over the lanes of each of up to `lanes` vectors, in a fixed order.
 
     Halves are added up in pairs: of every two vectors, one with the halves' sums of both, and so on.
@@ -351,14 +356,14 @@ def _product_address(tile):
 @intrinsic
 def gather(
     typingctx: Any, loop: Any, out: Any, places: Any, count: Any, more: Any, more_step: Any, relu: Any, a: Any,
-    rows: Any, offsets: Any, terms: Any, b: Any,
+    rows: Any, offsets: Any, terms: Any, b: Any, b_step: Any,
 ) -> Any:  # fmt: skip
-    """``out[places[i] + p] = more[i * more_step + p] + sum over t of a[rows[i] + offsets[t]] * b[t * columns + p]``.
+    """``out[places[i] + p] = more[i * more_step + p] + sum over t of a[rows[i] + offsets[t]] * b[t * b_step + p]``.
 
-    For all of the tile's rows, p < `count` (at most its columns). Arguments are addresses, but for `count`, `more_step`
+    For all of the tile's rows, p < `count` (at most its columns). Arguments are addresses, but for `count`, steps
     (elements), `relu` (0 or 1) and `terms`. Of b and `more` whole vectors are read: `count` rounded up to `lanes`.
     """
-    return _called(11)
+    return _called(12)
 
 
 def _emit_gather(emit: Emitter, tile: TileType, *args: Any) -> None:
@@ -368,7 +373,7 @@ def _emit_gather(emit: Emitter, tile: TileType, *args: Any) -> None:
 def _emit_gather_loop(
     emit: Emitter, tile: TileType, vectors: int,
     out: Any, places: Any, count: Any, more: Any, more_step: Any, relu: Any, a: Any, rows: Any, offsets: Any,
-    terms: Any, b: Any,
+    terms: Any, b: Any, b_step: Any,
 ) -> None:  # fmt: skip
     builder = emit.builder
     out, more, a, b = (emit.pointer(address) for address in (out, more, a, b))
@@ -377,7 +382,7 @@ def _emit_gather_loop(
 
     def add_term(t: Any, acc: list[Any]) -> list[Any]:
         offset = builder.load(emit.at(offsets, t))
-        source = emit.at(b, builder.mul(t, emit.number(tile.vectors * emit.lanes)))
+        source = emit.at(b, builder.mul(t, b_step))
         vs = [emit.load_vector(emit.at(source, v * emit.lanes)) for v in range(vectors)]
         new = []
         for i, row in enumerate(sources):
@@ -399,7 +404,7 @@ def _emit_gather_loop(
                 emit.store_masked(value, emit.at(to, at), last)
 
 
-_gather_loop = _compiled("gather", 11, _emit_gather)
+_gather_loop = _compiled("gather", 12, _emit_gather)
 
 
 @kernel

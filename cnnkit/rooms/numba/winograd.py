@@ -284,7 +284,10 @@ def _convolve(start, stop, unit, job, doubtful):
         first = band * job.band
         last = min(first + job.band, total)
         if rest != ready:
-            _tile_spectra(unit, job, g, first, last, gathered, spectra, plane, step, padded)
+            tile_spectra(
+                unit, (job.x, job.x_strides, job.size), job.tiles, job.before, job.taps, g * job.channels,
+                job.channels, first, last, gathered, spectra, plane, step, padded,
+            )  # fmt: skip
             ready = rest
         for part in range(parts):
             if job.spectra:
@@ -309,26 +312,26 @@ def _convolve(start, stop, unit, job, doubtful):
 
 
 @kernel
-def _place(job, t):
+def place(tiles, t):
     """Where a tile lies: image, depth, row of tiles, tile of the row."""
-    rest, across = divmod(t, job.tiles[2])
-    rest, down = divmod(rest, job.tiles[1])
-    n, d = divmod(rest, job.tiles[0])
+    rest, across = divmod(t, tiles[2])
+    rest, down = divmod(rest, tiles[1])
+    n, d = divmod(rest, tiles[0])
     return n, d, down, across
 
 
 @kernel
-def _tile_spectra(unit, job, g, first, last, gathered, to, plane, step, padded):
-    """Transform the patches of tiles `first` to `last`, of the channels of a group, to (36, tiles, taps, channels)."""
+def tile_spectra(unit, x, tiles, before, taps, channel, channels, first, last, gathered, to, plane, step, padded):
+    """Transform the patches of tiles `first` to `last`, of some channels, to (36, tiles, taps, channels)."""
     row = (4 * SEGMENT + 2) * lanes(unit)
-    for tap in range(job.taps):
+    for tap in range(taps):
         t = first
         while t < last:
-            n, d, down, across = _place(job, t)
-            count = min(SEGMENT, last - t, job.tiles[2] - across)
-            for c in range(0, job.channels, lanes(unit)):
-                z, h, w = d + tap - job.before[0], 4 * down - job.before[1], 4 * across - job.before[2]
-                _gather(unit, job, gathered, n, g * job.channels + c, job.channels - c, z, h, w, 4 * count + 2)
+            n, d, down, across = place(tiles, t)
+            count = min(SEGMENT, last - t, tiles[2] - across)
+            for c in range(0, channels, lanes(unit)):
+                z, h, w = d + tap - before[0], 4 * down - before[1], 4 * across - before[2]
+                gather_rows(unit, x, gathered, 6, n, channel + c, channels - c, z, h, w, 4 * count + 2)
                 for i in range(count):
                     here = to + ((t - first + i) * step + tap * padded + c) * 4
                     spectrum(unit, here, plane, gathered.ctypes.data + i * 4 * lanes(unit) * 4, row)
@@ -336,34 +339,34 @@ def _tile_spectra(unit, job, g, first, last, gathered, to, plane, step, padded):
 
 
 @kernel
-def _gather(unit, job, gathered, n, c, channels, z, h0, w0, width):
-    """Six rows of `width` pixels, channels side by side, zeros where the padding is."""
+def gather_rows(unit, x, gathered, rows, n, c, channels, z, h0, w0, width):
+    """Some rows of `width` pixels, channels side by side, zeros where the padding is."""
+    address, strides, size = x
     row = (4 * SEGMENT + 2) * lanes(unit)
     low = min(width, max(0, -w0))
-    high = max(low, min(width, job.size[2] - w0))
-    inside = 0 <= z < job.size[0] and low < high
-    for i in range(6):
+    high = max(low, min(width, size[2] - w0))
+    inside = 0 <= z < size[0] and low < high
+    for i in range(rows):
         h = h0 + i
         at = i * row
-        if not (inside and 0 <= h < job.size[1]):
+        if not (inside and 0 <= h < size[1]):
             for k in range(width * lanes(unit)):
                 gathered[at + k] = 0
             continue
-        source = job.x + n * job.x_strides[0] + c * job.x_strides[1] + z * job.x_strides[2] + h * job.x_strides[3]
-        source += (w0 + low) * job.x_strides[4]
+        source = address + n * strides[0] + c * strides[1] + z * strides[2] + h * strides[3] + (w0 + low) * strides[4]
         for k in range(low * lanes(unit)):
             gathered[at + k] = 0
-        if job.x_strides[4] == 4:
+        if strides[4] == 4:
             to = gathered.ctypes.data + (at + low * lanes(unit)) * 4
-            turn(unit, to, source, job.x_strides[1] // 4, channels, high - low)
-        elif job.x_strides[1] == 4:
+            turn(unit, to, source, strides[1] // 4, channels, high - low)
+        elif strides[1] == 4:
             for p in range(low, high):
                 pixel = gathered.ctypes.data + (at + p * lanes(unit)) * 4
-                copy(unit, pixel, 1, source + (p - low) * job.x_strides[4], min(channels, lanes(unit)))
+                copy(unit, pixel, 1, source + (p - low) * strides[4], min(channels, lanes(unit)))
         else:
             for p in range(high - low):
                 for k in range(min(channels, lanes(unit))):
-                    number = source + p * job.x_strides[4] + k * job.x_strides[1]
+                    number = source + p * strides[4] + k * strides[1]
                     gathered[at + (low + p) * lanes(unit) + k] = peek(number)
         for k in range(high * lanes(unit), width * lanes(unit)):
             gathered[at + k] = 0
@@ -384,7 +387,7 @@ def _finish(unit, job, g, block, first, last, sums, plane, pixels, doubt, repair
         bias = job.bias + (g * job.bias_step + o) * 4
         t = first
         while t < last:
-            n, d, down, across = _place(job, t)
+            n, d, down, across = place(job.tiles, t)
             together = min(lanes(unit) // 4, last - t, job.tiles[2] - across)
             for k in range(together):
                 source = sums + ((t + k - first) * job.columns + i) * 4

@@ -141,8 +141,8 @@ def numpy_arrays(results: tuple[Any, ...]) -> list[np.ndarray]:
 
 
 def _tensors(arrays: Arrays, *names: str) -> list[Any]:
-    """Tensors of the same memory."""
-    return [torch.from_numpy(arrays[name]) if name in arrays else None for name in names]
+    """Tensors of the same memory; what is a tensor already stays one."""
+    return [torch.as_tensor(arrays[name]) if name in arrays else None for name in names]
 
 
 def _per_axis(padding: int | tuple[int, ...], axes: int) -> list[int]:

@@ -1,0 +1,208 @@
+"""Convolution with channels last, of layers that do not fill their lanes: every way that can do one, by itself."""
+
+import importlib
+import itertools
+import math
+
+import naive
+import numpy as np
+import pytest
+from cases import Conv, normal
+from closeness import assert_close, assert_same
+
+import cnnkit
+from cnnkit import geometry
+
+pytest.importorskip("numba", reason="the CPU kernels need Numba")
+
+room = importlib.import_module("cnnkit.rooms.numba.conv")
+
+CASES = {
+    "to 1": Conv((2, 20, 9, 17), (1, 20, 1, 1)),
+    "3x3 to 3": Conv((2, 17, 9, 11), (3, 17, 3, 3), 1, 1),
+    "5x5 to 1, dilation": Conv((1, 7, 12, 13), (1, 7, 5, 5), 1, (5, 3), (2, 1)),
+    "3x3 to 2, stride 2": Conv((2, 5, 17, 20), (2, 5, 3, 3), 2, 1),
+    "to 5, stride over kernel": Conv((2, 3, 31, 32), (5, 3, 2, 1), (3, 2)),
+    "7 to 7": Conv((2, 7, 9, 10), (7, 7, 3, 3), 1, 1),
+    "1 to 17": Conv((1, 1, 13, 12), (17, 1, 3, 3), 1, ((2, 0), (0, 1))),
+    "rows in parts": Conv((1, 3, 1500), (3, 3, 5), 1, 2, 3),
+    "multiplier 2": Conv((2, 9, 7, 20), (18, 1, 3, 3), 1, 1, 1, 9),
+    "multiplier 3, stride 2": Conv((2, 5, 19, 18), (15, 1, 3, 2), 2, ((1, 0), (2, 0)), 1, 5),
+    "groups of 4": Conv((2, 20, 7, 12), (20, 4, 3, 3), 1, 1, 1, 5),
+    "groups of 3 to 2, dilation": Conv((2, 15, 13, 9), (10, 3, 3, 3), 1, 2, 2, 5),
+    "groups of 1 to 4, 1d": Conv((2, 3, 140), (12, 1, 4), (3,), ((5, 1),), 2, 3),
+    "volume": Conv((1, 6, 4, 5, 8), (4, 3, 2, 3, 2), (1, 2, 1), (1, 0, 1), 1, 2),
+    "wide depthwise": Conv((2, 17, 9, 11), (17, 1, 9, 9), 1, 4, 1, 17),
+    "wide depthwise, stride 2": Conv((1, 9, 20, 19), (9, 1, 7, 11), 2, (3, 5), 1, 9),
+}
+WAYS = {"pixels": "_along_gradients", "few": "_along_x", "grouped": "_by_copies", "turning": "_turned"}
+SOME = ("to 1", "5x5 to 1, dilation", "3x3 to 2, stride 2", "multiplier 3, stride 2", "groups of 4", "wide depthwise")
+
+
+def over(names):
+    return pytest.mark.parametrize("case", [pytest.param(CASES[name], id=name) for name in names])
+
+
+def channels_last(array):
+    return np.moveaxis(np.ascontiguousarray(np.moveaxis(array, 1, -1)), -1, 1)
+
+
+def forced(monkeypatch, name):
+    """Let this way do all that it can do; how often it did something."""
+    used = []
+    way = None if name == "turning" else importlib.import_module(f"cnnkit.rooms.numba.{name}")
+    depthwise = importlib.import_module("cnnkit.rooms.numba.depthwise")
+
+    def forward(plan, dtype, _):
+        used.append("forward")
+        return None if name == "grouped" and room.grouped.cycles(plan, dtype) == math.inf else way
+
+    def gradient(plan, dtype):
+        used.append("gradient")
+        possible = name != "grouped" or room.grouped.cycles(geometry.lift(plan), dtype) < math.inf
+        return getattr(room, WAYS[name] if possible else "_turned")
+
+    monkeypatch.setattr(room, "FEWEST", 0)
+    monkeypatch.setattr(room, "forward_way", forward)
+    monkeypatch.setattr(room, "gradient_way", gradient)
+    monkeypatch.setattr(room, "_copies_pay", lambda *_: True)
+    if name != "grouped":
+        for taken in ("takes", "takes_turned"):
+            monkeypatch.setattr(depthwise, taken, lambda *_: False)
+    return used
+
+
+@pytest.fixture(params=WAYS)
+def way(request, monkeypatch):
+    with cnnkit.use_backend("numba"), cnnkit.options(algorithm="direct"):
+        yield forced(monkeypatch, request.param)
+
+
+def forward(case, *args, **more):
+    return getattr(cnnkit, f"conv{case.count}d")(*args, *case.params, **more)
+
+
+def backward(case, *args):
+    return getattr(cnnkit, f"conv{case.count}d_backward")(*args, *case.params)
+
+
+def data(case, dtype):
+    x, weight, bias = normal(case.x, dtype, 1), normal(case.weight, dtype, 2), normal(case.weight[:1], dtype, 3)
+    return channels_last(x), weight, bias
+
+
+@over(SOME[1:5])
+def test_every_way_is_the_definition_in_float64(case, way):
+    check(case, "float64")
+
+
+@over(CASES)
+def test_every_way_is_the_definition(case, way):
+    check(case, "float32")
+
+
+def check(case, dtype):
+    x, weight, bias = data(case, dtype)
+    y = forward(case, x, weight, bias)
+    magnitude = naive.conv(*map(np.abs, (x, weight, bias)), *case.solved)
+    assert_close(y, naive.conv(x, weight, bias, *case.solved), magnitude, case.terms + 1, dtype)
+    grad = channels_last(normal(y.shape, dtype, 4))
+    grads = backward(case, grad, x, weight)
+    expected = naive.conv_backward(grad, x, weight, *case.solved)
+    magnitudes = naive.conv_backward(*map(np.abs, (grad, x, weight)), *case.solved)
+    assert_close(grads.x, expected[0], magnitudes[0], case.gradient_terms, dtype)
+    assert_close(grads.weight, expected[1], magnitudes[1], grad.size // len(weight), dtype)
+
+
+@over(SOME)
+def test_views_give_the_same_bits(case, way):
+    """A part of the channels of every second pixel, rows backwards; weights in another order."""
+    x, weight, bias = data(case, "float32")
+    expected = forward(case, x, weight, bias)
+    within = np.full((*x.shape[:1], *(2 * n for n in x.shape[2:]), x.shape[1] + 3), np.nan, np.float32)
+    view = np.moveaxis(within, -1, 1)[:, 2:-1]
+    view = view[(slice(None), slice(None), *(slice(None, None, -2) for _ in x.shape[2:]))]
+    view[...] = x
+    assert_same(forward(case, view, np.asfortranarray(weight), bias), expected)
+    grad = channels_last(normal(expected.shape, "float32", 4))
+    apart = np.moveaxis(np.full((*grad.shape[:1], *grad.shape[2:], grad.shape[1] + 5), np.nan, "f4"), -1, 1)[:, 5:]
+    apart[...] = grad
+    for found, wanted in zip(backward(case, apart, view, weight)[:2], backward(case, grad, x, weight)[:2], strict=True):
+        assert_same(found, wanted)
+
+
+@over(SOME)
+def test_an_activation_is_done_to_every_result_once(case, way):
+    x, weight, bias = data(case, "float32")
+    y = forward(case, x, weight, bias)
+    assert_same(forward(case, x, weight, bias, activation="relu"), cnnkit.relu(y))
+    assert_same(forward(case, x, weight, bias, activation="silu"), cnnkit.silu(y))
+
+
+def test_bits_do_not_depend_on_threads(way, threads, monkeypatch):
+    monkeypatch.setattr("cnnkit.rooms.threads.GRAIN", 1)
+    for case, count in zip(CASES.values(), itertools.cycle((2, 3)), strict=False):
+        x, weight, bias = data(case, "float32")
+        threads(1)
+        y = forward(case, x, weight, bias)
+        grads = backward(case, y, x, weight)
+        threads(count)
+        assert_same(forward(case, x, weight, bias), y)
+        for found, wanted in zip(backward(case, y, x, weight), grads, strict=True):
+            assert_same(found, wanted)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_stays_where_it_belongs(value, way):
+    """In the gradient of weights, too, of which some never meet a corner of x."""
+    for name in ("3x3 to 3", "3x3 to 2, stride 2", "groups of 4"):
+        case = CASES[name]
+        x, weight, bias = data(case, "float32")
+        x[0, 0, 0, 0] = value
+        expected = naive.conv(x, weight, bias, *case.solved)
+        assert_same(np.isnan(forward(case, x, weight, bias)), np.isnan(expected))
+        grad = channels_last(normal(expected.shape, "float32", 4))
+        expected = naive.conv_backward(grad, x, weight, *case.solved)[1]
+        assert_same(np.isfinite(backward(case, grad, x, weight).weight), np.isfinite(expected))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 17, 63])
+def test_the_gradient_of_a_bias(channels, dtype):
+    grad = channels_last(normal((3, channels, 5, 12), dtype, 1))
+    with cnnkit.use_backend("numba"):
+        sums = cnnkit.conv2d_backward(grad, np.ones((3, 1, 5, 12), dtype), np.ones((channels, 1, 1, 1), dtype)).bias
+    assert_close(sums, grad.sum((0, 2, 3), dtype="f8"), np.abs(grad).sum((0, 2, 3)), 180, dtype)
+
+
+def test_taps_in_the_padding_are_left_out(monkeypatch):
+    """Where many are, forward and on the way back to the input."""
+    case = Conv((2, 17, 25, 22), (33, 17, 3, 3), 1, (9, 8), (9, 8), 1)
+    monkeypatch.setattr(room, "CALL", 0)
+    room._sections.cache_clear()
+    try:
+        with cnnkit.use_backend("numba"):
+            for order in (channels_last, np.ascontiguousarray):
+                x, weight, bias = data(case, "float32")
+                x, grad = order(x), order(normal((2, 33, 25, 22), "float32", 4))
+                assert len(room._sections(geometry.lift(geometry.conv(2, case.x, case.weight, *case.params)))) == 9
+                y, back = forward(case, x, weight, bias), backward(case, grad, x, weight).x
+                magnitude = naive.conv(*map(np.abs, (x, weight, bias)), *case.solved)
+                assert_close(y, naive.conv(x, weight, bias, *case.solved), magnitude, case.terms + 1)
+                expected, magnitude = (
+                    naive.conv_backward(*three, *case.solved)[0]
+                    for three in ((grad, x, weight), map(np.abs, (grad, x, weight)))
+                )
+                assert_close(back, expected, magnitude, case.gradient_terms)
+    finally:
+        room._sections.cache_clear()
+
+
+def test_layers_take_the_way_that_fills_their_lanes():
+    f4, plan = np.dtype("float32"), geometry.conv
+    taken = {
+        "few": plan(2, (2, 64, 128, 128), (1, 64, 1, 1), 1, 0, 1, 1),
+        "grouped": plan(2, (4, 32, 56, 56), (64, 1, 3, 3), 1, 1, 1, 32),
+        "pixels": plan(2, (8, 8, 64, 64), (8, 8, 3, 3), 1, 1, 1, 1),
+    }
+    for name, one in taken.items():
+        assert room.forward_way(geometry.lift(one), f4, 1 << 26).__name__.endswith(name)
