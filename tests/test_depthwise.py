@@ -173,7 +173,7 @@ def test_other_layers_go_the_general_way(numba_room):
         (last[:, :4], np.ones((4, 1, 3, 3)), 4),
         (last, np.ones((16, 1, 3, 3)), 8),
         (last, np.ones((8, 2, 3, 3)), 4),
-        (plain, np.ones((8, 1, 3, 3)), 8),
+        (plain, np.ones((8, 1, 2, 3)), 8),
     ):
         with pytest.raises(TypeError, match="not callable"):
             cnnkit.conv2d(x, weight, groups=groups)
