@@ -98,7 +98,8 @@ def test_three_dimensions(depth, pads, answers):
 @pytest.mark.parametrize("channels", [16, 50])
 def test_channels_of_which_not_all_are_summed_at_a_time(channels, answers, monkeypatch):
     """The sums of one vector of channels alone are more than are kept near; of one band of tiles, and of more."""
-    monkeypatch.setattr(winograd_weights, "SUMS", 1)
+    monkeypatch.setattr(winograd_weights, "NEAR", 1)
+    monkeypatch.setattr(winograd_weights, "FAR", 1)
     winograd_weights._sizes.cache_clear()
     for size in (12, 40):
         grad, x, weight = make((1, channels, size, size), (70, channels, 3, 3), ((1, 1), (1, 1)))
