@@ -382,12 +382,12 @@ def subset(gpu: Gpu) -> int:
         gpu.cupy.cuda.set_allocator(None)
     cnnkit = importlib.import_module("cnnkit")
     with cnnkit.use_backend("cuda" if cnnkit.backends()["cuda"][0] else "cupy"):
-        for name, call in calls(cnnkit, gpu):
-            print(name, flush=True)
-            try:
-                call()
-            except (TypeError, NotImplementedError) as error:  # what this version does not take
-                print(_said(error), flush=True)
+        for tf32 in (False, True):
+            with cnnkit.options(tf32=tf32):
+                for name, call in calls(cnnkit, gpu):
+                    if not tf32 or "float32" in name:
+                        print(f"{name}{', tf32' * tf32}", flush=True)
+                        call()
     gpu.wait()
     return 0
 

@@ -33,6 +33,11 @@ def taken(run: Fill) -> Fill:
     return run
 
 
+def widely(op: str, run: Fill, room: Any, like: Any) -> Fill:
+    """A room's function for arrays like this one: if they are of halves, in float32."""
+    return in_float32(op, run, room.widen, room.narrow) if _half(like) else run
+
+
 @lru_cache
 def in_float32(op: str, run: Fill, widen: Fill, narrow: Fill) -> Fill:
     """A room's function for arrays of halves, which two others of the room make float32 of, and back."""

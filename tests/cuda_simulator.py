@@ -242,7 +242,7 @@ class _Cuda:
 
 
 CUDA = _Cuda()
-TYPES = types.SimpleNamespace(float32=np.float32, int32=np.int32)
+TYPES = types.SimpleNamespace(float32=np.float32, int32=np.int32, int64=np.int64)
 
 
 class Stops(ast.NodeTransformer):

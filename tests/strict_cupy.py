@@ -217,7 +217,7 @@ class Stream:
     """A stream of a GPU; what other streams it waits for is noted."""
 
     def __init__(self, ptr=0):
-        self.ptr, self.waited_for = ptr, []
+        self.ptr, self.waited_for, self.is_capturing = ptr, [], False
 
     def synchronize(self):
         COUNTED["waits"] += 1

@@ -21,7 +21,7 @@ import cnnkit
 from cnnkit import dispatch
 
 SMALL = (("DEPTH = 16", "DEPTH = 2"), ("ACROSS, DOWN, WIDE = 16, 8, 8", "ACROSS, DOWN, WIDE = 4, 2, 2"))
-SMALL += (("REDUCERS = 256", "REDUCERS = 8"),)
+SMALL += (("REDUCERS = 256", "REDUCERS = 8"), ("TAPS = 9", "TAPS = 4"))
 SMALL_PLANES = (("PLANE = 256", "PLANE = 7"), ("PART = 16", "PART = 3"))
 SMALL_TILES = (("WIDE, SLIM = Tile(4, 2, 2, 8), Tile(4, 2, 2, 4)", "WIDE, SLIM = Tile(2, 1, 1, 4), Tile(2, 1, 1, 2)"),)
 FACTORIES = {  # what makes a kernel of a file's functions: the dtype's numbers, its name, and rows of `product`
@@ -32,7 +32,7 @@ FACTORIES = {  # what makes a kernel of a file's functions: the dtype's numbers,
     "product": ("convolve", lambda made, real, name, tall: made.product(real, tall)),
     "direct": ("convolve", lambda made, real, name, tall: made.direct(real)),
     "weight_gradient": ("convolve", lambda made, real, name, tall: made.weight_gradient(real)),
-    "totals": ("convolve", lambda made, real, name, tall: made.totals(name)),
+    "totals": ("convolve", lambda made, real, name, tall: made.totals(real)),
     "matrix": ("matrix", lambda made, real, name, tall: made.product(name, False, made.WIDE)),
     "matrix_slim": ("matrix", lambda made, real, name, tall: made.product(name, False, made.SLIM)),
     "matrix_back": ("matrix", lambda made, real, name, tall: made.product(name, True, made.WIDE)),
@@ -60,7 +60,7 @@ class Room:
             sources[name].append(tuple(change))
         self.made = {name: cuda_simulator.source(name, *each) for name, each in sources.items()}
         if small:
-            for name in ("DEPTH", "DOWN", "COLUMNS", "THREADS", "REDUCERS"):
+            for name in ("DEPTH", "DOWN", "COLUMNS", "THREADS", "REDUCERS", "TAPS"):
                 monkeypatch.setattr(convolve, name, getattr(self.made["convolve"], name))
             for name in ("WIDE", "SLIM"):
                 monkeypatch.setattr(matrix, name, getattr(self.made["matrix"], name))
@@ -75,7 +75,8 @@ class Room:
         self.check_arguments(name, dtype, args)
         file, factory = FACTORIES[name]
         made, numbers = self.made[file], self.made["convolve"]
-        kernel = factory(made, dtype.type, dtype.name, self.compiler.TALL.get(dtype.name))
+        kind = dtype.name if dtype.name in self.compiler.HALVES else dtype.type
+        kernel = factory(made, kind, dtype.name, self.compiler.TALL.get(dtype.name))
         threads = {
             "product": numbers.THREADS,
             "weight_gradient": numbers.REDUCERS,
@@ -198,6 +199,33 @@ def check_maxima(case, form, room):
     assert room.launched[1:] == ["maxima_back"] * bool(x.size)
 
 
+@pytest.mark.parametrize("kind", ["float16", "bfloat16"])
+def test_halves_are_read_and_written_as_they_are(kind, room):
+    """Depthwise layers and pooling: float32 sums, rounded once."""
+    half = pytest.importorskip("ml_dtypes").bfloat16 if kind == "bfloat16" else np.float16
+
+    def same(got, want):
+        np.testing.assert_array_equal(np.float32(got), np.float32(want.astype(half)))
+
+    case = CONV["depthwise, multiplier 2"]
+    x, weight, bias = (whole(s, np.float32, i) for i, s in enumerate((case.x, case.weight, case.weight[:1])))
+    halves = [one.astype(half) for one in (x, weight, bias)]
+    same(call("conv2d", *halves, *case.params), naive.conv(x, weight, bias, *case.solved))
+    grad = whole((2, 8, 7, 7), np.float32, 4)
+    got = call("conv2d_backward", grad.astype(half), *halves[:2], *case.params)
+    for one, want in zip(got, naive.conv_backward(grad, x, weight, *case.solved), strict=True):
+        same(one, want)
+    pads = ((0, 0), (0, 0))
+    y, indices = call("max_pool2d", halves[0], 2, return_indices=True)
+    same(y, naive.max_pool(x, 2, 2, pads)[0])
+    up = whole(y.shape, np.float32, 5)
+    same(call("max_pool2d_backward", up.astype(half), indices, x.shape), naive.max_pool_backward(up, indices, x.shape))
+    same(call("avg_pool2d", halves[0], 2), naive.avg_pool(x, 2, 2, pads))
+    same(call("avg_pool2d_backward", up.astype(half), x.shape, 2), naive.avg_pool_backward(up, x.shape, 2, 2, pads))
+    kernels = {"direct", "weight_gradient", "totals", "maxima", "maxima_back", "averages", "averages_back"}
+    assert set(room.launched) == kernels
+
+
 @over(POOL)
 @pytest.mark.parametrize("pad", [False, True])
 def test_averages(case, pad, room):
@@ -252,7 +280,13 @@ MISTAKES = {
 }
 GUARD = "if i >= count:\n            return\n        n, o,"
 FAMILIES = {
-    "depthwise: no lower bound": ("convolve", "if bt >= 0 and bt < sizes[1]:", "if bt < sizes[1]:"),
+    "depthwise: no bound of the rows": ("convolve", "if below(bt, sizes[1]) and", "if"),
+    "depthwise: rows beyond the last": (
+        "convolve",
+        "for j in range(min(ROWS, sizes[7] - h)):",
+        "for j in range(ROWS):",
+    ),
+    "depthwise: the first row for all": ("convolve", "                if q == j:", "                if q == 1:"),
     "depthwise: the first channel": (
         "convolve",
         "np.int64(np.uint32(o) // np.uint32(counts[1])) * gs[0]",
@@ -260,13 +294,18 @@ FAMILIES = {
     ),
     "depthwise: no dilation": (
         "convolve",
-        "- steps[8] + e * steps[5]\n              ",
-        "- steps[8] + e\n              ",
+        "et = w * steps[2] - steps[8] + e * steps[5]",
+        "et = w * steps[2] - steps[8] + e",
     ),
-    "depthwise: no bias": ("convolve", "        if counts[3]:\n            total = bias[o]\n", ""),
+    "depthwise: no bias": ("convolve", "first = read(bias[o])", "first = real(0)"),
     "depthwise: one thread more": ("convolve", GUARD, GUARD.replace(">=", ">")),
     "weights: a barrier less": ("convolve", "while half:\n            cuda.syncthreads()\n", "while half:\n"),
+    "weights: no barrier in the end": ("convolve", "//= 2\n        cuda.syncthreads()\n", "//= 2\n"),
     "weights: half of the sums": ("convolve", "half = REDUCERS // 2", "half = REDUCERS // 4"),
+    "weights: the same split": ("convolve", "start = split * terms", "start = 0"),
+    "weights: all taps are there": ("convolve", "min(TAPS, every - cuda.blockIdx.y * TAPS)", "TAPS"),
+    "weights: other taps": ("convolve", "b * steps[4], e * steps[5]", "e * steps[4], b * steps[5]"),
+    "totals: one split less": ("convolve", "for split in range(splits):", "for split in range(splits - 1):"),
 }
 POOLING = {
     "ties go to the last": ("windows", "value > best", "value >= best"),
@@ -293,7 +332,7 @@ BACK = {
 }
 LAYERS = {
     **dict.fromkeys(MISTAKES, Conv((2, 6, 5, 6), (10, 3, 3, 2), stride=(1, 2), padding=(2, 1), groups=2)),
-    **dict.fromkeys(FAMILIES, Conv((2, 2, 6, 7), (4, 1, 3, 3), 1, (1, 2), 2, 2)),
+    **dict.fromkeys(FAMILIES, Conv((2, 2, 6, 7), (4, 1, 3, 2), (1, 2), (1, 2), (2, 3), 2)),
 }
 
 

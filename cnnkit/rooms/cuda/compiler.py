@@ -28,6 +28,7 @@ ELEMENTWISE = 128  # threads in a block where each owns one number
 NUMBERS = "numbers"  # stands for a pointer to numbers of the kernel's dtype
 SUMS, NUMBER = "sums", "number"  # for a pointer to what they are summed in, and for one such number
 HALVES = ("float16", "bfloat16")  # pointers to them are pointers to 16 bits
+ALL = ("float32", "float64", *HALVES)
 TABLE, FACTORS, PLACES = types.CPointer(types.int32), types.CPointer(types.float64), types.CPointer(types.int64)
 INT = types.int32
 
@@ -53,10 +54,10 @@ def _ints(n: int) -> Any:
 
 STEPS = types.UniTuple(types.int64, 5)
 CONV = (NUMBER, _ints(8), _ints(9), _ints(9), STEPS, STEPS, STEPS, types.UniTuple(types.int64, 4))
-DEPTHWISE = (_ints(8), _ints(9), _ints(9), STEPS, STEPS, STEPS)
-RADIX = types.UniTuple(types.int64, 9)
+RADIX, STEP = types.UniTuple(types.int64, 9), types.UniTuple(types.int64, 1)
+DEPTHWISE = (NUMBERS, NUMBERS, SUMS, _ints(8), _ints(9), _ints(9), RADIX, INT, STEPS, STEPS, STEPS, STEP)
 MATRIX = (_ints(9), NUMBER, RADIX, RADIX, _ints(3), _ints(9), _ints(5), _ints(2), types.UniTuple(types.int64, 7))
-TOTALS = (SUMS, NUMBERS, INT, INT, _ints(4), INT, types.UniTuple(types.int64, 1), STEPS, STEPS)
+TOTALS = (SUMS, NUMBERS, INT, INT, _ints(4), INT, STEP, STEPS, STEPS)
 AVERAGES = (NUMBERS, TABLE, FACTORS, NUMBERS, INT, _ints(4), _ints(3), INT, STEPS, STEPS)
 MAXIMA_BACK = (NUMBERS, PLACES, NUMBERS, INT, _ints(3), _ints(3), STEPS, STEPS, STEPS)
 MAXIMA = (NUMBERS, TABLE, NUMBERS, PLACES, INT, _ints(4), _ints(3), INT, INT, _ints(3), STEPS, STEPS, STEPS)
@@ -68,14 +69,14 @@ def _matrix(back: bool, tile: matrix.Tile, dtypes: tuple[str, ...]) -> Kernel:
 
 
 KERNELS = {
-    "averages": Kernel(lambda real: windows.averages(real, False), AVERAGES, ELEMENTWISE),
-    "averages_back": Kernel(lambda real: windows.averages(real, True), AVERAGES, ELEMENTWISE),
-    "maxima": Kernel(windows.maxima, MAXIMA, ELEMENTWISE),
-    "maxima_back": Kernel(windows.maxima_back, MAXIMA_BACK, windows.PLANE, resident=4 * windows.PLANE),
+    "averages": Kernel(lambda real: windows.averages(real, False), AVERAGES, ELEMENTWISE, ALL),
+    "averages_back": Kernel(lambda real: windows.averages(real, True), AVERAGES, ELEMENTWISE, ALL),
+    "maxima": Kernel(windows.maxima, MAXIMA, ELEMENTWISE, ALL),
+    "maxima_back": Kernel(windows.maxima_back, MAXIMA_BACK, windows.PLANE, ALL, 3 * windows.PLANE),
     "product": Kernel(lambda real: convolve.product(real, TALL[real.name]), (NUMBERS,) * 4 + CONV, convolve.THREADS),
-    "direct": Kernel(convolve.direct, (NUMBERS,) * 4 + (INT, _ints(4), *CONV), ELEMENTWISE),
-    "weight_gradient": Kernel(convolve.weight_gradient, (NUMBERS,) * 3 + DEPTHWISE, convolve.REDUCERS),
-    "totals": Kernel(convolve.totals, TOTALS, ELEMENTWISE, ("float32", "float64", *HALVES)),
+    "direct": Kernel(convolve.direct, (NUMBERS,) * 4 + (INT, _ints(4), *CONV), ELEMENTWISE, ALL, 640),
+    "weight_gradient": Kernel(convolve.weight_gradient, DEPTHWISE, convolve.REDUCERS, ALL, 2 * convolve.REDUCERS),
+    "totals": Kernel(convolve.totals, TOTALS, ELEMENTWISE, ALL),
     "matrix": _matrix(False, matrix.WIDE, (*HALVES, "float32")),  # for float32 this is tf32
     "matrix_slim": _matrix(False, matrix.SLIM, (*HALVES, "float32")),
     "matrix_back": _matrix(True, matrix.WIDE, HALVES),

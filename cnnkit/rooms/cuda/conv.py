@@ -15,13 +15,11 @@ Activation = tuple[str, float] | None
 @halves.taken
 def conv(x: Array, weight: Array, bias: Array | None, plan: ConvPlan, activation: Activation, out: Array) -> None:
     if not problems.fits(x, weight, bias, out):
-        _widely("conv", array.conv, x)(x, weight, bias, plan, activation, out)
+        halves.widely("conv", array.conv, array, x)(x, weight, bias, plan, activation, out)
     elif operands.wanted(x) and not _few(plan):
         for part in operands.batches(plan.groups, x):
             some = plan._replace(batch=part.stop - part.start)
             _product(operands.channels_last(x[part], plan.groups), weight, bias, some, activation, out[part])
-    elif is_half(x.dtype):
-        _widely("conv", conv, x)(x, weight, bias, plan, activation, out)
     else:
         _convolve(x, weight, bias, plan, activation, out)
 
@@ -39,20 +37,18 @@ def conv_backward(
     if grad_x is not None:
         conv_transpose(grad_output, weight, None, plan, grad_x)
     if grad_bias is not None:
-        _widely("sum_channels", array.sum_channels, x)(grad_output, grad_bias)
+        halves.widely("sum_channels", array.sum_channels, array, x)(grad_output, grad_bias)
     if grad_weight is None:
         return
     given = grad_output, x, weight, plan, None, grad_weight, None
     if not problems.fits(grad_output, x, grad_weight) or not grad_output.size:
-        _widely("conv_backward", array.conv_backward, x)(*given)
+        halves.widely("conv_backward", array.conv_backward, array, x)(*given)
     elif operands.wanted(x) and not _few(plan):
         _matrix_back(grad_output, x, plan, grad_weight)
-    elif is_half(x.dtype):
-        _widely("conv_backward", conv_backward, x)(*given)
     elif plan.groups == plan.in_channels:
-        shape = problems.conv(x, grad_weight, plan, grad_output)
-        xs, ws, gs = shape[3:6]
-        launch.run("weight_gradient", x.dtype, (weight.size, 1, 1), grad_output, x, grad_weight, *shape[:3], gs, xs, ws)
+        _depthwise_back(grad_output, x, plan, grad_weight)
+    elif is_half(x.dtype):
+        halves.widely("conv_backward", conv_backward, array, x)(*given)
     else:
         _product_back(grad_output, x, plan, grad_weight)
 
@@ -60,19 +56,12 @@ def conv_backward(
 @halves.taken
 def conv_transpose(x: Array, weight: Array, bias: Array | None, plan: ConvPlan, out: Array) -> None:
     if not problems.fits(x, weight, bias, out):
-        _widely("conv_transpose", array.conv_transpose, x)(x, weight, bias, plan, out)
+        halves.widely("conv_transpose", array.conv_transpose, array, x)(x, weight, bias, plan, out)
     elif operands.wanted(x) and not _few(plan):
         for part in operands.batches(plan.groups, x):
             _phases(_product, operands.channels_last(x[part], plan.groups), weight, bias, plan, out[part])
-    elif is_half(x.dtype):
-        _widely("conv_transpose", conv_transpose, x)(x, weight, bias, plan, out)
     else:
         _phases(_convolve, x, weight, bias, plan, out)
-
-
-def _widely(op: str, run: Any, x: Array) -> Any:
-    """A function that computes in float32, for arrays like x."""
-    return halves.in_float32(op, run, array.widen, array.narrow) if is_half(x.dtype) else run
 
 
 def _few(plan: ConvPlan) -> bool:
@@ -104,9 +93,11 @@ def _convolve(x: Array, weight: Array, bias: Array | None, plan: ConvPlan, activ
     problem = problems.conv(x, weight, plan, out, bias is not None, code)
     given = x, weight, x if bias is None else bias.ravel(), out  # kernels know no step of a bias
     if _few(plan):
-        shape = (plan.out_channels, *problem[1][6:])
-        grid = (problems.blocks(out.size, compiler.ELEMENTWISE), 1, 1)
-        launch.run("direct", x.dtype, grid, *given, out.size, shape, parameter, *problem)
+        depth, height, width = problem[1][6:]
+        shape = (plan.out_channels, depth, problems.blocks(height, convolve.ROWS), width)
+        count = plan.batch * volume(shape)
+        grid = (problems.blocks(count, compiler.ELEMENTWISE), 1, 1)
+        launch.run("direct", x.dtype, grid, *given, count, shape, parameter, *problem)
     else:
         across = problems.blocks(plan.batch * volume(plan.output_size), convolve.COLUMNS)
         down = problems.blocks(plan.out_channels // plan.groups, convolve.DOWN * compiler.TALL[x.dtype.name])
@@ -125,6 +116,19 @@ def _product_back(grad_output: Array, x: Array, plan: ConvPlan, grad_weight: Arr
     grid = (across, down, plan.groups * splits)
     launch.run("product", x.dtype, grid, x, grad_output, x, parts, x.dtype.type(0), *problem)
     _add_up(parts, problems.steps(parts[0]), grad_weight)
+
+
+def _depthwise_back(grad_output: Array, x: Array, plan: ConvPlan, grad_weight: Array) -> None:
+    """The gradient of a depthwise weight, its long sums split."""
+    blocks = plan.out_channels, problems.blocks(volume(plan.kernel_size), convolve.TAPS)
+    dtype = arrays.accumulator(x.dtype)
+    count = plan.batch * volume(plan.output_size)
+    splits, terms = problems.split(count, convolve.REDUCERS, volume(blocks), grad_weight.size * dtype.itemsize)
+    parts = namespace(x).empty((splits, *grad_weight.shape), dtype)
+    counts, sizes, moves, xs, ps, gs, _ = problems.conv(x, parts[0], plan, grad_output)
+    how = counts, sizes, moves, problems.radix(sizes[6:]), terms, gs, xs, ps, problems.Steps((grad_weight.size,))
+    launch.run("weight_gradient", x.dtype, (*blocks, splits), grad_output, x, parts, *how)
+    _add_up(parts, ps, grad_weight)
 
 
 def _product(x: Array, weight: Array, bias: Array | None, plan: ConvPlan, activation: Activation, out: Array) -> None:

@@ -12,11 +12,11 @@ gs         steps of a group in x, weight and y, and of a split in y
 from typing import Any
 
 import numpy as np
-from numba import cuda
+from numba import cuda, types
 
 from cnnkit.rooms.cuda.activations import activation
-from cnnkit.rooms.cuda.instructions import NARROW
-from cnnkit.rooms.cuda.places import place
+from cnnkit.rooms.cuda.numbers import numbers
+from cnnkit.rooms.cuda.places import below, digits, place
 
 DEPTH = 16  # terms in a step of `product`
 ACROSS, DOWN, WIDE = 16, 8, 8  # its threads: 16 along columns by 8 along rows, each with 8 columns
@@ -24,7 +24,10 @@ THREADS = ACROSS * DOWN
 COLUMNS = ACROSS * WIDE  # a thread loads one column: they must be as many as threads
 WEIGHTS = DEPTH * COLUMNS  # where they begin in the shared memory of `product`
 FEW = 8  # channels and outputs of a group, for which a tile would be mostly empty
-REDUCERS = 256  # threads that sum one number of a weight's gradient
+ROWS = 4  # numbers of y that a thread of `direct` owns
+REDUCERS = 256  # threads that sum numbers of a weight's gradient
+TAPS = 9  # as many as they sum at once
+NOWHERE = -(1 << 30)  # a tap that reads nothing
 
 
 def product(real: Any, tall: int) -> Any:
@@ -114,11 +117,13 @@ def product(real: Any, tall: int) -> Any:
     return kernel
 
 
-def direct(real: Any) -> Any:
-    """Convolution by the definition, for groups of few channels (depthwise): a thread owns one number of y.
+def direct(kind: Any) -> Any:
+    """Convolution by the definition, for groups of few channels (depthwise): a thread owns a number in each of 4 rows.
 
-    Moves x once (taps meet in the L1 cache), y once, and the weights.
+    They share the weights and where their columns lie. Moves x once (taps meet in the L1 cache), y once, and the
+    weights. Neighbouring threads have numbers of y next to each other in memory.
     """
+    real, read, write = numbers(kind)
     activated = activation(real)
 
     def kernel(x, weight, bias, y, count, shape, parameter, counts, sizes, steps, xs, ws, ys, gs):
@@ -126,75 +131,102 @@ def direct(real: Any) -> Any:
         if i >= count:
             return
         n, o, d, h, w = place(i, shape, counts[5])
-        x0 = n * xs[0] + np.int64(np.uint32(o) // np.uint32(counts[1])) * gs[0]
-        total = real(0)
+        h = h * ROWS
+        sums = cuda.local.array(ROWS, real)
+        rows = cuda.local.array(ROWS, types.int64)
+        inside = cuda.local.array(ROWS, types.int32)
+        first = real(0)
         if counts[3]:
-            total = bias[o]
+            first = read(bias[o])
+        for j in range(ROWS):
+            sums[j] = first
         for c in range(counts[0]):
+            x0 = n * xs[0] + np.int64(np.uint32(o) // np.uint32(counts[1])) * gs[0] + c * xs[1]
             for a in range(sizes[3]):
                 at = d * steps[0] - steps[6] + a * steps[3]
-                if at >= 0 and at < sizes[0]:
+                if below(at, sizes[0]):
                     for b in range(sizes[4]):
-                        bt = h * steps[1] - steps[7] + b * steps[4]
-                        if bt >= 0 and bt < sizes[1]:
-                            for e in range(sizes[5]):
-                                et = w * steps[2] - steps[8] + e * steps[5]
-                                if et >= 0 and et < sizes[2]:
-                                    total += (
-                                        weight[o * ws[0] + c * ws[1] + a * ws[2] + b * ws[3] + e * ws[4]]
-                                        * x[x0 + c * xs[1] + at * xs[2] + bt * xs[3] + et * xs[4]]
-                                    )
-        total = activated(counts[4], total, parameter)
-        y[n * ys[0] + o * ys[1] + d * ys[2] + h * ys[3] + w * ys[4]] = total
+                        for j in range(ROWS):
+                            bt = (h + j) * steps[1] - steps[7] + b * steps[4]
+                            rows[j] = x0 + at * xs[2] + bt * xs[3]
+                            inside[j] = 0
+                            if below(bt, sizes[1]) and h + j < sizes[7]:
+                                inside[j] = 1
+                        for e in range(sizes[5]):
+                            et = w * steps[2] - steps[8] + e * steps[5]
+                            if below(et, sizes[2]):
+                                factor = read(weight[o * ws[0] + c * ws[1] + a * ws[2] + b * ws[3] + e * ws[4]])
+                                for j in range(ROWS):
+                                    if inside[j]:
+                                        sums[j] += factor * read(x[rows[j] + et * xs[4]])
+        for j in range(min(ROWS, sizes[7] - h)):
+            total = sums[0]
+            for q in range(1, ROWS):  # sums are registers, which have no j-th
+                if q == j:
+                    total = sums[q]
+            total = write(activated(counts[4], total, parameter))
+            y[n * ys[0] + o * ys[1] + d * ys[2] + (h + j) * ys[3] + w * ys[4]] = total
 
     return kernel
 
 
-def weight_gradient(real: Any) -> Any:
-    """The gradient of a depthwise weight: a block owns one tap of one output and sums over images and positions.
+def weight_gradient(kind: Any) -> Any:
+    """The gradient of a depthwise weight: a block owns 9 taps of an output, and sums a split of images and positions.
 
-    Its threads take every 256th position, then their sums are added up in pairs: always in the same order. Reads x and
-    the output gradient once for each tap, from the L2 cache but for the first.
+    Its threads take every 256th position, then their sums are added up in pairs: always in the same order. Reads the
+    output gradient once for 9 taps, and x for each tap, from the L1 cache but for the first.
     """
+    real, read, _ = numbers(kind)
+    area = TAPS * REDUCERS
 
-    def kernel(grad, x, grad_weight, counts, sizes, steps, gs, xs, ws):
-        shared = cuda.shared.array(REDUCERS, real)
-        t = cuda.threadIdx.x
-        taps = (1, sizes[3], sizes[4], sizes[5])
-        o, _, a, b, e = place(cuda.blockIdx.x, taps, 0)
-        windows = (1, sizes[6], sizes[7], sizes[8])
+    def kernel(grad, x, parts, counts, sizes, steps, positions, terms, gs, xs, ps, step):
+        shared = cuda.shared.array(area, real)
+        sums = cuda.local.array(TAPS, real)
+        taps = cuda.local.array((TAPS, 3), types.int32)
+        offsets = cuda.local.array(TAPS, types.int64)
+        t, o, split = cuda.threadIdx.x, cuda.blockIdx.x, cuda.blockIdx.z
+        every = sizes[3] * sizes[4] * sizes[5]
+        for q in range(TAPS):
+            sums[q] = real(0)
+            _, _, a, b, e = place(cuda.blockIdx.y * TAPS + q, (1, sizes[3], sizes[4], sizes[5]), 0)
+            taps[q, 0], taps[q, 1], taps[q, 2] = a * steps[3], b * steps[4], e * steps[5]
+            offsets[q] = taps[q, 0] * xs[2] + taps[q, 1] * xs[3] + taps[q, 2] * xs[4]
+            if cuda.blockIdx.y * TAPS + q >= every:
+                taps[q, 0] = NOWHERE
         x0 = np.int64(np.uint32(o) // np.uint32(counts[1])) * xs[1]
-        total = real(0)
-        for i in range(t, counts[2] * sizes[6] * sizes[7] * sizes[8], REDUCERS):
-            n, _, d, h, w = place(i, windows, 0)
-            at = d * steps[0] - steps[6] + a * steps[3]
-            bt = h * steps[1] - steps[7] + b * steps[4]
-            et = w * steps[2] - steps[8] + e * steps[5]
-            if at >= 0 and at < sizes[0] and bt >= 0 and bt < sizes[1] and et >= 0 and et < sizes[2]:
-                total += (
-                    grad[n * gs[0] + o * gs[1] + d * gs[2] + h * gs[3] + w * gs[4]]
-                    * x[n * xs[0] + x0 + at * xs[2] + bt * xs[3] + et * xs[4]]
-                )
-        shared[t] = total
+        start = split * terms
+        for i in range(start + t, min(start + terms, counts[2] * sizes[6] * sizes[7] * sizes[8]), REDUCERS):
+            n, d, h, w = digits(i, positions)
+            factor = read(grad[n * gs[0] + o * gs[1] + d * gs[2] + h * gs[3] + w * gs[4]])
+            d, h, w = d * steps[0] - steps[6], h * steps[1] - steps[7], w * steps[2] - steps[8]
+            base = n * xs[0] + x0 + d * xs[2] + h * xs[3] + w * xs[4]
+            for q in range(TAPS):
+                at, bt, et = d + taps[q, 0], h + taps[q, 1], w + taps[q, 2]
+                if below(at, sizes[0]) and below(bt, sizes[1]) and below(et, sizes[2]):
+                    sums[q] += factor * read(x[base + offsets[q]])
+        for q in range(TAPS):
+            shared[q * REDUCERS + t] = sums[q]
         half = REDUCERS // 2
         while half:
             cuda.syncthreads()
             if t < half:
-                shared[t] += shared[t + half]
+                for q in range(TAPS):
+                    shared[q * REDUCERS + t] += shared[q * REDUCERS + t + half]
             half //= 2
-        if t == 0:
-            grad_weight[o * ws[0] + a * ws[2] + b * ws[3] + e * ws[4]] = shared[0]
+        cuda.syncthreads()
+        for q in range(t, min(TAPS, every - cuda.blockIdx.y * TAPS), REDUCERS):
+            _, _, a, b, e = place(cuda.blockIdx.y * TAPS + q, (1, sizes[3], sizes[4], sizes[5]), 0)
+            parts[split * step[0] + o * ps[0] + a * ps[2] + b * ps[3] + e * ps[4]] = shared[q * REDUCERS]
 
     return kernel
 
 
-def totals(real: Any) -> Any:
+def totals(kind: Any) -> Any:
     """Sums of parts: a thread owns one number of a weight's gradient and adds what the splits have for it, in order.
 
     Parts are (split, o, kd, kh, kw, c) or in any other order, by their steps; moves them and the gradient once.
     """
-    narrow = NARROW.get(str(real))
-    zero = np.float64(0) if str(real) == "float64" else np.float32(0)
+    real, _, write = numbers(kind)
 
     def kernel(parts, y, count, splits, shape, channels_last, step, ps, ys):
         i = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x
@@ -202,13 +234,9 @@ def totals(real: Any) -> Any:
             return
         o, c, d, h, w = place(i, shape, channels_last)
         p0 = o * ps[0] + c * ps[1] + d * ps[2] + h * ps[3] + w * ps[4]
-        total = zero
+        total = real(0)
         for split in range(splits):
             total += parts[p0 + split * step[0]]
-        at = o * ys[0] + c * ys[1] + d * ys[2] + h * ys[3] + w * ys[4]
-        if narrow is None:
-            y[at] = total
-        else:
-            y[at] = narrow(total)
+        y[o * ys[0] + c * ys[1] + d * ys[2] + h * ys[3] + w * ys[4]] = write(total)
 
     return kernel

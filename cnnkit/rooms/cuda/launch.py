@@ -91,13 +91,16 @@ def tables(plan: Any, back: bool, divisors: Any) -> tuple[Any, Any]:
 
 
 class Tables:
-    """Arrays on their way to the GPU: until they have arrived, other streams wait for them; the host does not."""
+    """Arrays on their way to the GPU: until they have arrived, other streams wait for them; the host does not.
+
+    Events may not be asked while a graph is captured. It begins after a call of its kind: they were sent before.
+    """
 
     def __init__(self, arrays: tuple[Any, ...], stream: Any) -> None:
         self._arrays, self._sent = arrays, stream.record()
 
     def ready(self, stream: Any) -> tuple[Any, ...]:
-        if self._sent is not None:
+        if self._sent is not None and not stream.is_capturing:
             if self._sent.done:
                 self._sent = None
             else:

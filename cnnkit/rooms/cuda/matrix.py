@@ -37,7 +37,7 @@ from cnnkit.rooms.cuda.instructions import (
     wait_for_all,
     word,
 )
-from cnnkit.rooms.cuda.places import digits, part
+from cnnkit.rooms.cuda.places import below, digits, part
 
 STAGES = 3  # tiles in shared memory: one is used while two arrive
 LINE = 64  # bytes of a tile's line along the terms: 32 halves, or 16 tf32
@@ -100,11 +100,6 @@ def product(kind: str, back: bool, tile: Tile) -> Any:
     def at(line, piece, pieces):
         """Where a piece lies in a tile."""
         return np.int32(PIECE * (line * pieces + (piece ^ (((line << up) >> low) & (min(pieces, 8) - 1)))))
-
-    @part
-    def below(place, size):
-        """Whether a place lies in an axis; negative ones are large without a sign."""
-        return np.uint32(np.int32(place)) < np.uint32(size)
 
     @part
     def fetch(x, b, place, k, last, corner, counts, positions, features, sizes, moves, xs, bs):

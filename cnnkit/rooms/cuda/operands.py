@@ -87,12 +87,6 @@ def _both(x: Array, plan: ConvPlan) -> tuple[int, int, tuple[Steps, Steps, Ints,
     pixel = groups * channels
     xs = (depth * height * width * pixel, height * width * pixel, width * pixel, pixel, channels)
     moves = (*plan.stride, *plan.dilation, *plan.before)
-    radices = radix(plan.output_size), radix((*plan.kernel_size[1:], channels))
+    radices = problems.radix(plan.output_size), problems.radix((*plan.kernel_size[1:], channels))
     counts = plan.batch * geometry.volume(plan.output_size), geometry.volume(plan.kernel_size) * channels
     return *counts, (*radices, plan.input_size, moves, xs)
-
-
-def radix(sizes: Ints) -> Steps:
-    """Each size with the factor and the shift that divide by it, see `places.digits`."""
-    shifts = [31 + (size - 1).bit_length() for size in sizes]
-    return Steps(n for size, s in zip(sizes, shifts, strict=True) for n in (size, -(-(1 << s) // size), s))

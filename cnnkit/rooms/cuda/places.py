@@ -42,3 +42,9 @@ def digits(i, radix):
     third = np.int32(np.int64(two) - np.int64(one) * radix[3])
     second = np.int32(np.int64(one) - np.int64(zero) * radix[0])
     return np.int32(zero), second, third, last
+
+
+@part
+def below(place, size):
+    """Whether a place lies in an axis; negative ones are large without a sign."""
+    return np.uint32(np.int32(place)) < np.uint32(size)

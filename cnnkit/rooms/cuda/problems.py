@@ -74,6 +74,12 @@ def exchanged(first: Steps) -> Steps:
     return Steps((first[1], first[0], *first[2:]))
 
 
+def radix(sizes: Ints) -> Steps:
+    """Each size with the factor and the shift that divide by it, see `places.digits`."""
+    shifts = [31 + (size - 1).bit_length() for size in sizes]
+    return Steps(n for size, s in zip(sizes, shifts, strict=True) for n in (size, -(-(1 << s) // size), s))
+
+
 def split(terms: int, depth: int, blocks_: int, each: int) -> tuple[int, int]:
     """Splits of a long sum, and the terms of each, if `blocks_` tiles are too few: by the shapes, not by the GPU.
 

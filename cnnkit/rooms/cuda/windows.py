@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numba import cuda, types
 
+from cnnkit.rooms.cuda.numbers import numbers
 from cnnkit.rooms.cuda.places import place
 
 PLANE = 256  # threads of a block that owns a part of a plane
@@ -17,13 +18,14 @@ PART = 16 * PLANE  # numbers of it
 TABLE = 4096  # integers that a block keeps: two for each coordinate of a plane and of its outputs
 
 
-def averages(real: Any, back: bool) -> Any:
+def averages(kind: Any, back: bool) -> Any:
     """Sums over windows: average pooling forward, and backward, where the windows hold outputs instead of inputs.
 
     Forward, the sum is divided by its own divisor; backward, each number is divided by its own before it is added.
     Divisors are a table too: their factors, in float64, along the axes of y, or backward along those of x. Moves x once
     (windows that overlap meet in the L1 cache) and y once.
     """
+    real, read, write = numbers(kind)
 
     def kernel(x, table, divisors, y, count, shape, extents, channels_last, xs, ys):
         i = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x
@@ -37,23 +39,24 @@ def averages(real: Any, back: bool) -> Any:
         for a in range(d0, d0 + table[2 * d + 1]):
             for b in range(h0, h0 + table[height + 1]):
                 for e in range(w0, w0 + table[width + 1]):
-                    value = x[x0 + a * xs[2] + b * xs[3] + e * xs[4]]
+                    value = read(x[x0 + a * xs[2] + b * xs[3] + e * xs[4]])
                     if back:
                         part = divisors[a] * divisors[extents[0] + b] * divisors[extents[0] + extents[1] + e]
                         value = value / real(part)
                     total += value
         if not back:
             total = total / real(divisors[d] * divisors[shape[1] + h] * divisors[shape[1] + shape[2] + w])
-        y[n * ys[0] + c * ys[1] + d * ys[2] + h * ys[3] + w * ys[4]] = total
+        y[n * ys[0] + c * ys[1] + d * ys[2] + h * ys[3] + w * ys[4]] = write(total)
 
     return kernel
 
 
-def maxima(real: Any) -> Any:
+def maxima(kind: Any) -> Any:
     """The largest number of each window and, if wanted, its place in the plane; of equals the first, of NaN the last.
 
     Moves x once, y once, and 8 bytes for each index.
     """
+    _, read, write = numbers(kind)
 
     def kernel(x, table, y, indices, count, shape, extents, keep, channels_last, steps, xs, ys, js):
         i = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x
@@ -62,7 +65,7 @@ def maxima(real: Any) -> Any:
         n, c, d, h, w = place(i, shape, channels_last)
         height, width = 2 * (shape[1] + h), 2 * (shape[1] + shape[2] + w)
         x0 = n * xs[0] + c * xs[1]
-        best = x[x0 + table[2 * d] * xs[2] + table[height] * xs[3] + table[width] * xs[4]]
+        best = read(x[x0 + table[2 * d] * xs[2] + table[height] * xs[3] + table[width] * xs[4]])
         found = (table[2 * d] * extents[1] + table[height]) * extents[2] + table[width]
         for a in range(table[2 * d + 1]):
             for b in range(table[height + 1]):
@@ -70,18 +73,18 @@ def maxima(real: Any) -> Any:
                     at = table[2 * d] + a * steps[0]
                     bt = table[height] + b * steps[1]
                     et = table[width] + e * steps[2]
-                    value = x[x0 + at * xs[2] + bt * xs[3] + et * xs[4]]
+                    value = read(x[x0 + at * xs[2] + bt * xs[3] + et * xs[4]])
                     if value > best or value != value:
                         best = value
                         found = (at * extents[1] + bt) * extents[2] + et
-        y[n * ys[0] + c * ys[1] + d * ys[2] + h * ys[3] + w * ys[4]] = best
+        y[n * ys[0] + c * ys[1] + d * ys[2] + h * ys[3] + w * ys[4]] = write(best)
         if keep:
             indices[n * js[0] + c * js[1] + d * js[2] + h * js[3] + w * js[4]] = found
 
     return kernel
 
 
-def maxima_back(real: Any) -> Any:
+def maxima_back(kind: Any) -> Any:
     """The way back of maxima, from their places alone: a block owns a part of a plane, a thread every 256th number.
 
     It adds up the gradients of the outputs whose place is its own, in their order: nothing is added by two threads.
@@ -90,6 +93,7 @@ def maxima_back(real: Any) -> Any:
     block finds out before. So windows need not be known, and any places in a plane are right. Moves the gradients of a
     plane once, and its indices, of which each block of the plane reads all (from the L2 cache but for the first).
     """
+    real, read, write = numbers(kind)
 
     def kernel(grad, indices, y, channels, shape, extents, gs, js, ys):
         table = cuda.shared.array(TABLE, types.int32)
@@ -146,7 +150,7 @@ def maxima_back(real: Any) -> Any:
                 for b in range(table[hs], table[hs + 1]):
                     for e in range(table[es], table[es + 1]):
                         if indices[j0 + a * js[2] + b * js[3] + e * js[4]] == i:
-                            total += grad[g0 + a * gs[2] + b * gs[3] + e * gs[4]]
-            y[y0 + d * ys[2] + h * ys[3] + w * ys[4]] = total
+                            total += read(grad[g0 + a * gs[2] + b * gs[3] + e * gs[4]])
+            y[y0 + d * ys[2] + h * ys[3] + w * ys[4]] = write(total)
 
     return kernel
