@@ -23,6 +23,7 @@ import math
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -160,20 +161,36 @@ def tested(name: str, room: str, seconds: float, quick: bool) -> dict[str, Any]:
     command = [sys.executable, "-m", "pytest", "-q", "-o", "addopts=", "-p", "no:cacheprovider", "--tb=line", "-rf"]
     command += [*several, "-k", f"{room} and 3x3" if quick else room, str(ROOT / "tests" / f"test_{name}.py")]
     started = time.monotonic()
-    try:
-        done = subprocess.run(command, cwd=ROOT, env=os.environ | HERE, timeout=seconds, capture_output=True, text=True)
-    except subprocess.TimeoutExpired:
+    code, said = ended(command, seconds)
+    if code is None:
         return {"unfinished": f"after {seconds:.0f} s"}
-    counts: dict[str, Any] = {
-        word: int(count) for count, word in re.findall(r"(\d+) (passed|failed|skipped)\b", done.stdout)
-    }
+    counts: dict[str, Any] = {word: int(count) for count, word in re.findall(r"(\d+) (passed|failed|skipped)\b", said)}
     counts["seconds"] = round(time.monotonic() - started, 1)
-    if names := re.findall(r"^FAILED \S*::(\S+)", done.stdout, re.MULTILINE):
+    if names := re.findall(r"^FAILED \S*::(\S+)", said, re.MULTILINE):
         counts["names"] = names[:20]
-    if done.returncode not in (0, 1, 5):  # 5: there was nothing to run
+    if code not in (0, 1, 5):  # 5: there was nothing to run
         counts["errors"] = 1
-        counts["said"] = (done.stdout + done.stderr).strip()[-500:]
+        counts["said"] = said.strip()[-500:]
     return counts
+
+
+def ended(command: list[str], seconds: float) -> tuple[int | None, str]:
+    """The exit code of a command, and all that it printed; None, and nothing of it is left, if it takes too long."""
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=os.environ | HERE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,  # with all that it starts itself
+    )
+    try:
+        said, _ = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        return None, process.communicate()[0]
+    return process.returncode, said
 
 
 def sanitize(check: Check) -> None:
@@ -192,11 +209,9 @@ def sanitize(check: Check) -> None:
 
 def watched(command: list[str], seconds: float) -> dict[str, Any]:
     """What a tool of compute-sanitizer counted; what it said last, where it counted nothing."""
-    try:
-        done = subprocess.run(command, cwd=ROOT, env=os.environ | HERE, timeout=seconds, capture_output=True, text=True)
-    except subprocess.TimeoutExpired:
+    code, said = ended(command, seconds)
+    if code is None:
         return {"said": f"unfinished after {seconds:.0f} s"}
-    said = done.stdout + done.stderr
     found = re.search(r"(?:ERROR|RACECHECK) SUMMARY: (\d+) (?:errors?|hazards?)", said)
     if found is None or re.search("Device not supported", said):
         return {"said": said.strip()[-500:]}

@@ -151,6 +151,8 @@ def table():
     compiler = importlib.import_module("cnnkit.rooms.cuda.compiler")
     for name, kernel in compiler.KERNELS.items():
         for dtype in kernel.dtypes:
+            if dtype == "bfloat16":  # what holds of float16
+                continue
             found = {one: examine(name, compiler.compile_ptx(name, dtype, one), one) for one in TARGETS}
             registers = ", ".join(str(one.registers) + "!" * bool(one.stack or one.spilled) for one in found.values())
             warps = ", ".join(str(one.warps(capability)) for capability, one in found.items())

@@ -402,6 +402,14 @@ def test_gpu_check_goes_on_after_a_crash(check, monkeypatch, tmp_path):
     ]
 
 
+def test_gpu_check_leaves_nothing_running(check):
+    """Neither a command that takes too long, nor what it started."""
+    started = time.monotonic()
+    code, said = check.ended(["sh", "-c", "echo begun; sleep 60 & sleep 60"], 0.3)
+    assert (code, said) == (None, "begun\n")
+    assert time.monotonic() - started < 20
+
+
 def test_gpu_check_keeps_to_its_time(check, monkeypatch, tmp_path):
     monkeypatch.setattr(check, "WORKER", [sys.executable, "-c", "import time; time.sleep(60)"])
     monkeypatch.setattr(check, "LEAST", 0.1)

@@ -192,6 +192,8 @@ def asked_for(name, dtype, capability):
         return capability == (9, 0) and dtype != "bfloat16"
     if name == "matrix":
         return capability == (9, 0) or dtype == "float16"
+    if dtype == "bfloat16":
+        return capability == (9, 0) and name == "maxima"
     return capability == (9, 0) or dtype == "float32"
 
 

@@ -286,7 +286,7 @@ FAMILIES = {
         "for j in range(min(ROWS, sizes[7] - h)):",
         "for j in range(ROWS):",
     ),
-    "depthwise: the first row for all": ("convolve", "                if q == j:", "                if q == 1:"),
+    "depthwise: the first row for all": ("convolve", "total = third", "total = second"),
     "depthwise: the first channel": (
         "convolve",
         "np.int64(np.uint32(o) // np.uint32(counts[1])) * gs[0]",

@@ -14,7 +14,7 @@ Activation = tuple[str, float] | None
 
 @halves.taken
 def conv(x: Array, weight: Array, bias: Array | None, plan: ConvPlan, activation: Activation, out: Array) -> None:
-    if not problems.fits(x, weight, bias, out):
+    if not (problems.fits(x, weight, bias, out) and operands.fit(x, weight)):
         halves.widely("conv", array.conv, array, x)(x, weight, bias, plan, activation, out)
     elif operands.wanted(x) and not _few(plan):
         for part in operands.batches(plan.groups, x):
@@ -41,7 +41,8 @@ def conv_backward(
     if grad_weight is None:
         return
     given = grad_output, x, weight, plan, None, grad_weight, None
-    if not problems.fits(grad_output, x, grad_weight) or not grad_output.size:
+    small = problems.fits(grad_output, x, grad_weight) and operands.fit(x, grad_weight)
+    if not (small and operands.fit(grad_output, grad_weight)) or not grad_output.size:
         halves.widely("conv_backward", array.conv_backward, array, x)(*given)
     elif operands.wanted(x) and not _few(plan):
         _matrix_back(grad_output, x, plan, grad_weight)
@@ -55,7 +56,7 @@ def conv_backward(
 
 @halves.taken
 def conv_transpose(x: Array, weight: Array, bias: Array | None, plan: ConvPlan, out: Array) -> None:
-    if not problems.fits(x, weight, bias, out):
+    if not (problems.fits(x, weight, bias, out) and operands.fit(x, weight)):
         halves.widely("conv_transpose", array.conv_transpose, array, x)(x, weight, bias, plan, out)
     elif operands.wanted(x) and not _few(plan):
         for part in operands.batches(plan.groups, x):

@@ -159,11 +159,15 @@ def direct(kind: Any) -> Any:
                                 for j in range(ROWS):
                                     if inside[j]:
                                         sums[j] += factor * read(x[rows[j] + et * xs[4]])
+        first, second, third, fourth = sums[0], sums[1], sums[2], sums[3]  # registers, of which there is no j-th
         for j in range(min(ROWS, sizes[7] - h)):
-            total = sums[0]
-            for q in range(1, ROWS):  # sums are registers, which have no j-th
-                if q == j:
-                    total = sums[q]
+            total = first
+            if j == 1:
+                total = second
+            elif j == 2:
+                total = third
+            elif j == 3:
+                total = fourth
             total = write(activated(counts[4], total, parameter))
             y[n * ys[0] + o * ys[1] + d * ys[2] + (h + j) * ys[3] + w * ys[4]] = total
 

@@ -17,10 +17,14 @@ FOUR_WORDS, FOUR_REALS = types.UniTuple(WORD, 4), types.UniTuple(REAL, 4)
 
 
 def _emit(builder: Any, result: Any, text: str, constraints: str, values: Any, stays: bool) -> Any:
-    """One piece of assembly. One that `stays` is not moved across loads, stores and barriers."""
+    """One piece of assembly. One that `stays` is not moved across loads, stores and barriers.
+
+    None is moved under a condition that threads may differ in: some are done by a warp together.
+    """
     constraints += ",~{memory}" if stays else ""
     form = ir.FunctionType(result, [value.type for value in values])
-    return builder.call(ir.InlineAsm(form, text, constraints.lstrip(","), side_effect=stays), values)
+    code = ir.InlineAsm(form, text, constraints.lstrip(","), side_effect=stays)
+    return builder.call(code, values, attrs=("convergent",))
 
 
 def _instruction(result: Any, taken: tuple[Any, ...], text: str, constraints: str, stays: bool = False) -> Any:

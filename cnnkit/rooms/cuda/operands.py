@@ -29,6 +29,12 @@ def wanted(x: Array) -> bool:
     return is_half(x.dtype) or (x.dtype.name == "float32" and settings.current().tf32)
 
 
+def fit(x: Array, weight: Array) -> bool:
+    """Whether an image and the weight are small enough to be counted in 32 bits, with whole pieces of channels."""
+    most = problems.MOST * x.itemsize // matrix.PIECE
+    return geometry.volume(x.shape[1:]) <= most and weight.size <= most
+
+
 def whole_pieces(channels: int, x: Array) -> int:
     vector = matrix.PIECE // x.itemsize
     return problems.blocks(channels, vector) * vector
