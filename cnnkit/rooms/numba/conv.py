@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cnnkit import arrays, geometry
+from cnnkit import arrays, geometry, settings
 from cnnkit.arrays import Array
 from cnnkit.geometry import ConvPlan, Phase, volume
 from cnnkit.rooms.numba import depthwise, depthwise_planes, lines, overlap, pixels, winograd, winograd_weights
@@ -10,11 +10,12 @@ from cnnkit.rooms.numba.activation import NONE, epilogue
 from cnnkit.rooms.numba.channels import sum_channels
 from cnnkit.rooms.numba.convolve import convolve
 from cnnkit.rooms.numba.correlate import LONG, NEAR, correlate
-from cnnkit.rooms.numba.dense import dense, dense_backward
+from cnnkit.rooms.numba.dense import dense, dense_backward, multiply
 
 FEW = 100  # windows: a depthwise layer with no more is done with its channels last
 FEW_TERMS = 256  # the same for the gradient of its weights
 FEWEST = 128  # windows: with fewer, adding up their sums to the weights' gradient takes as long as they do
+ADDED, TURNED, PACKED = 6, 0.5, 1.2  # cycles: to add up a sum's lanes, to turn a number, to bring one together
 TOGETHER = 512  # windows of an image: with fewer, the images of a batch are summed end to end
 
 
@@ -167,10 +168,23 @@ def _backward_weight(grad_output: Array, x: Array, plan: ConvPlan, grad_weight: 
         grad_weight[...] = total
 
 
+def _better_multiplied(plan: ConvPlan, x: Array) -> bool:
+    """Whether a 1x1 kernel sees so few pixels that turning them costs less than adding up lanes of inner products."""
+    pixels_, outputs, channels = plan.batch * volume(plan.output_size), plan.out_channels, plan.in_channels
+    alone = plan.kernel_size == plan.stride == lines.ONES and plan.input_size == plan.output_size and plan.groups == 1
+    cheap = pixels_ * (TURNED * channels + PACKED * outputs) < ADDED * outputs * channels
+    return alone and cheap and x.nbytes <= settings.current().max_workspace
+
+
 def _sum_weight_gradient(grad_output: Array, x: Array, plan: ConvPlan, total: Array) -> None:
     total.fill(0)
     if plan.batch * volume(plan.output_size) > FEWEST and pixels.takes(plan, x, grad_output):
         pixels.weight_gradient(grad_output, x, plan, total)
+    elif _better_multiplied(plan, x):
+        grads, rows = np.moveaxis(grad_output, 1, -1), np.moveaxis(x, 1, -1)
+        rows = rows if rows.flags.c_contiguous else np.moveaxis(depthwise.turned(x), 1, -1)
+        grads, rows = grads.reshape(-1, plan.out_channels), rows.reshape(-1, plan.in_channels)
+        multiply(grads.T, rows, None, NONE, _rows(total))
     else:
         together, per_group = volume(plan.output_size) < TOGETHER, plan.out_channels // plan.groups
         correlate(x, grad_output, plan, together, NEAR if per_group > 1 else LONG, total)
