@@ -68,10 +68,10 @@ def options(
     With ``|x| <= X`` in the 6x6 inputs (of every channel) that a tile of 4x4 outputs reads, and W the sum of the
     absolute weights of a filter over ``n`` channels and depths, a Winograd result is off by at most
     ``(n + 26) * eps * 88 * X * W``, and the direct sum by ``(9 * n + 4) * eps / 2 * X * W``. Typical errors are 1.6 to
-    1.8 times those of the direct sum. A gradient of a weight is off by at most ``(n + 26) * eps * 88 * X * G``, X being
-    the largest ``|x|``, G the sum of the absolute output gradients of a channel, and n 64 plus the number of tiles over
-    64; the direct sum by ``eps / 2 * X * G`` for each term of its longest sum. Where a number between overflows, or
-    an input is not finite, outputs are summed directly: NaN and infinity arise where the direct sum has them.
+    1.8 times those of the direct sum. A gradient of a weight is off by at most ``(n + 26) * eps * 88 * X * G``, where X
+    is the largest ``|x|``, G the sum of the absolute output gradients of a channel, and n is 64 and a sixty-fourth of
+    the number of tiles. Where a number between them overflows, or an input is not finite, outputs are summed directly:
+    NaN and infinity arise where the direct sum has them.
 
     Examples
     --------
