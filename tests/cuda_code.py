@@ -1,7 +1,7 @@
 """What kernels of `rooms/cuda` become on a GPU, without one: registers, memory, occupancy, and what their loops hold.
 
 ``python tests/cuda_code.py`` prints the table of docs/kernels.md; it takes numba-cuda, nvJitLink and nvdisasm, and with
-``--check`` only tells whether they are there.
+``--check`` only tells whether they are there. Words limit it to kernels that begin so.
 """
 
 import importlib
@@ -143,14 +143,14 @@ def loops(text):
             yield first, last, lines
 
 
-def table():
+def table(beginnings):
     """The table of docs/kernels.md, line by line."""
     devices = ", ".join(f"{major}.{minor}" for major, minor in TARGETS)
     yield f"| kernel | threads | registers ({devices}) | shared | warps | hot loop, 9.0 |"
     yield "|---|---:|---:|---:|---:|---|"
     compiler = importlib.import_module("cnnkit.rooms.cuda.compiler")
     for name, kernel in compiler.KERNELS.items():
-        for dtype in kernel.dtypes:
+        for dtype in kernel.dtypes if name.startswith(beginnings) else ():
             if dtype == "bfloat16":  # what holds of float16
                 continue
             found = {one: examine(name, compiler.compile_ptx(name, dtype, one), one) for one in TARGETS}
@@ -166,5 +166,5 @@ def table():
 if __name__ == "__main__":
     if reason := missing():
         sys.exit(f"no kernel was examined: {reason}")
-    for row in () if "--check" in sys.argv else table():
+    for row in () if "--check" in sys.argv else table(tuple(sys.argv[1:]) or ("",)):
         print(row, flush=True)

@@ -227,7 +227,8 @@ def test_machine_code_lives_in_registers(name, dtype, capability):
     ptx = compiler.compile_ptx(name, dtype, capability)
     found = cuda_code.examine(name, ptx, capability)
     assert (found.stack, found.spilled) == (0, 0), found
-    assert found.warps(capability) * 32 >= compiler.KERNELS[name].resident // found.threads * found.threads, found
+    kernel = compiler.KERNELS[name]
+    assert found.warps(capability) * 32 >= compiler.blocks(kernel, capability) * kernel.threads, found
     for word, count in HOT.get(name, {}).get(dtype, {}).items():
         assert found.loop[word] == count, found
 
