@@ -16,7 +16,8 @@ from typing import NamedTuple
 
 TARGETS = ((8, 0), (9, 0), (12, 0))
 ARITHMETIC = ("FFMA", "DFMA", "HMMA", "HGMMA", "DMMA")
-SHOWN = (*ARITHMETIC, "LDGSTS", "LDSM", "LDS", "LDG")
+LOADS = ("LDG", "LDS")
+SHOWN = (*ARITHMETIC, "LDGSTS", "LDSM", *LOADS)
 
 
 class Multiprocessor(NamedTuple):
@@ -114,15 +115,16 @@ def listing(cubin):
 
 
 def hot_loop(text):
-    """The instructions of the innermost loop that does most on tensor cores, or of which most computes, counted."""
+    """The instructions of the innermost loop that does most on tensor cores, or with what it loads, counted."""
     found = [Counter(word.split(".")[0] for word in lines[first:last]) for first, last, lines in loops(text)]
     best = max(found, key=_weight, default=Counter())
     return best if any(best[word] for word in ARITHMETIC) else Counter()
 
 
 def _weight(loop):
-    """Loops that store results may have many multiply-adds, for activations, but among much else."""
-    return loop["HMMA"] + loop["HGMMA"], sum(loop[word] for word in ARITHMETIC) / loop.total()
+    """Loops that store results may have many multiply-adds, for activations, but load little."""
+    computed = sum(loop[word] for word in ARITHMETIC)
+    return loop["HMMA"] + loop["HGMMA"], min(computed, sum(loop[word] for word in LOADS)), computed
 
 
 def loops(text):

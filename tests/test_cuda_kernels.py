@@ -22,7 +22,7 @@ from cnnkit import dispatch
 
 SMALL = (("DEPTH = 16", "DEPTH = 2"), ("ACROSS, DOWN, WIDE = 16, 8, 8", "ACROSS, DOWN, WIDE = 4, 2, 2"))
 SMALL += (("REDUCERS = 256", "REDUCERS = 8"), ("TAPS = 9", "TAPS = 4"))
-SMALL_PLANES = (("PLANE = 256", "PLANE = 7"), ("PART = 16", "PART = 3"))
+SMALL_PLANES = (("PLANE = 128", "PLANE = 7"), ("PART = 32", "PART = 3"))
 SMALL_TILES = (("WIDE, SLIM = Tile(4, 2, 2, 8), Tile(4, 2, 2, 4)", "WIDE, SLIM = Tile(2, 1, 1, 4), Tile(2, 1, 1, 2)"),)
 FACTORIES = {  # what makes a kernel of a file's functions: the dtype's numbers, its name, and rows of `product`
     "averages": ("windows", lambda made, real, name, tall: made.averages(real, False)),

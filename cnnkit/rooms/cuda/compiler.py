@@ -73,7 +73,7 @@ KERNELS = {
     "averages": Kernel(lambda real: windows.averages(real, False), AVERAGES, ELEMENTWISE, ALL),
     "averages_back": Kernel(lambda real: windows.averages(real, True), AVERAGES, ELEMENTWISE, ALL),
     "maxima": Kernel(windows.maxima, MAXIMA, ELEMENTWISE, ALL),
-    "maxima_back": Kernel(windows.maxima_back, MAXIMA_BACK, windows.PLANE, ALL, 3 * windows.PLANE),
+    "maxima_back": Kernel(windows.maxima_back, MAXIMA_BACK, windows.PLANE, ALL, 5 * windows.PLANE),
     "product": Kernel(lambda real: convolve.product(real, TALL[real.name]), (NUMBERS,) * 4 + CONV, convolve.THREADS),
     "direct": Kernel(convolve.direct, (NUMBERS,) * 4 + (INT, _ints(4), *CONV), ELEMENTWISE, ALL, 640),
     "weight_gradient": Kernel(convolve.weight_gradient, DEPTHWISE, convolve.REDUCERS, ALL, 2 * convolve.REDUCERS),

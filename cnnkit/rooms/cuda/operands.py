@@ -1,6 +1,7 @@
 """What the tile for tensor cores is given: operands channels last, in whole pieces of 16 bytes, and plain integers."""
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from cnnkit import geometry, settings
@@ -68,7 +69,7 @@ def forward(
     x: Array, weight: Array, plan: ConvPlan, out: Array, biased: bool, activation: int, parameter: Any
 ) -> Problem:
     """The problem of a convolution; x and weight as `channels_last` has them."""
-    positions, features, how = _both(x, plan)
+    positions, features, how = _both(x.shape, plan)
     outputs = plan.out_channels // plan.groups
     n, o, *rest = problems.steps(out)
     apart = [abs(step) for step, size in zip((n, *rest), (plan.batch, *plan.output_size), strict=True) if size > 1]
@@ -79,7 +80,7 @@ def forward(
 
 def back(x: Array, grad: Array, plan: ConvPlan, terms: int, parameter: Any) -> Problem:
     """The problem of a weight's gradient, in parts (split, o, kd, kh, kw, c) of `terms` positions."""
-    positions, features, how = _both(x, plan)
+    positions, features, how = _both(x.shape, plan)
     *_, groups, wide = grad.shape
     outputs, channels = plan.out_channels // groups, plan.in_channels // groups
     counts = (positions, features, outputs, channels, groups, terms, 0, 0, 1)
@@ -88,8 +89,9 @@ def back(x: Array, grad: Array, plan: ConvPlan, terms: int, parameter: Any) -> P
     return Problem(counts, parameter, *how, (groups * wide, wide), ys)
 
 
-def _both(x: Array, plan: ConvPlan) -> tuple[int, int, tuple[Steps, Steps, Ints, Ints, Ints]]:
-    _, depth, height, width, groups, channels = x.shape
+@lru_cache(1024)
+def _both(shape: Ints, plan: ConvPlan) -> tuple[int, int, tuple[Steps, Steps, Ints, Ints, Ints]]:
+    _, depth, height, width, groups, channels = shape
     pixel = groups * channels
     xs = (depth * height * width * pixel, height * width * pixel, width * pixel, pixel, channels)
     moves = (*plan.stride, *plan.dilation, *plan.before)

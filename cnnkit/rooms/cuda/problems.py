@@ -74,6 +74,7 @@ def exchanged(first: Steps) -> Steps:
     return Steps((first[1], first[0], *first[2:]))
 
 
+@lru_cache(1024)
 def radix(sizes: Ints) -> Steps:
     """Each size with the factor and the shift that divide by it, see `places.digits`."""
     shifts = [31 + (size - 1).bit_length() for size in sizes]

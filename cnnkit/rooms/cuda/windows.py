@@ -13,8 +13,8 @@ from numba import cuda, types
 from cnnkit.rooms.cuda.numbers import numbers
 from cnnkit.rooms.cuda.places import place
 
-PLANE = 256  # threads of a block that owns a part of a plane
-PART = 16 * PLANE  # numbers of it
+PLANE = 128  # threads of a block that owns a part of a plane
+PART = 32 * PLANE  # numbers of it
 TABLE = 4096  # integers that a block keeps: two for each coordinate of a plane and of its outputs
 
 
@@ -85,7 +85,7 @@ def maxima(kind: Any) -> Any:
 
 
 def maxima_back(kind: Any) -> Any:
-    """The way back of maxima, from their places alone: a block owns a part of a plane, a thread every 256th number.
+    """The way back of maxima, from their places alone: a block owns a part of a plane, a thread every 128th number.
 
     It adds up the gradients of the outputs whose place is its own, in their order: nothing is added by two threads.
     They are looked for where they can be: along each axis an output coordinate reaches from the lowest to the highest
