@@ -176,10 +176,10 @@ MISTAKES = {
     "taps without dilation": ("tap_h * moves[4]", "tap_h"),
     "the first group": ("+ group * xs[4])", ")"),
     "outputs beyond the last": ("column < columns and n0 + column < counts[2]:", "column < columns:"),
-    "one line of warps": ("for turn in range(down):", "for turn in range(1):"),
+    "one line of warps": ("for held in range(down):", "for held in range(1):"),
     "no barrier before the sums": (
-        "        for turn in range(down):\n            cuda.syncthreads()",
-        "        for turn in range(down):",
+        "        for held in range(down):\n            cuda.syncthreads()",
+        "        for held in range(down):",
     ),
     "no barrier after the sums": ("            cuda.syncthreads()\n            line = r0", "            line = r0"),
     "the same split": ("first = split * counts[5]", "first = 0"),
@@ -187,7 +187,7 @@ MISTAKES = {
         "                    if rounds:\n                        for r in range(4):\n                            left",
         "                    if False:\n                        for r in range(4):\n                            left",
     ),
-    "words of another line": ("line = half * 8 + lane % 4 + 4 * (r // 2)", "line = half * 8 + lane % 4 + 4 * (r % 2)"),
+    "words of another line": ("half * 8 + 4 * (r // 2), x_piece", "half * 8 + 4 * (r % 2), x_piece"),
     "a tile turned the wrong way": ("words = columns_of_words if back else rows_of_words", "words = rows_of_words"),
 }
 

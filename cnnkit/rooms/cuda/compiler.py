@@ -22,7 +22,6 @@ from cnnkit.rooms.cuda import convolve, cubins, matrix, windows
 Capability = tuple[int, int]  # of a device: 9.0 is (9, 0)
 OWN = {(9, 0)}  # devices with instructions that later ones do not have
 RESIDENT = 384  # threads that a multiprocessor must have room for: 65536 registers are 168 for each
-MODEST = 512  # at most so many since 10.0, for which NVVM has another code generator that takes more registers
 
 TALL = {"float32": 8, "float64": 4}  # rows of `product` a thread: as many as there are registers for
 ELEMENTWISE = 128  # threads in a block where each owns one number
@@ -83,11 +82,6 @@ KERNELS = {
     "matrix_back": _matrix(True, matrix.WIDE, HALVES),
     "matrix_back_slim": _matrix(True, matrix.SLIM, (*HALVES, "float32")),
 }
-
-
-def blocks(kernel: Kernel, capability: Capability) -> int:
-    """How many blocks of a kernel a multiprocessor of the device must have room for."""
-    return (kernel.resident if capability < (10, 0) else min(kernel.resident, MODEST)) // kernel.threads
 
 
 def signature(name: str, dtype: str) -> tuple[Any, ...]:
@@ -156,7 +150,7 @@ def compile_ptx(name: str, dtype: str, capability: Capability) -> bytes:
         kernel.make(dtype if dtype in HALVES else getattr(types, dtype)),
         signature(name, dtype),
         cc=(*capability, "a") if capability in OWN else capability,
-        launch_bounds=(kernel.threads, blocks(kernel, capability)),
+        launch_bounds=(kernel.threads, kernel.resident // kernel.threads),
     )
     entry = next(line for line in ptx.splitlines() if ".entry" in line).split(".entry")[1].strip().rstrip("(")
     return ptx.replace(entry, f"cnnkit_{name}").encode()

@@ -173,6 +173,13 @@ def product(kind: str, back: bool, tile: Tile) -> Any:
                 bs,
             )
             commit()
+        # words one by one: where a thread's line and word of a piece lie, its first piece, by what its pieces turn
+        x_word = np.int32(PIECE * x_pieces * (lane % 4) + 4 * (lane // 4 % 4))
+        b_word = np.int32(PIECE * b_pieces * (lane % 4) + 4 * (lane // 4 % 4) + x_bytes)
+        x_piece = np.int32(down_warp * tall * 4 + lane // 16)
+        b_piece = np.int32(across_warp * wide * 2 + lane // 16)
+        x_turn = np.int32(2 * (lane % 4) & (min(x_pieces, 8) - 1))
+        b_turn = np.int32(2 * (lane % 4) & (min(b_pieces, 8) - 1))
         used, filled = base, base + (STAGES - 1) * stage
         for k in range(first + (STAGES - 1) * depth, last + (STAGES - 1) * depth, depth):
             wait()
@@ -184,9 +191,8 @@ def product(kind: str, back: bool, tile: Tile) -> Any:
                 for i in range(tall):
                     if one_by_one:
                         for r in range(4):
-                            line = half * 8 + lane % 4 + 4 * (r // 2)
-                            m = (down_warp * tall + i) * 16 + lane // 4 + 8 * (r % 2)
-                            left[i, r] = word(used + at(line, m // 4, x_pieces) + 4 * (m % 4))
+                            line, piece = half * 8 + 4 * (r // 2), x_piece + 4 * i + 2 * (r % 2)
+                            left[i, r] = word(used + x_word + PIECE * (line * x_pieces + (piece ^ x_turn)))
                     else:
                         if back:
                             line = half * 16 + lane % 8 + 8 * (lane // 16)
@@ -202,9 +208,8 @@ def product(kind: str, back: bool, tile: Tile) -> Any:
                 for j in range(wide // 2):
                     if one_by_one:
                         for r in range(4):
-                            line = half * 8 + lane % 4 + 4 * (r % 2)
-                            n = (across_warp * wide + 2 * j + r // 2) * 8 + lane // 4
-                            right[r] = word(used + x_bytes + at(line, n // 4, b_pieces) + 4 * (n % 4))
+                            line, piece = half * 8 + 4 * (r % 2), b_piece + 4 * j + 2 * (r // 2)
+                            right[r] = word(used + b_word + PIECE * (line * b_pieces + (piece ^ b_turn)))
                     else:
                         if back:
                             line = half * 16 + lane % 8 + 8 * (lane // 8 % 2)
@@ -238,9 +243,9 @@ def product(kind: str, back: bool, tile: Tile) -> Any:
             r0, r_step, c0, c_step = t // 32, threads // 32, t % 32, 32
         y0 = group * ys[5] + split * ys[6]
         mine = np.int32(base + 4 * (lane // 4 * shelf + across_warp * wide * 8 + lane % 4 * 2))
-        for turn in range(down):
+        for held in range(down):
             cuda.syncthreads()
-            if turn == down_warp:
+            if held == down_warp:
                 for i in range(tall):
                     for j in range(wide):
                         for r in range(4):
@@ -248,7 +253,7 @@ def product(kind: str, back: bool, tile: Tile) -> Any:
             cuda.syncthreads()
             line = r0
             while line < tall_rows:  # a range of a step that is not constant would divide by it
-                row = m0 + turn * tall_rows + line
+                row = m0 + held * tall_rows + line
                 d0, d1, d2, d3 = digits(row, features if back else positions)
                 if row < (counts[1] if back else counts[0]) and d3 < counts[3]:
                     y_row = y0 + d0 * ys[0] + d1 * ys[1] + d2 * ys[2] + d3 * ys[3]
