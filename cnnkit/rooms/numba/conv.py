@@ -65,14 +65,14 @@ def _convolve(
     if depthwise.takes(plan, x, out):
         depthwise.forward(x, weight, bias, plan, then, out)
         return
-    if depthwise_planes.takes(plan, 2, x, out):
-        depthwise_planes.forward(x, weight, bias, plan, then, out)
-        return
     if winograd.chosen(x, out, plan):
         filters = weight.reshape(plan.groups, len(weight) // plan.groups, weight.shape[1], *plan.kernel_size)
         filters = filters.swapaxes(1, 2) if swapped else filters
         if winograd.forward(arrays.lift(x), filters, bias, plan, then, arrays.lift(out)):
             return  # what it found is finite
+    if depthwise_planes.takes(plan, 2, x, out):
+        depthwise_planes.forward(x, weight, bias, plan, then, out)
+        return
     if pixels.takes(plan, x, out):
         pixels.forward(x, weight, bias, plan, then, out, swapped)
         return
