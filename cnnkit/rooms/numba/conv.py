@@ -87,14 +87,14 @@ def _convolve(
         run = grouped.forward if _copies_pay(plan, x.dtype) else depthwise.forward
         run(x, weight, bias, plan, then, out)
         return
-    if depthwise_planes.takes(plan, 2, x, out):
-        depthwise_planes.forward(x, weight, bias, plan, then, out)
-        return
     if winograd.chosen(x, out, plan):
         filters = weight.reshape(plan.groups, len(weight) // plan.groups, weight.shape[1], *plan.kernel_size)
         filters = filters.swapaxes(1, 2) if swapped else filters
         if winograd.forward(arrays.lift(x), filters, bias, plan, then, arrays.lift(out)):
             return  # what it found is finite
+    if depthwise_planes.takes(plan, 2, x, out):
+        depthwise_planes.forward(x, weight, bias, plan, then, out)
+        return
     way = forward_way(plan, x.dtype, settings.current().max_workspace) if pixels.together(x, out) else None
     run = way.forward if way else convolve
     run(x, weight, bias, plan, then, out, swapped)

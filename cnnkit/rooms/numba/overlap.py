@@ -127,7 +127,6 @@ def _emit_add_row(
             o = builder.add(first, o)
             tap = builder.sub(place, builder.mul(o, stride))  # of lane 0, which may lie before the window
             mask = emit.lanes_from_to(builder.neg(tap), builder.sub(taps, tap))
-            mask = builder.and_(mask, inside)
             row = emit.at(source, builder.add(builder.mul(o, step), tap))
             return [builder.fadd(acc[0], emit.load_masked(row, mask))]
 
