@@ -116,28 +116,31 @@ def test_ctrl_c_keeps_the_trainings_so_far(kind, number, compare, monkeypatch, c
     assert re.search(r": interrupted after 1 of \d+ epochs$", capsys.readouterr().out.strip())
 
 
-def test_ctrl_c_in_testing_keeps_the_trainings_so_far(compare, monkeypatch):
+@pytest.mark.parametrize(("times", "kept"), [(1, 3), (2, 2)])
+def test_ctrl_c_in_testing_waits_for_its_end_and_twice_does_not(times, kept, compare, monkeypatch):
     measure, numbers = zero_one.measure, iter(range(1, 1000))
 
     def interrupted(*arguments):
         if next(numbers) == 3:
-            raise KeyboardInterrupt
+            for _ in range(times):
+                signal.raise_signal(signal.SIGINT)
         return measure(*arguments)
 
     monkeypatch.setattr(zero_one, "measure", interrupted)
     code, folder = compare("--experiment", "zero-one", "--epochs", "1")
     assert code == 130
-    assert [network["name"] for network in read(folder, "zero-one")["networks"]] == list(FROM_SCRATCH)[:2]
+    assert [network["name"] for network in read(folder, "zero-one")["networks"]] == list(FROM_SCRATCH)[:kept]
 
 
 # The parts
 
 
-def test_a_map_has_a_row_for_each_step_down():
+def test_a_map_has_a_row_for_each_step_down(monkeypatch):
+    monkeypatch.setattr(shift, "FARTHEST", 1)
     x = np.zeros((1, 1, 5, 5), np.float32)
     x[0, 0, 2, 2] = 1
     images = Images(x, np.array([8]))  # found at index 8 only after a step up and one to the right
-    found = np.array(shift.accuracy_map(nn.Flatten(), images, 1))
+    found = shift.measure(nn.Flatten(), training.Trial("", "", 0, 1, images, images))
     np.testing.assert_array_equal(found, [[0, 0, 1], [0, 0, 0], [0, 0, 0]])
 
 
@@ -231,3 +234,26 @@ def test_the_committed_results_are_of_these_networks(kind):
         assert network["layers"] == [repr(layer) for layer in model]
         assert not network["interrupted"]
     assert len(found["networks"]) > training.FEW
+
+
+def committed(kind, name, which="test_accuracy"):
+    return np.array([network[which] for network in read(COMMITTED, kind)["networks"] if network["name"] == name])
+
+
+def test_the_gallery_says_what_the_committed_results_say():
+    head, pooled, dense = (shift.curve(committed("shift", name)).mean(axis=0) for name in OF_LIKE_SIZE)
+    assert pooled.min() > 0.96
+    assert dense[0] > 0.9
+    assert dense[1] < 0.6 * dense[0]
+    assert dense[2:].max() < 0.16
+    assert dense[2] < head[2] < pooled[2]
+    sizes = committed("data-size", "dense network", "images")
+    gaps = {
+        name: committed("data-size", name, "train_accuracy") - committed("data-size", name) for name in OF_LIKE_SIZE
+    }
+    for size in set(sizes):
+        head, pooled, dense = (gap[sizes == size].mean() for gap in gaps.values())
+        assert pooled < head < dense
+    assert committed("data-size", "dense network")[sizes == 100].mean() < 0.3
+    assert committed("data-size", "CNN, global pooling")[sizes == 100].mean() > 0.88
+    assert [committed("zero-one", name).mean() > 0.99 for name in FROM_SCRATCH] == [True] * 3

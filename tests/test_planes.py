@@ -1,5 +1,6 @@
 """Ways that convolutions of planes (NCHW) have of their own: depthwise, windows that are few, taps in the padding."""
 
+import importlib
 import itertools
 
 import numpy as np
@@ -13,6 +14,8 @@ pytest.importorskip("numba", reason="the CPU kernels need Numba")
 
 from cnnkit.rooms import threads
 from cnnkit.rooms.numba import depthwise_planes, lines, overlap
+
+_conv = importlib.import_module("cnnkit.rooms.numba.conv")
 
 
 @pytest.fixture(autouse=True)
@@ -176,6 +179,27 @@ def test_few_windows_come_in_parts_that_fit_the_workspace(taken):
     with cnnkit.options(max_workspace=100):
         np.testing.assert_array_equal(cnnkit.conv2d_backward(grad, x, weight).x, expected)
     assert taken == {"input_gradient": 2}
+
+
+# ---------------------------------------------------------------- few pixels under 1x1 kernels
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_gradient_of_weights_that_see_few_pixels(dtype, monkeypatch):
+    products = []
+    multiply = _conv.multiply
+    monkeypatch.setattr(_conv, "multiply", lambda *args: (products.append(args[1].shape), multiply(*args)))
+    x, weight = whole_numbers((3, 70, 2, 5), dtype), whole_numbers((45, 70, 1, 1), dtype)
+    last = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    for given in (x, last, x[:, ::-1, :, ::-1], np.broadcast_to(x[:1], x.shape)):
+        for a, b in zip(*layers((2, 5), {}, given, weight, None), strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert products == [(30, 70)] * 4
+    for params in ({"stride": 2}, {"padding": 1}, {"groups": 5}):
+        x, weight = whole_numbers((3, 70, 2, 5), dtype), whole_numbers((45, 70 // params.get("groups", 1), 1, 1), dtype)
+        for a, b in zip(*layers((2, 5), params, x, weight, None), strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert len(products) == 4
 
 
 # ---------------------------------------------------------------- taps in the padding, and strides

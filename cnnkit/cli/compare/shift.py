@@ -13,7 +13,6 @@ from cnnkit.cli.compare import training
 from cnnkit.cli.compare.networks import OF_LIKE_SIZE
 from cnnkit.cli.compare.report import percent
 from cnnkit.cli.compare.training import Result, Task, Trial
-from cnnkit.datasets import Images
 
 EPOCHS, PLACEMENT = 8, "centre"
 CANVAS = 20  # 6 pixels are free on each side of a digit
@@ -39,14 +38,9 @@ def trials(task: Task, options: argparse.Namespace) -> list[Trial]:
 
 
 def measure(model: nn.Layer, trial: Trial) -> list[list[float]]:
-    """Accuracy for each way to move the digits, the farthest up and to the left first."""
-    return accuracy_map(model, trial.test, FARTHEST)
-
-
-def accuracy_map(model: nn.Layer, images: Images, farthest: int) -> list[list[float]]:
-    """Row by row: the accuracy on images moved by so many pixels down (rows) and to the right (columns)."""
-    steps = range(-farthest, farthest + 1)
-    return [[training.accuracy(model, images, (down, right)) for right in steps] for down in steps]
+    """A map: accuracy on images moved by so many pixels down (rows) and to the right (columns), from -FARTHEST."""
+    steps = range(-FARTHEST, FARTHEST + 1)
+    return [[training.accuracy(model, trial.test, (down, right)) for right in steps] for down in steps]
 
 
 def curve(accuracies: Array) -> Array:

@@ -15,6 +15,7 @@ from cnnkit.arrays import Array, beside
 from cnnkit.cli.compare.networks import NETWORKS
 from cnnkit.datasets import Images, digits, load_folder, shift, split
 from cnnkit.dispatch import BACKENDS, DEVICES, current_backend
+from cnnkit.nn.interrupt import catch_interrupt
 
 LEARNING_RATE = 0.005
 FEW = 3  # so many trainings have a progress bar each, more have one together
@@ -106,9 +107,11 @@ def run(
                 model, history = _train(trial, task, options, bar)
                 if history.interrupted:
                     say("\ninterrupted: testing what has been learned so far (Ctrl-C again leaves this network out)")
-                if history.loss:
-                    results.append(_measured(experiment, trial, model, history))
-                if history.interrupted:
+                with catch_interrupt() as interrupt:  # the first Ctrl-C waits until this is tested
+                    interrupt.seen = history.interrupted
+                    if history.loss:
+                        results.append(_measured(experiment, trial, model, history))
+                if interrupt.seen:
                     return results, True
     except KeyboardInterrupt:
         return results, True

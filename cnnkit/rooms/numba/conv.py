@@ -24,7 +24,7 @@ from cnnkit.rooms.numba.activation import NONE, epilogue
 from cnnkit.rooms.numba.channels import sum_channels
 from cnnkit.rooms.numba.convolve import convolve, turning
 from cnnkit.rooms.numba.correlate import LONG, NEAR, TOGETHER, correlate, turning_both
-from cnnkit.rooms.numba.dense import dense, dense_backward
+from cnnkit.rooms.numba.dense import dense, dense_backward, multiply
 from cnnkit.rooms.numba.machine import MULTIPLY_ADDS
 
 WIDE = 4  # windows along an axis: fewer are not worth leaving out a tap for
@@ -32,6 +32,7 @@ FEW = 100  # windows: a depthwise layer with no more is done with its channels l
 FEW_TERMS = 256  # the same for the gradient of its weights
 CALL = 40_000  # cycles of a call of a kernel
 FEWEST = 128  # windows: with fewer, adding up their sums to the weights' gradient takes as long as they do
+ADDED, TURNED, PACKED = 6, 0.5, 1.2  # cycles: to add up a sum's lanes, to turn a number, to bring one together
 
 
 def conv(
@@ -261,11 +262,26 @@ def _correlate(grad_output: Array, x: Array, plan: ConvPlan, total: Array) -> No
 
 
 def _turned(grad_output: Array, x: Array, plan: ConvPlan, total: Array) -> bool:
-    """Lanes are windows: of `correlate`."""
+    """Lanes are windows: of `correlate`; or input channels, of a matrix product."""
+    one = geometry.lift(plan)
+    if _better_multiplied(one, x):
+        grads, rows = np.moveaxis(grad_output, 1, -1), np.moveaxis(x, 1, -1)
+        rows = rows if rows.flags.c_contiguous else np.moveaxis(depthwise.turned(x), 1, -1)
+        grads, rows = grads.reshape(-1, plan.out_channels), rows.reshape(-1, plan.in_channels)
+        multiply(grads.T, rows, None, NONE, _rows(total))
+        return True
     total.fill(0)
     together, stretch = volume(plan.output_size) < TOGETHER, NEAR if plan.out_channels > plan.groups else LONG
-    correlate(x, grad_output, geometry.lift(plan), together, stretch, total)
+    correlate(x, grad_output, one, together, stretch, total)
     return True
+
+
+def _better_multiplied(plan: ConvPlan, x: Array) -> bool:
+    """Whether a 1x1 kernel sees so few pixels that turning them costs less than adding up lanes of inner products."""
+    pixels_, outputs, channels = plan.batch * volume(plan.output_size), plan.out_channels, plan.in_channels
+    alone = plan.kernel_size == plan.stride == lines.ONES and plan.input_size == plan.output_size and plan.groups == 1
+    cheap = pixels_ * (TURNED * channels + PACKED * outputs) < ADDED * outputs * channels
+    return alone and cheap and x.nbytes <= settings.current().max_workspace
 
 
 def _along_gradients(grad_output: Array, x: Array, plan: ConvPlan, total: Array) -> bool:

@@ -30,6 +30,7 @@ from cnnkit.rooms.numba.machine import REGISTERS, keep, kernel
 from cnnkit.rooms.numba.tile import sum_lanes
 
 TAPS = (3, 5, 7)  # along either axis
+NEAR = 4096  # bytes of rows that are taken from left to right at a time: memory is read in its order, nearly
 BANDWIDTH = 4  # numbers read or written in a nanosecond, about
 TERMS = 32  # multiply-adds in a nanosecond, about
 
@@ -86,22 +87,25 @@ def _forward(start, stop, unit, x_numbers, channels, each, taps, stride, before,
     x, out = lines.block(unit, x_numbers), lines.block(unit, out_numbers)
     bytes_, area = itemsize(unit), taps * taps
     nothing = np.zeros((x.width + lanes(unit)) * bytes_, np.uint8)
+    band = max(4 * taps, NEAR // (x.width * bytes_))
     for item in range(start, stop):
         n, o = divmod(item, channels)
         for d in range(out.depth):
             to = out.address + (n * out.n + o * out.c + d * out.d) * bytes_
             plane = x.address + (n * x.n + o // each * x.c + d * x.d) * bytes_
             filters, first = weight + o * area * bytes_, bias + o * bytes_
-            if stride == 1:
-                planes(
-                    unit, taps, to, out.h, plane, x.h, nothing.ctypes.data, filters, first, then == RELU,
-                    x.height, x.width, before[0], before[1], out.height, out.width,
-                )  # fmt: skip
-            else:
-                every_other(
-                    unit, taps, to, out.h, plane, x.h, nothing.ctypes.data, filters, first, then == RELU,
-                    x.height, x.width, before[0], before[1], out.height, out.width,
-                )  # fmt: skip
+            for h in range(0, out.height, band):
+                row, above, rows = to + h * out.h * bytes_, before[0] - h * stride, min(band, out.height - h)
+                if stride == 1:
+                    planes(
+                        unit, taps, row, out.h, plane, x.h, nothing.ctypes.data, filters, first, then == RELU,
+                        x.height, x.width, above, before[1], rows, out.width,
+                    )  # fmt: skip
+                else:
+                    every_other(
+                        unit, taps, row, out.h, plane, x.h, nothing.ctypes.data, filters, first, then == RELU,
+                        x.height, x.width, above, before[1], rows, out.width,
+                    )  # fmt: skip
             if then > RELU:
                 call(then, to, to, out.h, out.height, out.width)
     keep(nothing)

@@ -31,6 +31,7 @@ from cnnkit.rooms.numba.vectors import address, at, lanes, load, load_all, size,
 
 BLOCK = 2048  # numbers that are summed in vectors, in x's dtype, before their sums go to float64
 ROWS = 32  # and rows, where channels lie closest together
+SOME = 4  # rows that the way back measures before it writes: their chains of operations run side by side
 NEAR = 8 << 10  # bytes of neighbouring sets that are gone through together, for memory is fetched in pieces
 BAND = 512  # rows of a work item: bands do not depend on the number of threads
 
@@ -287,16 +288,18 @@ def _run(x, g, weights, count, pivot, zero):
 @part
 def _statistics(pivot, total, squares, count):
     """Mean and variance from the sums of ``x - pivot`` and its square."""
-    shift = total / count
-    variance = squares / count - shift * shift
+    share = 1.0 / count
+    shift = total * share
+    variance = squares * share - shift * shift
     return pivot + shift, 0.0 if variance < 0.0 else variance
 
 
 @part
 def _slopes(rounded, mean, r, grads, products, count):
     """b and d of the way back from the sums over a set of h and of ``h * (x - mean)``; `rounded` is the centre."""
-    b = -r * r * r * products / count
-    return b, b * (rounded - mean) - r * grads / count
+    share = 1.0 / count
+    b = -r * r * r * (products * share)
+    return b, b * (rounded - mean) - r * (grads * share)
 
 
 @part
@@ -328,6 +331,22 @@ def _solve(back, eps, measure, pivot, count, n, group, per_group, gamma, beta, m
         b, d = _slopes(np.float64(numbers[n, 0, first]), middle, r, grads, products, count)
         for c in range(first, last):
             numbers[n, 2, c], numbers[n, 3, c] = b, d
+
+
+@part
+def _read(place, count, fill):
+    """A register's numbers, or only the first `count`, unless that is None."""
+    if count is None:
+        return load_all(place, fill)
+    return load(place, count, fill)
+
+
+@part
+def _put(place, value, count):
+    if count is None:
+        store_all(place, value)
+    else:
+        store(place, value, count)
 
 
 # ---------------------------------------------------------------- planes
@@ -448,24 +467,32 @@ def _rows_of_sums(x, x_step, g, g_step, rows, channels, to, pitch, zero):
     """As the second pass of `_block`, of columns, about the centres that come first; sums stay apart: of g, of
     deviations, of their squares and of g times deviations. In the order of memory, for that is how it is fetched best.
     """
-    grads, sums, squares, products = to + pitch, to + 2 * pitch, to + 3 * pitch, to + 4 * pitch
     for c in range(0, 4 * pitch, lanes(zero) * size(zero)):
-        store_all(grads + c, splat(zero, zero))
+        store_all(to + pitch + c, splat(zero, zero))
     for i in range(0, rows, 4):
-        for c in range(0, channels, lanes(zero)):
-            p, here = c * size(zero), channels - c
-            second, third, fourth = _in_4(rows - i, here)
-            q, m = x + i * x_step + p, load_all(to + p, zero)
-            d0, d1 = load(q, here, m) - m, load(q + x_step, second, m) - m
-            d2, d3 = load(q + 2 * x_step, third, m) - m, load(q + 3 * x_step, fourth, m) - m
-            _add_to(sums + p, (d0 + d1) + (d2 + d3), zero)
-            _add_to(squares + p, (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3), zero)
-            if g is not None:
-                q = g + i * g_step + p
-                g0, g1 = load(q, here, zero), load(q + g_step, second, zero)
-                g2, g3 = load(q + 2 * g_step, third, zero), load(q + 3 * g_step, fourth, zero)
-                _add_to(grads + p, (g0 + g1) + (g2 + g3), zero)
-                _add_to(products + p, (g0 * d0 + g1 * d1) + (g2 * d2 + g3 * d3), zero)
+        whole = channels - channels % lanes(zero) if rows - i >= 4 else 0
+        here, slopes = x + i * x_step, None if g is None else g + i * g_step
+        for c in range(0, whole, lanes(zero)):
+            _four_rows(here, x_step, slopes, g_step, c * size(zero), None, None, None, None, to, pitch, zero)
+        for c in range(whole, channels, lanes(zero)):
+            four = _in_4(rows - i, channels - c)
+            _four_rows(here, x_step, slopes, g_step, c * size(zero), *four, to, pitch, zero)
+
+
+@part
+def _four_rows(x, x_step, g, g_step, p, first, second, third, fourth, to, pitch, zero):
+    """The same for 4 rows of a vector of columns, of which there are so many in the first, second ... or all (None)."""
+    q, m, to = x + p, load_all(to + p, zero), to + p
+    d0, d1 = _read(q, first, m) - m, _read(q + x_step, second, m) - m
+    d2, d3 = _read(q + 2 * x_step, third, m) - m, _read(q + 3 * x_step, fourth, m) - m
+    _add_to(to + 2 * pitch, (d0 + d1) + (d2 + d3), zero)
+    _add_to(to + 3 * pitch, (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3), zero)
+    if g is not None:
+        q = g + p
+        g0, g1 = _read(q, first, splat(zero, zero)), _read(q + g_step, second, splat(zero, zero))
+        g2, g3 = _read(q + 2 * g_step, third, splat(zero, zero)), _read(q + 3 * g_step, fourth, splat(zero, zero))
+        _add_to(to + pitch, (g0 + g1) + (g2 + g3), zero)
+        _add_to(to + 4 * pitch, (g0 * d0 + g1 * d1) + (g2 * d2 + g3 * d3), zero)
 
 
 @part
@@ -480,8 +507,8 @@ def _column_means(x, step, rows, channels, to, zero):
 
 @part
 def _in_4(rows, here):
-    """How many numbers the second, third and fourth of 4 rows have, of which there may be fewer."""
-    return here if rows > 1 else 0, here if rows > 2 else 0, here if rows > 3 else 0
+    """How many numbers each of 4 rows has, of which there may be fewer."""
+    return here, here if rows > 1 else 0, here if rows > 2 else 0, here if rows > 3 else 0
 
 
 @part
@@ -522,27 +549,36 @@ def _set_numbers(
 def _write_pixels(start, stop, zero, measure, sizes, x, g, out, numbers):
     """A work item is a band of an image's pixels: x (and g) read and out written once."""
     bands, channels, pixels = sizes
-    pitch, address = channels * size(zero), numbers.ctypes.data
+    pitch, address, whole = channels * size(zero), numbers.ctypes.data, channels - channels % lanes(zero)
     for item in range(start, stop):
         image, band = divmod(item, bands)
         n = image if len(numbers) > 1 else 0
         centre = address + n * 4 * pitch
         for i in range(band * BAND, min(pixels, (band + 1) * BAND)):
             here, to = x[0] + image * x[1][0] + i * x[1][3], out[0] + image * out[1][0] + i * out[1][3]
-            slopes = 0 if g is None else g[0] + image * g[1][0] + i * g[1][3]
-            for c in range(0, channels, lanes(zero)):
-                p, left = c * size(zero), channels - c
-                if g is not None:
-                    value = load(slopes + p, left, zero) * load(centre + pitch + p, left, zero)
-                    if measure:
-                        d = load(centre + 3 * pitch + p, left, zero)
-                        apart = load(here + p, left, zero) - load(centre + p, left, zero)
-                        value = value + (apart * load(centre + 2 * pitch + p, left, zero) + d)
-                else:
-                    apart = load(here + p, left, zero) - load(centre + p, left, zero)
-                    value = apart * load(centre + 2 * pitch + p, left, zero) + load(centre + 3 * pitch + p, left, zero)
-                store(to + p, value, left)
+            slopes = None if g is None else g[0] + image * g[1][0] + i * g[1][3]
+            for c in range(0, whole, lanes(zero)):
+                _write_pixel(here, slopes, to, c * size(zero), None, centre, pitch, measure, zero)
+            if whole < channels:
+                _write_pixel(here, slopes, to, whole * size(zero), channels - whole, centre, pitch, measure, zero)
     keep(numbers)
+
+
+@part
+def _write_pixel(x, g, out, p, count, centre, pitch, measure, zero):
+    """A vector of a pixel's channels, or so many of them."""
+    fill = splat(zero, zero)
+    if g is not None:
+        value = _read(g + p, count, fill) * _read(centre + pitch + p, count, fill)
+        if measure:
+            apart = _read(x + p, count, fill) - _read(centre + p, count, fill)
+            value = value + (
+                apart * _read(centre + 2 * pitch + p, count, fill) + _read(centre + 3 * pitch + p, count, fill)
+            )
+    else:
+        apart = _read(x + p, count, fill) - _read(centre + p, count, fill)
+        value = apart * _read(centre + 2 * pitch + p, count, fill) + _read(centre + 3 * pitch + p, count, fill)
+    _put(out + p, value, count)
 
 
 # ---------------------------------------------------------------- rows
@@ -561,6 +597,7 @@ def _standard(mean, variance, eps, numbers):
 def _row_sets(start, stop, zero, eps, groups, per_group, x, out, gamma, beta, mean, variance):
     """A work item is a row: x read twice, the second time from the cache, and out written."""
     gammas, betas, numbers = gamma.ctypes.data, beta.ctypes.data, np.full(3, zero)
+    whole = per_group - per_group % lanes(zero)
     for s in range(start, stop):
         n, group = divmod(s, groups)
         here, to = x[0] + n * x[1][0] + group * x[1][1], out[0] + n * out[1][0] + group * out[1][1]
@@ -570,54 +607,90 @@ def _row_sets(start, stop, zero, eps, groups, per_group, x, out, gamma, beta, me
         _standard(mean[n, group], variance[n, group], eps, numbers)
         centre, r, rest = numbers
         first = group * per_group * size(zero)
-        for c in range(0, per_group, lanes(zero)):
-            p, left = c * size(zero), per_group - c
-            value = (load(here + p, left, zero) - centre) * r + rest
-            value = value * load(gammas + first + p, left, zero) + load(betas + first + p, left, zero)
-            store(to + p, value, left)
+        for c in range(0, whole, lanes(zero)):
+            _write_set(here, gammas + first, betas + first, to, c * size(zero), None, zero, centre, r, rest)
+        if whole < per_group:
+            p, left = whole * size(zero), per_group - whole
+            _write_set(here, gammas + first, betas + first, to, p, left, zero, centre, r, rest)
     keep(gamma, beta)
+
+
+@part
+def _write_set(x, gammas, betas, out, p, count, zero, centre, r, rest):
+    fill = splat(zero, zero)
+    value = (_read(x + p, count, fill) - centre) * r + rest
+    _put(out + p, value * _read(gammas + p, count, fill) + _read(betas + p, count, fill), count)
 
 
 @kernel
 def _row_bands(start, stop, zero, eps, summing, sizes, x, g, out, gamma, sums):
-    """A work item is a band of rows of a group: x and g read once, out written, then the columns' sums of the band."""
+    """A work item is a band of rows of a group: x and g are read twice, the second time from the cache, for `out` and
+    for the columns' sums of the band.
+    """
     images, groups, per_group = sizes
-    gammas, numbers = gamma.ctypes.data, np.full((ROWS, 3), zero)
+    gammas, numbers = gamma.ctypes.data, np.full((ROWS, 5), zero)
     address, pitch = sums.ctypes.data, groups * per_group * size(zero)
     for item in range(start, stop):
         band, group = divmod(item, groups)
         first = band * ROWS
         rows, weights = min(ROWS, images - first), gammas + group * per_group * size(zero)
         here, slopes = x[0] + first * x[1][0] + group * x[1][1], g[0] + first * g[1][0] + group * g[1][1]
-        for i in range(rows):
-            row, to = here + i * x[1][0], out[0] + (first + i) * out[1][0] + group * out[1][1]
-            pivot = np.float64(at(row, 0, zero))
-            total, squares, grads, products = _run(row, slopes + i * g[1][0], weights, per_group, pivot, zero)
-            mean, variance = _statistics(pivot, total, squares, per_group)
-            r = _standard(mean, variance, eps, numbers[i])
-            if out[0]:
+        to = out[0] + first * out[1][0] + group * out[1][1] if out[0] else 0
+        columns = address + band * 2 * pitch + group * per_group * size(zero) if summing else 0
+        if summing:
+            sums[band, :, group] = 0
+        for j in range(0, rows, SOME):
+            for i in range(j, min(j + SOME, rows)):
+                row = here + i * x[1][0]
+                pivot = np.float64(at(row, 0, zero))
+                total, squares, grads, products = _run(row, slopes + i * g[1][0], weights, per_group, pivot, zero)
+                mean, variance = _statistics(pivot, total, squares, per_group)
+                r = _standard(mean, variance, eps, numbers[i])
                 products -= (mean - pivot) * grads
                 b, d = _slopes(np.float64(numbers[i, 0]), mean, r, grads, products, per_group)
-                _write_row(row, slopes + i * g[1][0], weights, to, per_group, zero, numbers[i, 0], r, b, d)
-        if summing:
-            to = address + band * 2 * pitch + group * per_group * size(zero)
-            for c in range(0, per_group, lanes(zero)):
-                p, left = c * size(zero), per_group - c
-                sg = sgx = splat(zero, zero)
-                for i in range(rows):
-                    centre, r, rest = numbers[i]
-                    slope = load(slopes + i * g[1][0] + p, left, zero)
-                    sg = sg + slope
-                    sgx = sgx + slope * ((load(here + i * x[1][0] + p, left, zero) - centre) * r + rest)
-                store(to + p, sgx, left)
-                store(to + pitch + p, sg, left)
+                numbers[i, 3], numbers[i, 4] = b, d
+            for i in range(j, min(j + SOME, rows), 2):
+                places = here + i * x[1][0], slopes + i * g[1][0], to + i * out[1][0] if to else 0
+                if i + 1 < rows:
+                    two, apart = _numbers(numbers, i + 1), (x[1][0], g[1][0], out[1][0])
+                    _rows_back(*places, apart, weights, per_group, columns, pitch, _numbers(numbers, i), two, zero)
+                else:
+                    _rows_back(*places, None, weights, per_group, columns, pitch, _numbers(numbers, i), None, zero)
     keep(gamma, sums)
 
 
 @part
-def _write_row(x, g, weights, out, count, zero, centre, r, b, d):
-    """``out = g * weights * r + (x - centre) * b + d``."""
-    for c in range(0, count, lanes(zero)):
-        p, left = c * size(zero), count - c
-        value = (load(x + p, left, zero) - centre) * b + d
-        store(out + p, value + load(g + p, left, zero) * (load(weights + p, left, zero) * r), left)
+def _numbers(numbers, i):
+    return numbers[i, 0], numbers[i, 1], numbers[i, 2], numbers[i, 3], numbers[i, 4]
+
+
+@part
+def _rows_back(x, g, out, apart, weights, count, columns, pitch, one, two, zero):
+    """Of a row, and of another that lies `apart` from it unless that is None, the gradient of x, and what they add to
+    the columns' sums of g and of g times x normalised.
+    """
+    whole = count - count % lanes(zero)
+    for c in range(0, whole, lanes(zero)):
+        _back(x, g, out, apart, weights, c * size(zero), None, columns, pitch, one, two, zero)
+    if whole < count:
+        _back(x, g, out, apart, weights, whole * size(zero), count - whole, columns, pitch, one, two, zero)
+
+
+@part
+def _back(x, g, out, apart, weights, p, count, columns, pitch, one, two, zero):
+    """A vector of that, or so many numbers: ``out = g * weights * r + (x - centre) * b + d``."""
+    fill = splat(zero, zero)
+    w, (centre, r, rest, b, d) = _read(weights + p, count, fill), one
+    from_centre, sg = _read(x + p, count, fill) - centre, _read(g + p, count, fill)
+    sgx = sg * (from_centre * r + rest)
+    if out:
+        _put(out + p, (from_centre * b + d) + sg * (w * r), count)
+    if apart is not None:
+        centre, r, rest, b, d = two
+        from_centre, slope = _read(x + apart[0] + p, count, fill) - centre, _read(g + apart[1] + p, count, fill)
+        sg, sgx = sg + slope, sgx + slope * (from_centre * r + rest)
+        if out:
+            _put(out + apart[2] + p, (from_centre * b + d) + slope * (w * r), count)
+    if columns:
+        _put(columns + p, _read(columns + p, count, fill) + sgx, count)
+        _put(columns + pitch + p, _read(columns + pitch + p, count, fill) + sg, count)

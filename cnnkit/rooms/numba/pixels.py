@@ -135,7 +135,7 @@ def sizes_of(plan: ConvPlan, tile: Tile, dtype: np.dtype, near: int) -> Sizes:
     """The sizes with bands of about `near` windows: rows, parts of a row, or whole planes."""
     depth, height, width = plan.output_size
     channels, per_group = plan.in_channels // plan.groups, plan.out_channels // plan.groups
-    a_window = max(1, channels * dtype.itemsize * volume(plan.stride))
+    a_window = max(1, plan.in_channels * dtype.itemsize * volume(plan.stride))  # of all groups, for lines have several
     near = max(4 * tile.rows, min(near, L2 // 2 // a_window))
     across = parts(width, near)
     wide = parts(width, across)
@@ -407,8 +407,8 @@ def _correlate(
 ):  # fmt: skip
     """A work item is `rows` neighbouring weights (tap, channel) of a block of output channels of a group.
 
-    A band of x, and its output gradients in whole vectors, stay in the cache for all the items of a block; gradients
-    that lie so are read where they are. Each band is summed by itself, and the bands' sums are added up in order.
+    A band of x, and its output gradients in whole vectors, stay in the cache for all items; gradients that lie so are
+    read where they are. Each band is summed by itself, and the bands' sums are added up in order.
     """
     sizes = Sizes(*counts)
     whole = sizes.per_group % lanes(unit) == 0 or sizes.per_group == sizes.columns  # no vector is read across the end
@@ -425,18 +425,18 @@ def _correlate(
     offsets_of_taps(sizes, kernel, dilation, steps, offsets)
     offsets[terms:] = offsets[terms - 1]
     tall = (terms + sizes.rows - 1) // sizes.rows
-    while start < stop:
-        g = start // (sizes.blocks * tall)
-        end = min(stop, (g + 1) * sizes.blocks * tall)
-        for band in range(sizes.bands):
-            where = band_at(sizes, band, grads)
-            count = _windows(sizes, where, kernel, stride, steps, x, grads, sources, targets)
+    for band in range(sizes.bands):
+        where = band_at(sizes, band, grads)
+        count, wide = _windows(sizes, where, kernel, stride, steps, x, grads, sources, targets), where[5]
+        in_place = whole and _even(targets, count, wide, grads.w)
+        item = start
+        while item < stop:
+            g, first = item // (sizes.blocks * tall), item // tall
+            end = min(stop, (g + 1) * sizes.blocks * tall)
             if not sizes.copied:
                 a = x.address + g * sizes.channels * bytes_
             else:
                 copy_band(unit, sizes, where, kernel, stride, dilation, before, x, grads.depth, g * sizes.channels, a)
-            wide, first = where[5], start // tall
-            in_place = whole and _even(targets, count, wide, grads.w)
             for p in range(0, 0 if in_place else count, wide):
                 for block in range(first, (end - 1) // tall + 1):
                     channel = g * sizes.per_group + (block - g * sizes.blocks) * sizes.columns
@@ -444,7 +444,7 @@ def _correlate(
                     source = grads.address + (targets[p] + channel) * bytes_
                     to = b + (block - first) * size_b + p * sizes.columns * bytes_
                     fill(unit, to, 0, source, 1, 0, wide, grads.w, 0, wide, sizes.columns, 1, 0, filled)
-            for item in range(start, end):
+            while item < end:
                 block, row = divmod(item, tall)
                 channel = (block - g * sizes.blocks) * sizes.columns
                 filled = min(sizes.columns, sizes.per_group - channel)
@@ -456,7 +456,7 @@ def _correlate(
                     loop, to, places, filled, to, sizes.columns, 0, a, offsets_ + 8 * row * sizes.rows, rows,
                     count, here, b_step,
                 )  # fmt: skip
-        start = end
+                item += 1
     keep(offsets, across, sources, targets, memory, grad_memory)
 
 

@@ -24,7 +24,8 @@ from cnnkit.rooms.numba.tile import Tile, gather, tiles
 from cnnkit.rooms.numba.winograd import CLEARLY, ELEMENTS, FLOAT, PAD, SEGMENT, WORK, gather_rows, place, tile_spectra
 
 BAND = 64  # tiles that are summed by themselves
-SUMS = 8 << 20  # bytes of sums that are added to at a time
+NEAR = 2 << 20  # bytes of sums that are made at a time, if one band has all tiles
+FAR = 8 << 20  # the same if bands are added up: for each part, all output gradients are transformed anew
 
 
 class Sizes(NamedTuple):
@@ -86,7 +87,8 @@ def _sizes(plan: ConvPlan, workspace: int) -> Sizes:
     blocks, vectors = parts(per_group, tile.columns), parts(channels, tile.lanes)
     band = parts(total, parts(total, BAND))
     a_vector = ELEMENTS * taps * tile.lanes * blocks * tile.columns * FLOAT.itemsize
-    sizes = Sizes(tile, cut, band, max(1, min(vectors, SUMS // a_vector)), blocks, 0, False)
+    chunk = max(1, min(vectors, (NEAR if band == total else FAR) // a_vector))
+    sizes = Sizes(tile, cut, band, chunk, blocks, 0, False)
     pays = plan.groups * _cycles(plan, sizes, total) * CLEARLY < _cycles_directly(plan)
     return sizes._replace(workers=workspace // _workspace(sizes, taps), pays=pays)
 
