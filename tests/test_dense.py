@@ -156,3 +156,11 @@ def test_pytorch_agrees_on_real_layers(rows, ins, outs, dtype, backend):
     expected, magnitudes = layer(*arrays), layer(*map(np.abs, arrays))
     for one, want, magnitude, terms in zip(got, expected, magnitudes, (ins + 1, outs, rows, rows), strict=True):
         assert_close(one, want, magnitude, terms, dtype)
+
+
+@pytest.mark.parametrize("features", [4096, 4097, 9000])
+def test_more_features_than_are_summed_at_a_time(features, backend):
+    """And more examples and outputs than are near then; small integers have no roundings."""
+    rng = np.random.default_rng(features)
+    x, weight = (rng.integers(-3, 4, (n, features)).astype("float32") for n in (35, 26))
+    np.testing.assert_array_equal(cnnkit.dense(x, weight), x @ weight.T)
