@@ -324,7 +324,8 @@ def pretended(monkeypatch):
     cupy.ndarray = ndarray
     cupy.array = lambda array: ndarray(array.array if isinstance(array, ndarray) else array)
     cupy.asarray = lambda array: array if isinstance(array, ndarray) else ndarray(array)
-    cupy.cuda = types.SimpleNamespace(is_available=lambda: True)
+    runtime = types.SimpleNamespace(driverGetVersion=lambda: 13000, runtimeGetVersion=lambda: 13000)
+    cupy.cuda = types.SimpleNamespace(is_available=lambda: True, runtime=runtime)
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     dispatch.why_not.cache_clear()
     yield ndarray

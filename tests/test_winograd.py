@@ -533,7 +533,7 @@ def test_other_backends_have_one_algorithm():
 
 def test_options_nest_and_end_with_their_block():
     default = settings.current()
-    assert default == ("auto", 64 << 20)
+    assert default == ("auto", 64 << 20, False)
     with cnnkit.options(algorithm="winograd"):
         assert settings.current()[:2] == ("winograd", 64 << 20)
         with cnnkit.options(max_workspace=5):
