@@ -103,7 +103,7 @@ def run(kernel: Callable[..., Any], items: int, nanoseconds: float, *args: Any, 
     except RuntimeError:  # the interpreter is shutting down, and starts no more threads
         kernel(0, items, *args)
         return
-    job = _Job(kernel, _ranges(items, n, min(ROUNDS, grains // n)), args, keep)
+    job = _Job(kernel, deque(_ranges(items, n, min(ROUNDS, grains // n))), args, keep)
     try:
         pool.call(job, n - 1)
         job.work()
@@ -111,13 +111,14 @@ def run(kernel: Callable[..., Any], items: int, nanoseconds: float, *args: Any, 
         job.finish(pool)
 
 
-def _ranges(items: int, n: int, rounds: int) -> deque[tuple[int, int]]:
+@lru_cache(1024)
+def _ranges(items: int, n: int, rounds: int) -> tuple[tuple[int, int], ...]:
     """Ranges that cover the items: n large ones, n smaller ones, and so on, that all threads may end together."""
     bounds = [0]
     for left in range(rounds - 1, -1, -1):
         first, part = bounds[-1], (items - bounds[-1]) / (2 * n if left else n)
         bounds += [first + round(part * (i + 1)) for i in range(n)]
-    return deque((start, stop) for start, stop in pairwise(bounds) if start < stop)
+    return tuple((start, stop) for start, stop in pairwise(bounds) if start < stop)
 
 
 class _Job:
