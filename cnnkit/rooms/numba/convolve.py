@@ -19,7 +19,7 @@ from cnnkit.rooms.numba.emit import itemsize, lanes
 from cnnkit.rooms.numba.lines import COLUMNS, Lines, Windows, lay_out, parts
 from cnnkit.rooms.numba.machine import FMAS, L2, MULTIPLY_ADDS, VECTOR_BYTES, part
 from cnnkit.rooms.numba.moves import STEPS, copy, pack, transpose, weave
-from cnnkit.rooms.numba.straight import allocate, release, straight
+from cnnkit.rooms.numba.straight import straight
 from cnnkit.rooms.numba.tile import Tile, outer, tiles
 
 FEW = 6  # channels that lie together: with no more, results are written one by one, without being turned
@@ -241,7 +241,7 @@ def _pack(start, stop, unit, counts, weights, table, bias, packed):
     """
     sizes, bytes_ = Sizes(*counts), itemsize(unit)
     address, group_step, out_step, channel_step, d_step, h_step, w_step = weights
-    offsets = allocate(8 * (1 + sizes.terms))
+    offsets = np.empty(1 + sizes.terms, np.int64)
     offsets[0] = 0  # of a bias
     t, first_tap = 1, sizes.phases + sizes.residues
     for residue in range(sizes.residues):
@@ -253,10 +253,9 @@ def _pack(start, stop, unit, counts, weights, table, bias, packed):
                 t += 1
         first_tap += taps
     pack_blocks(
-        start, stop, unit, sizes.blocks, sizes.rows, sizes.per_group, offsets, sizes.terms, address, group_step,
-        out_step, bias, packed,
+        start, stop, unit, sizes.blocks, sizes.rows, sizes.per_group, offsets.ctypes.data, sizes.terms, address,
+        group_step, out_step, bias, packed,
     )  # fmt: skip
-    release(offsets)
 
 
 @part
@@ -299,13 +298,13 @@ def _convolve(
         out = _rows_joined(out)
         grid = Grid(out.depth, out.height, out.width)
     bytes_, rows, columns = itemsize(unit), sizes.rows, sizes.columns
-    own = 0
     if not packed:
-        own = packed = allocate(sizes.groups * sizes.blocks * (1 + sizes.terms) * rows * bytes_)
+        own = np.empty(sizes.groups * sizes.blocks * (1 + sizes.terms) * rows * bytes_, np.uint8)
+        packed = own.ctypes.data
         _pack(0, sizes.groups * sizes.blocks, unit, counts, weights, table, bias, packed)
     step = x.c if sizes.in_place else sizes.phases * sizes.pitch
     residues = table + 8 * COLUMNS * sizes.phases
-    offsets = allocate(8 * sizes.terms)
+    offsets = np.empty(sizes.terms, np.int64)
     t, first_tap = 0, sizes.phases + sizes.residues
     for residue in range(sizes.residues):
         taps = residues[COLUMNS * residue]
@@ -314,8 +313,8 @@ def _convolve(
                 offsets[t] = c * step + table[COLUMNS * tap] * sizes.pitch + table[COLUMNS * tap + 1]
                 t += 1
         first_tap += taps
-    near = allocate(0 if sizes.in_place else (sizes.channels * step + lanes(unit)) * bytes_)
-    sums = allocate(sizes.woven * rows * columns * bytes_)
+    memory = np.empty(0 if sizes.in_place else (sizes.channels * step + lanes(unit)) * bytes_, np.uint8)
+    near, sums = memory.ctypes.data, np.empty(sizes.woven * rows * columns * bytes_, np.uint8).ctypes.data
     relu = then == RELU
     rest, block = divmod(start, sizes.blocks)
     rest, g = divmod(rest, sizes.groups)
@@ -354,7 +353,7 @@ def _convolve(
                 if not direct:
                     to, to_step = sums + residue % sizes.woven * rows * columns * bytes_, columns
                 a = biases + (1 + term) * rows * bytes_
-                outer(loop, to, to_step, filled, count, biases, relu, a, source, offsets + 8 * term, terms)
+                outer(loop, to, to_step, filled, count, biases, relu, a, source, offsets.ctypes.data + 8 * term, terms)
                 if then > RELU:
                     call(then, to, to, to_step, filled, count)
                 if not direct and residue % sizes.woven == sizes.woven - 1:
@@ -370,11 +369,6 @@ def _convolve(
             g, band = 0, band + 1
         if band == sizes.bands:
             band, line = 0, line + 1
-    release(offsets)
-    release(near)
-    release(sums)
-    if own:
-        release(own)
 
 
 @part

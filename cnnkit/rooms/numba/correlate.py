@@ -16,7 +16,7 @@ from cnnkit.rooms.numba import lines
 from cnnkit.rooms.numba.emit import itemsize, lanes
 from cnnkit.rooms.numba.lines import COLUMNS, Lines, lay_out, parts
 from cnnkit.rooms.numba.machine import FMAS, L2, MULTIPLY_ADDS
-from cnnkit.rooms.numba.straight import allocate, release, straight
+from cnnkit.rooms.numba.straight import straight
 from cnnkit.rooms.numba.tile import Tile, inner, tiles
 
 NEAR = 4096  # bytes of a line that are summed at a time, so that a tile's lines stay in the L1 cache for the next tile
@@ -128,10 +128,12 @@ def _correlate(
     most = min(sums.channels, (some * rows - 1) // taps + 2)
     step = x.c if sums.x_in_place else sums.phases * sums.pitch
     grad_step = grads.c if sums.grads_in_place else sums.pitch
-    near = allocate(0 if sums.x_in_place else (most * step + lanes(unit)) * bytes_)
+    memory = np.empty(0 if sums.x_in_place else (most * step + lanes(unit)) * bytes_, np.uint8)
     some_grads = 0 if sums.grads_in_place else min(sums.near_grads, sums.per_group) * grad_step + lanes(unit)
-    grads_near = allocate(some_grads * bytes_)
-    x_offsets, g_offsets = allocate(8 * rows), allocate(8 * vectors)
+    grad_memory = np.empty(some_grads * bytes_, np.uint8)
+    near, grads_near = memory.ctypes.data, grad_memory.ctypes.data
+    x_offsets, g_offsets = np.empty(rows, np.int64), np.empty(vectors, np.int64)
+    x_, g_ = x_offsets.ctypes.data, g_offsets.ctypes.data
     item = start
     while item < stop:
         g, block = divmod(item, blocks)
@@ -170,9 +172,5 @@ def _correlate(
                             for k in range(vectors):
                                 g_offsets[k] = (min(j + k, o_end - 1) - o) * grad_step
                             to = total + ((g * sums.per_group + j) * sums.terms + term) * bytes_
-                            inner(loop, to, sums.terms, here, o_end - j, source, x_offsets, grad, g_offsets, length)
+                            inner(loop, to, sums.terms, here, o_end - j, source, x_, grad, g_, length)
         item += count
-    release(near)
-    release(grads_near)
-    release(x_offsets)
-    release(g_offsets)

@@ -1,16 +1,17 @@
-"""Kernels of whole numbers, compiled straight from their source.
+"""Kernels compiled straight from their source, without Numba's type inference.
 
-Numba takes seconds for a large kernel, most of them to find out what its variables are. Here there is nothing to find
-out: all that changes is a 64-bit integer, often an address. `straight` emits the LLVM code of a kernel as it stands in
-its source, and of what that calls, in this much of Python:
+Numba takes seconds for a large kernel, most of them to find out what its variables are. Here a variable is what is
+first assigned to it, and `straight` emits the LLVM code of a kernel as it stands in its source, and of the functions
+that it calls, which become a part of it. They are written in this much of Python:
 
     x = ...   a, b = ...   x += ...   if   while   for ... in range(...)   break   continue   return
-    + - * // % << >> & | ^   comparisons   and, or, not   ... if ... else ...   min   max   divmod   abs
-    a[i], a[i] = ...         the i-th 64-bit integer behind the address a
-    f(...)                   another function of these, which becomes a part of the kernel, an intrinsic, a NamedTuple
+    + - * / // % << >> & | ^   comparisons   is   and, or, not   ... if ... else ...   min   max   divmod
+    np.empty, np.zeros, np.full     memory until the function ends; x[i, j], x.size, x.shape, x.ctypes.data
+    a[i], a[i] = ...                of an integer: the i-th 64-bit integer behind the address a
+    f(...)                          a function, an intrinsic, a NamedTuple
 
-Tuples and NamedTuples are names for several numbers, and cost nothing. What is known when it is compiled, such as a
-number of the module's, is decided then.
+Tuples and NamedTuples are names for several values, and cost nothing. What is known when a kernel is compiled, such as
+None or a constant of the module, is decided then. A variable keeps its type; a kernel that changes it is an error.
 """
 
 import ast
@@ -22,13 +23,15 @@ from functools import lru_cache, reduce
 from types import FunctionType
 from typing import Any, NamedTuple
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.np.numpy_support import from_dtype
 
 from cnnkit.rooms.numba.emit import NUMBER
 from cnnkit.rooms.numba.machine import kernel
-from cnnkit.rooms.numba.vectors import intrinsic
+from cnnkit.rooms.numba.vectors import OPERATORS, Vector, intrinsic
 
 INTEGER, BOOLEAN = types.intp, types.boolean
 
@@ -47,8 +50,27 @@ class Slot(NamedTuple):
     pointer: Any
 
 
+class Memory(NamedTuple):
+    """An array: the Numba type of its numbers, its address, its shape, and its strides in bytes."""
+
+    dtype: Any
+    data: Any
+    shape: tuple[Any, ...]
+    strides: tuple[Any, ...]
+
+    @property
+    def size(self) -> Any:
+        """Of one axis."""
+        (length,) = self.shape
+        return length
+
+    @property
+    def ctypes(self) -> "Memory":
+        return self
+
+
 def straight(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A kernel, as `machine.kernel` has them, of a function of integers and tuples of them that returns nothing."""
+    """A kernel, as `machine.kernel` has them, of a function that returns nothing."""
 
     @intrinsic
     def emit(typingctx: Any, given: Any) -> Any:
@@ -81,9 +103,12 @@ def _unpacked(context: Any, builder: Any, kind: Any, value: Any) -> Any:
         kinds: Any = kind
         parts = zip(kinds, cgutils.unpack_tuple(builder, value), strict=True)
         return tuple(_unpacked(context, builder, *part) for part in parts)
-    if isinstance(kind, types.Integer | types.Boolean):
-        return Value(INTEGER, context.cast(builder, value, kind, INTEGER))
-    return Value(kind, value)
+    if isinstance(kind, types.Array):
+        array = context.make_array(kind)(context, builder, value)
+        numbers = [cgutils.unpack_tuple(builder, each) for each in (array.shape, array.strides)]
+        shape, strides = (tuple(Value(INTEGER, number) for number in each) for each in numbers)
+        return Memory(kind.dtype, Value(INTEGER, builder.ptrtoint(array.data, NUMBER)), shape, strides)
+    return None if kind == types.none else Value(kind, value)
 
 
 @lru_cache
@@ -110,6 +135,7 @@ class _Call(ast.NodeVisitor):
         self.names: dict[str, Any] = {}
         self.result: Any = None
         self.loops: list[tuple[Any, Any]] = []  # where `continue` and `break` go
+        self.memory: list[Slot] = []  # what is given back at the end
 
     def run(self, args: list[Any]) -> Any:
         """Emit the body; what it returns."""
@@ -122,6 +148,9 @@ class _Call(ast.NodeVisitor):
         self.end = self.builder.append_basic_block(f"{self.function.__name__}.end")
         self.all(body)
         self.go(self.end)
+        for slot in self.memory:
+            self.context.nrt.free(self.builder, self.builder.load(slot.pointer))
+            self.builder.store(cgutils.voidptr_t(None), slot.pointer)
         return self.read(self.result)
 
     # ------------------------------------------------------------ statements
@@ -191,11 +220,14 @@ class _Call(ast.NodeVisitor):
             for one, part in zip(target.elts, value, strict=True):
                 self.store(one, part)
         elif isinstance(target, ast.Subscript):
-            self.builder.store(self.number(value).value, self.pointer(target))
+            kind, pointer = self.pointer(self.visit(target.value), self.visit(target.slice))
+            self.context.pack_value(self.builder, kind, self.cast(value, kind), pointer)
         else:
             self.assign(target.id, value)
 
     def assign(self, name: str, value: Any) -> None:
+        if name == "_":
+            return
         if name not in self.names:
             self.names[name] = self.place(value)
         self.put(self.names[name], value)
@@ -241,8 +273,7 @@ class _Call(ast.NodeVisitor):
         """Room for a value; what is no number stays what it is."""
 
         def room(one: Any) -> Any:
-            if isinstance(one, int):
-                one = self.number(one)
+            one = self.number(one)
             if not isinstance(one, Value):
                 return one
             return Slot(one.kind, cgutils.alloca_once(self.builder, self.context.get_value_type(one.kind)))
@@ -251,7 +282,10 @@ class _Call(ast.NodeVisitor):
 
     def put(self, place: Any, value: Any) -> None:
         if isinstance(place, Slot):
-            self.builder.store(self.cast(value, place.kind), place.pointer)
+            value = self.number(value)
+            if value.kind != place.kind:
+                raise TypeError(f"{self.function.__name__}: a variable of {place.kind} becomes one of {value.kind}")
+            self.builder.store(value.value, place.pointer)
         elif isinstance(place, tuple):
             for slot, part in zip(place, value, strict=True):
                 self.put(slot, part)
@@ -261,15 +295,22 @@ class _Call(ast.NodeVisitor):
             lambda one: Value(one.kind, self.builder.load(one.pointer)) if isinstance(one, Slot) else one, place
         )
 
-    def cast(self, value: Any, kind: Any) -> Any:
-        value = self.number(value) if isinstance(value, int) else value
-        return self.context.cast(self.builder, value.value, value.kind, kind)
-
-    def number(self, value: Any) -> Value:
-        """A value as a 64-bit integer."""
+    def constant(self, value: Any) -> Any:
+        """A number that is known as a value; any other thing itself."""
         if isinstance(value, int):
             return Value(INTEGER, ir.Constant(NUMBER, int(value)))
-        return Value(INTEGER, self.builder.zext(value.value, NUMBER)) if value.kind == BOOLEAN else value
+        return Value(types.float64, ir.Constant(ir.DoubleType(), value)) if isinstance(value, float) else value
+
+    def cast(self, value: Any, kind: Any) -> Any:
+        value = self.constant(value)
+        return self.context.cast(self.builder, value.value, value.kind, kind)
+
+    def number(self, value: Any) -> Any:
+        """A value as a 64-bit integer, if it is an integer or a boolean."""
+        value = self.constant(value)
+        if isinstance(value, Value) and isinstance(value.kind, types.Integer | types.Boolean):
+            return Value(INTEGER, self.cast(value, INTEGER))
+        return value
 
     def truth(self, value: Any) -> Any:
         value = value if isinstance(value, Value) else self.number(value)
@@ -295,14 +336,27 @@ class _Call(ast.NodeVisitor):
         return tuple(self.visit(one) for one in node.elts)
 
     def visit_Subscript(self, node: ast.Subscript) -> Any:
-        base = self.visit(node.value)
-        if not isinstance(base, Value):
-            return base[self.visit(node.slice)]
-        return Value(INTEGER, self.builder.load(self.pointer(node)))
+        base, index = self.visit(node.value), self.visit(node.slice)
+        if not isinstance(base, Value | Memory):
+            return base[index]
+        kind, pointer = self.pointer(base, index)
+        return Value(kind, self.context.unpack_value(self.builder, kind, pointer))
 
-    def pointer(self, node: ast.Subscript) -> Any:
-        base = self.builder.inttoptr(self.visit(node.value).value, NUMBER.as_pointer())
-        return self.builder.gep(base, [self.number(self.visit(node.slice)).value])
+    def visit_Slice(self, node: ast.Slice) -> slice:
+        return slice(*(part and self.visit(part) for part in (node.lower, node.upper, node.step)))
+
+    def pointer(self, base: Any, index: Any) -> tuple[Any, Any]:
+        """What stands in memory there, and where."""
+        if isinstance(base, Value):
+            base = Memory(INTEGER, base, (None,), (8,))
+        indices = index if type(index) is tuple else (index,)
+        address: Any = base.data
+        for i, size, step in zip(indices, base.shape, base.strides, strict=True):
+            if isinstance(i, int) and i < 0:
+                i = self.arithmetic(ast.Add(), size, i)
+            address = self.arithmetic(ast.Add(), address, self.arithmetic(ast.Mult(), i, step))
+        kind = self.context.get_data_type(base.dtype)
+        return base.dtype, self.builder.inttoptr(address.value, kind.as_pointer())
 
     def visit_BinOp(self, node: ast.BinOp) -> Any:
         return self.arithmetic(node.op, self.visit(node.left), self.visit(node.right))
@@ -313,6 +367,10 @@ class _Call(ast.NodeVisitor):
             return UNARY[type(node.op)](value)
         if isinstance(node.op, ast.Not):
             return Value(BOOLEAN, self.builder.not_(self.truth(value)))
+        if isinstance(node.op, ast.Invert):
+            return self.arithmetic(ast.BitXor(), value, -1)
+        if isinstance(value.kind, types.Float):
+            return Value(value.kind, self.builder.fneg(value.value))
         return self.arithmetic(ast.Sub(), 0, value)
 
     def visit_BoolOp(self, node: ast.BoolOp) -> Any:
@@ -327,13 +385,18 @@ class _Call(ast.NodeVisitor):
         if not isinstance(value, Value):
             return self.visit(other) if bool(value) == wanted else value
 
+        found: list[Any] = []
+
         def look() -> Value:
-            return Value(BOOLEAN, self.truth(self.visit(other)))
+            found.append(self.visit(other))
+            return Value(BOOLEAN, self.truth(found[0]))
 
         def known() -> Value:
             return Value(BOOLEAN, ir.Constant(ir.IntType(1), not wanted))
 
-        return self.either(value, *((look, known) if wanted else (known, look)))
+        result = self.either(value, *((look, known) if wanted else (known, look)))
+        decided = not isinstance(found[0], Value) and bool(found[0]) != wanted
+        return found[0] if decided else result
 
     def visit_IfExp(self, node: ast.IfExp) -> Any:
         return self.either(self.visit(node.test), lambda: self.visit(node.body), lambda: self.visit(node.orelse))
@@ -360,9 +423,15 @@ class _Call(ast.NodeVisitor):
         if isinstance(a, tuple) and not isinstance(a, Value):
             return reduce(self.and_, (self.compare(sign, *pair) for pair in zip(a, b, strict=True)))
         symbol, known = COMPARISONS[type(sign)]
-        if not (isinstance(a, Value) or isinstance(b, Value)):
+        if symbol == "is" or not (isinstance(a, Value) or isinstance(b, Value)):
             return known(a, b)
-        return Value(BOOLEAN, self.builder.icmp_signed(symbol, self.number(a).value, self.number(b).value))
+        if self.vectors(a, b):
+            return self.emitted(OPERATORS[known], [a, b])
+        kind, a, b = self.alike(a, b)
+        if kind == INTEGER:
+            return Value(BOOLEAN, self.builder.icmp_signed(symbol, a, b))
+        compare = self.builder.fcmp_unordered if symbol == "!=" else self.builder.fcmp_ordered
+        return Value(BOOLEAN, compare(symbol, a, b))
 
     def and_(self, a: Any, b: Any) -> Any:
         if not (isinstance(a, Value) and isinstance(b, Value)):
@@ -373,9 +442,23 @@ class _Call(ast.NodeVisitor):
         emitted, known = ARITHMETIC[type(sign)]
         if not (isinstance(a, Value) or isinstance(b, Value)):
             return known(a, b)
+        if self.vectors(a, b):
+            return self.emitted(OPERATORS[known], [a, b])
         if isinstance(sign, ast.FloorDiv | ast.Mod):
             return self.divided(a, b)[isinstance(sign, ast.Mod)]
-        return Value(INTEGER, getattr(self.builder, emitted)(self.number(a).value, self.number(b).value))
+        kind, a, b = self.alike(a, b)
+        if kind == INTEGER:
+            return Value(kind, getattr(self.builder, emitted)(a, b))
+        return Value(kind, getattr(self.builder, f"f{emitted}")(a, b, flags=("contract",)))
+
+    def vectors(self, *values: Any) -> bool:
+        return any(isinstance(value, Value) and isinstance(value.kind, Vector) for value in values)
+
+    def alike(self, *values: Any) -> tuple[Any, Any, Any]:
+        """Two numbers as Numba takes them to calculate: 64-bit integers, floats, or both float64."""
+        a, b = (self.number(value) for value in values)
+        kind = a.kind if a.kind == b.kind else types.float64
+        return kind, self.cast(a, kind), self.cast(b, kind)
 
     def divided(self, a: Any, b: Any) -> tuple[Value, Value]:
         """Quotient and remainder, rounded down."""
@@ -397,6 +480,8 @@ class _Call(ast.NodeVisitor):
         args: list[Any] = []
         for arg in node.args:
             args += self.visit(arg.value) if isinstance(arg, ast.Starred) else [self.visit(arg)]
+        if function in MEMORY:
+            return self.allocated(function, *args)
         source = getattr(function, "source", None) or getattr(function, "py_func", function)
         if hasattr(source, "apart"):
             return self.called(source, args)
@@ -404,33 +489,37 @@ class _Call(ast.NodeVisitor):
             return _Call(self.context, self.builder, source).run(args)
         if hasattr(function, "_defn"):
             return self.emitted(function, args)
+        if isinstance(function, type) and issubclass(function, np.generic):
+            kind = from_dtype(np.dtype(function))
+            return Value(kind, self.cast(args[0], kind))
         named = {str(word.arg): self.visit(word.value) for word in node.keywords}
         return self.built_in(function, args) if function in BUILT_IN else function(*args, **named)
 
     def called(self, function: Any, args: list[Any]) -> None:
         """Call a function of its own, which is emitted when it is called first."""
-        numbers: list[Any] = []
-        kinds: list[str] = []
+        given: list[Value] = []
 
-        def given(one: Any) -> Any:
-            one = self.number(one) if isinstance(one, int) else one
-            if one.kind != INTEGER:
-                kinds.append(str(one.kind))
-            else:
-                numbers.append(one.value)
+        def take(one: Any) -> Any:
+            one = self.constant(one)
+            if isinstance(one, Value):
+                given.append(one)
             return one
 
-        args = [_each(given, arg) for arg in args]
+        args = [_each(take, arg) for arg in args]
+        kinds = (str(one.kind) for one in given if one.kind != INTEGER)
         name, module = ".".join(("cnnkit", function.__name__, *kinds)), self.builder.module
         if name not in module.globals:
-            made = ir.Function(module, ir.FunctionType(ir.VoidType(), [NUMBER] * len(numbers)), name)
+            kind = ir.FunctionType(ir.VoidType(), [one.value.type for one in given])
+            made = ir.Function(module, kind, name)
             made.linkage = "internal"
             left = iter(made.args)
             inside = ir.IRBuilder(made.append_basic_block("entry"))
-            taken = [_each(lambda one: Value(INTEGER, next(left)) if one.kind == INTEGER else one, arg) for arg in args]
+            taken = [
+                _each(lambda one: Value(one.kind, next(left)) if isinstance(one, Value) else one, arg) for arg in args
+            ]
             _Call(self.context, inside, function).run(taken)
             inside.ret_void()
-        self.builder.call(module.globals[name], numbers)
+        self.builder.call(module.globals[name], [one.value for one in given])
 
     def built_in(self, function: Any, args: list[Any]) -> Any:
         if not any(isinstance(arg, Value) for arg in args):
@@ -440,47 +529,43 @@ class _Call(ast.NodeVisitor):
         return reduce(lambda a, b: self.either_of(function, a, b), args)
 
     def either_of(self, function: Any, a: Any, b: Any) -> Value:
-        a, b = self.number(a).value, self.number(b).value
-        first = self.builder.icmp_signed("<" if function is min else ">", a, b)
-        return Value(INTEGER, self.builder.select(first, a, b))
+        first = self.compare(ast.Lt() if function is min else ast.Gt(), a, b)
+        kind, a, b = self.alike(a, b)
+        return Value(kind, self.builder.select(first.value, a, b))
 
     def emitted(self, function: Any, args: list[Any]) -> Any:
         """What an intrinsic emits."""
-        args = [self.number(arg) if isinstance(arg, int) else arg for arg in args]
+        args = [self.constant(arg) for arg in args]
         signature, codegen = function._defn(None, *(arg.kind for arg in args))
         values = [self.cast(arg, kind) for arg, kind in zip(args, signature.args, strict=True)]
         result = codegen(self.context, self.builder, signature, values)
         return None if signature.return_type == types.void else Value(signature.return_type, result)
 
-
-@intrinsic
-def allocate(typingctx: Any, size: Any) -> Any:
-    """The address of so many bytes, which begin a cache line; they are ours until `release`."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        word = ir.Constant(NUMBER, 8)
-        memory = context.nrt.allocate(builder, builder.add(args[0], ir.Constant(NUMBER, 72)))
+    def allocated(self, function: Any, shape: Any, like: Any) -> Memory:
+        """Memory of a shape until the function ends: it begins a cache line."""
+        builder, shape = self.builder, shape if isinstance(shape, tuple) and not isinstance(shape, Value) else (shape,)
+        dtype = like.kind if isinstance(like, Value) else from_dtype(np.dtype(like)) if isinstance(like, type) else like
+        steps: list[Any] = [self.context.get_abi_sizeof(self.context.get_data_type(dtype))]
+        for length in shape[::-1]:
+            steps.insert(0, self.arithmetic(ast.Mult(), steps[0], length))
+        size, *strides = steps
+        whole = self.number(self.arithmetic(ast.Add(), size, LINE)).value
+        memory = self.context.nrt.allocate(builder, whole)
         with cgutils.if_unlikely(builder, cgutils.is_null(builder, memory)):
-            context.call_conv.return_user_exc(builder, MemoryError, ("no memory for a kernel",))
-        start = builder.ptrtoint(memory, NUMBER)
-        first = builder.and_(builder.add(start, ir.Constant(NUMBER, 71)), ir.Constant(NUMBER, -64))
-        builder.store(start, builder.inttoptr(builder.sub(first, word), NUMBER.as_pointer()))
-        return first
-
-    return types.intp(types.intp), codegen
-
-
-@intrinsic
-def release(typingctx: Any, address: Any) -> Any:
-    """Give memory back that `allocate` gave."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        before = builder.sub(args[0], ir.Constant(NUMBER, 8))
-        start = builder.load(builder.inttoptr(before, NUMBER.as_pointer()))
-        context.nrt.free(builder, builder.inttoptr(start, cgutils.voidptr_t))
-        return context.get_dummy_value()
-
-    return types.void(types.intp), codegen
+            self.context.call_conv.return_user_exc(builder, MemoryError, ("no memory for a kernel",))
+        slot = Slot(None, cgutils.alloca_once(builder, cgutils.voidptr_t))
+        self.context.nrt.free(builder, builder.load(slot.pointer))  # of the last time, in a loop
+        builder.store(memory, slot.pointer)
+        self.memory.append(slot)
+        first = builder.add(builder.ptrtoint(memory, NUMBER), ir.Constant(NUMBER, LINE - 1))
+        first = builder.and_(first, ir.Constant(NUMBER, -LINE))
+        if function is np.zeros:
+            cgutils.memset(builder, builder.inttoptr(first, cgutils.voidptr_t), self.number(size).value, 0)
+        if function is np.full:  # like is what it is full of
+            numbers = builder.inttoptr(first, self.context.get_data_type(dtype).as_pointer())
+            with cgutils.for_range(builder, self.number(shape[0]).value) as loop:
+                self.context.pack_value(builder, dtype, like.value, builder.gep(numbers, [loop.index]))
+        return Memory(dtype, Value(INTEGER, first), shape, tuple(strides))
 
 
 def _range(start: Any, stop: Any = None, step: Any = 1) -> tuple[Any, Any, Any]:
@@ -493,15 +578,19 @@ def _loaded(target: Any) -> ast.expr:
     return kind(**{**{name: getattr(target, name) for name in target._fields}, "ctx": ast.Load()})
 
 
+LINE = 64  # bytes of a line of the cache
 BUILT_IN = (min, max, divmod)
-UNARY = {ast.Not: operator.not_, ast.USub: operator.neg}
+MEMORY = (np.empty, np.zeros, np.full)
+UNARY: dict[type, Any] = {ast.Not: operator.not_, ast.USub: operator.neg, ast.Invert: operator.invert}
 COMPARISONS: dict[type, tuple[str, Any]] = {
     ast.Lt: ("<", operator.lt), ast.LtE: ("<=", operator.le), ast.Gt: (">", operator.gt),
     ast.GtE: (">=", operator.ge), ast.Eq: ("==", operator.eq), ast.NotEq: ("!=", operator.ne),
+    ast.Is: ("is", operator.is_), ast.IsNot: ("is", operator.is_not),
 }  # fmt: skip
 ARITHMETIC: dict[type, tuple[str, Any]] = {
     ast.Add: ("add", operator.add), ast.Sub: ("sub", operator.sub), ast.Mult: ("mul", operator.mul),
-    ast.FloorDiv: ("", operator.floordiv), ast.Mod: ("", operator.mod), ast.LShift: ("shl", operator.lshift),
+    ast.Div: ("div", operator.truediv), ast.FloorDiv: ("", operator.floordiv),
+    ast.Mod: ("", operator.mod), ast.LShift: ("shl", operator.lshift),
     ast.RShift: ("ashr", operator.rshift), ast.BitAnd: ("and_", operator.and_), ast.BitOr: ("or_", operator.or_),
     ast.BitXor: ("xor", operator.xor),
 }  # fmt: skip
