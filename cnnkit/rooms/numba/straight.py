@@ -5,8 +5,9 @@ first assigned to it, and `straight` emits the LLVM code of a kernel as it stand
 that it calls, which become a part of it. They are written in this much of Python:
 
     x = ...   a, b = ...   x += ...   if   while   for ... in range(...)   break   continue   return
-    + - * / // % << >> & | ^   comparisons   is   and, or, not   ... if ... else ...   min   max   divmod
-    np.empty, np.zeros, np.full     memory until the function ends; x[i, j], x.size, x.shape, x.ctypes.data
+    + - * / // % << >> & | ^   comparisons   is   and, or, not   ... if ... else ...
+    min   max   divmod   len   math.sqrt   math.log
+    np.empty, np.zeros, np.full     memory until the function ends; x[i, j], x[i:], x.size, x.shape, x.ctypes.data
     a[i], a[i] = ...                of an integer: the i-th 64-bit integer behind the address a
     f(...)                          a function, an intrinsic, a NamedTuple
 
@@ -16,6 +17,7 @@ None or a constant of the module, is decided then. A variable keeps its type; a 
 
 import ast
 import inspect
+import math
 import operator
 import textwrap
 from collections.abc import Callable
@@ -217,11 +219,12 @@ class _Call(ast.NodeVisitor):
     def store(self, target: Any, value: Any) -> None:
         """Assign to a name, to several, or to memory."""
         if isinstance(target, ast.Tuple):
+            if isinstance(value, Memory):
+                value = [self.item(value, i) for i in range(len(target.elts))]
             for one, part in zip(target.elts, value, strict=True):
                 self.store(one, part)
         elif isinstance(target, ast.Subscript):
-            kind, pointer = self.pointer(self.visit(target.value), self.visit(target.slice))
-            self.context.pack_value(self.builder, kind, self.cast(value, kind), pointer)
+            self.fill(self.view(self.visit(target.value), self.visit(target.slice)), value)
         else:
             self.assign(target.id, value)
 
@@ -337,26 +340,53 @@ class _Call(ast.NodeVisitor):
 
     def visit_Subscript(self, node: ast.Subscript) -> Any:
         base, index = self.visit(node.value), self.visit(node.slice)
-        if not isinstance(base, Value | Memory):
+        if isinstance(base, Value | Memory):
+            return self.item(base, index)
+        if not isinstance(index, Value):
             return base[index]
-        kind, pointer = self.pointer(base, index)
-        return Value(kind, self.context.unpack_value(self.builder, kind, pointer))
+        found = base[0]
+        for i, other in enumerate(base):
+            found = self.either(self.compare(ast.Eq(), index, i), lambda one=other: one, lambda one=found: one)
+        return found
 
     def visit_Slice(self, node: ast.Slice) -> slice:
         return slice(*(part and self.visit(part) for part in (node.lower, node.upper, node.step)))
 
-    def pointer(self, base: Any, index: Any) -> tuple[Any, Any]:
-        """What stands in memory there, and where."""
+    def item(self, base: Any, index: Any) -> Any:
+        """A number in memory, or a part of an array."""
+        found = self.view(base, index)
+        if found.shape:
+            return found
+        return Value(found.dtype, self.context.unpack_value(self.builder, found.dtype, self.pointer(found)))
+
+    def view(self, base: Any, index: Any) -> Memory:
+        """A part of an array, by whole numbers, and slices without an end and a step."""
         if isinstance(base, Value):
             base = Memory(INTEGER, base, (None,), (8,))
         indices = index if type(index) is tuple else (index,)
-        address: Any = base.data
-        for i, size, step in zip(indices, base.shape, base.strides, strict=True):
-            if isinstance(i, int) and i < 0:
+        place, shape, strides = base.data, [], []
+        for i, size, step in zip(indices, base.shape, base.strides, strict=False):
+            if isinstance(i, slice):
+                i = i.start or 0
+                shape.append(self.arithmetic(ast.Sub(), size, i))
+                strides.append(step)
+            elif isinstance(i, int) and i < 0:
                 i = self.arithmetic(ast.Add(), size, i)
-            address = self.arithmetic(ast.Add(), address, self.arithmetic(ast.Mult(), i, step))
-        kind = self.context.get_data_type(base.dtype)
-        return base.dtype, self.builder.inttoptr(address.value, kind.as_pointer())
+            place = self.arithmetic(ast.Add(), place, self.arithmetic(ast.Mult(), i, step))
+        rest = len(indices)
+        return Memory(base.dtype, place, (*shape, *base.shape[rest:]), (*strides, *base.strides[rest:]))
+
+    def pointer(self, memory: Memory) -> Any:
+        kind = self.context.get_data_type(memory.dtype)
+        return self.builder.inttoptr(memory.data.value, kind.as_pointer())
+
+    def fill(self, memory: Memory, value: Any) -> None:
+        """Write a number to all of an array."""
+        if not memory.shape:
+            self.context.pack_value(self.builder, memory.dtype, self.cast(value, memory.dtype), self.pointer(memory))
+            return
+        with cgutils.for_range(self.builder, self.number(memory.shape[0]).value) as loop:
+            self.fill(self.view(memory, Value(INTEGER, loop.index)), value)
 
     def visit_BinOp(self, node: ast.BinOp) -> Any:
         return self.arithmetic(node.op, self.visit(node.left), self.visit(node.right))
@@ -420,10 +450,12 @@ class _Call(ast.NodeVisitor):
         return reduce(self.and_, map(self.compare, node.ops, values, values[1:]))
 
     def compare(self, sign: ast.cmpop, a: Any, b: Any) -> Any:
+        symbol, known = COMPARISONS[type(sign)]
+        if symbol == "is":
+            return known(a, b)
         if isinstance(a, tuple) and not isinstance(a, Value):
             return reduce(self.and_, (self.compare(sign, *pair) for pair in zip(a, b, strict=True)))
-        symbol, known = COMPARISONS[type(sign)]
-        if symbol == "is" or not (isinstance(a, Value) or isinstance(b, Value)):
+        if not (isinstance(a, Value) or isinstance(b, Value)):
             return known(a, b)
         if self.vectors(a, b):
             return self.emitted(OPERATORS[known], [a, b])
@@ -522,8 +554,14 @@ class _Call(ast.NodeVisitor):
         self.builder.call(module.globals[name], [one.value for one in given])
 
     def built_in(self, function: Any, args: list[Any]) -> Any:
+        if function is len:
+            return args[0].shape[0] if isinstance(args[0], Memory) else len(args[0])
         if not any(isinstance(arg, Value) for arg in args):
             return function(*args)
+        if function in MATHS:
+            given = self.constant(args[0])
+            emit = self.context.get_function(function, given.kind(given.kind))
+            return Value(given.kind, emit(self.builder, [given.value]))
         if function is divmod:
             return self.divided(*args)
         return reduce(lambda a, b: self.either_of(function, a, b), args)
@@ -561,11 +599,10 @@ class _Call(ast.NodeVisitor):
         first = builder.and_(first, ir.Constant(NUMBER, -LINE))
         if function is np.zeros:
             cgutils.memset(builder, builder.inttoptr(first, cgutils.voidptr_t), self.number(size).value, 0)
-        if function is np.full:  # like is what it is full of
-            numbers = builder.inttoptr(first, self.context.get_data_type(dtype).as_pointer())
-            with cgutils.for_range(builder, self.number(shape[0]).value) as loop:
-                self.context.pack_value(builder, dtype, like.value, builder.gep(numbers, [loop.index]))
-        return Memory(dtype, Value(INTEGER, first), shape, tuple(strides))
+        made = Memory(dtype, Value(INTEGER, first), shape, tuple(strides))
+        if function is np.full:
+            self.fill(made, like)
+        return made
 
 
 def _range(start: Any, stop: Any = None, step: Any = 1) -> tuple[Any, Any, Any]:
@@ -579,7 +616,8 @@ def _loaded(target: Any) -> ast.expr:
 
 
 LINE = 64  # bytes of a line of the cache
-BUILT_IN = (min, max, divmod)
+MATHS = (math.sqrt, math.log)
+BUILT_IN = (min, max, divmod, len, *MATHS)
 MEMORY = (np.empty, np.zeros, np.full)
 UNARY: dict[type, Any] = {ast.Not: operator.not_, ast.USub: operator.neg, ast.Invert: operator.invert}
 COMPARISONS: dict[type, tuple[str, Any]] = {
