@@ -104,7 +104,9 @@ def _unpacked(context: Any, builder: Any, kind: Any, value: Any) -> Any:
     if isinstance(kind, types.BaseTuple):
         kinds: Any = kind
         parts = zip(kinds, cgutils.unpack_tuple(builder, value), strict=True)
-        return tuple(_unpacked(context, builder, *part) for part in parts)
+        values = [_unpacked(context, builder, *part) for part in parts]
+        made: Any = getattr(kind, "instance_class", None)  # of a NamedTuple
+        return made(*values) if made else tuple(values)
     if isinstance(kind, types.Array):
         array = context.make_array(kind)(context, builder, value)
         numbers = [cgutils.unpack_tuple(builder, each) for each in (array.shape, array.strides)]
@@ -336,7 +338,14 @@ class _Call(ast.NodeVisitor):
         return getattr(self.visit(node.value), node.attr)
 
     def visit_Tuple(self, node: ast.Tuple) -> Any:
-        return tuple(self.visit(one) for one in node.elts)
+        return tuple(self.several(node.elts))
+
+    def several(self, nodes: list[ast.expr]) -> list[Any]:
+        """Values one after the other, some of them tuples that are taken apart."""
+        found: list[Any] = []
+        for node in nodes:
+            found += self.visit(node.value) if isinstance(node, ast.Starred) else [self.visit(node)]
+        return found
 
     def visit_Subscript(self, node: ast.Subscript) -> Any:
         base, index = self.visit(node.value), self.visit(node.slice)
@@ -478,7 +487,7 @@ class _Call(ast.NodeVisitor):
             return self.emitted(OPERATORS[known], [a, b])
         if isinstance(sign, ast.FloorDiv | ast.Mod):
             return self.divided(a, b)[isinstance(sign, ast.Mod)]
-        kind, a, b = self.alike(a, b)
+        kind, a, b = self.alike(a, b, exact=not isinstance(sign, ast.Div))
         if kind == INTEGER:
             return Value(kind, getattr(self.builder, emitted)(a, b))
         return Value(kind, getattr(self.builder, f"f{emitted}")(a, b, flags=("contract",)))
@@ -486,10 +495,10 @@ class _Call(ast.NodeVisitor):
     def vectors(self, *values: Any) -> bool:
         return any(isinstance(value, Value) and isinstance(value.kind, Vector) for value in values)
 
-    def alike(self, *values: Any) -> tuple[Any, Any, Any]:
-        """Two numbers as Numba takes them to calculate: 64-bit integers, floats, or both float64."""
+    def alike(self, *values: Any, exact: bool = True) -> tuple[Any, Any, Any]:
+        """Two numbers as Numba takes them to calculate: 64-bit integers if `exact`, floats, or both float64."""
         a, b = (self.number(value) for value in values)
-        kind = a.kind if a.kind == b.kind else types.float64
+        kind = a.kind if a.kind == b.kind and (exact or a.kind != INTEGER) else types.float64
         return kind, self.cast(a, kind), self.cast(b, kind)
 
     def divided(self, a: Any, b: Any) -> tuple[Value, Value]:
@@ -509,9 +518,7 @@ class _Call(ast.NodeVisitor):
 
     def visit_Call(self, node: ast.Call) -> Any:
         function: Any = self.visit(node.func)
-        args: list[Any] = []
-        for arg in node.args:
-            args += self.visit(arg.value) if isinstance(arg, ast.Starred) else [self.visit(arg)]
+        args = self.several(node.args)
         if function in MEMORY:
             return self.allocated(function, *args)
         source = getattr(function, "source", None) or getattr(function, "py_func", function)
@@ -577,6 +584,8 @@ class _Call(ast.NodeVisitor):
         signature, codegen = function._defn(None, *(arg.kind for arg in args))
         values = [self.cast(arg, kind) for arg, kind in zip(args, signature.args, strict=True)]
         result = codegen(self.context, self.builder, signature, values)
+        if signature.return_type == INTEGER and isinstance(result, ir.Constant):
+            return result.constant
         return None if signature.return_type == types.void else Value(signature.return_type, result)
 
     def allocated(self, function: Any, shape: Any, like: Any) -> Memory:
@@ -630,5 +639,5 @@ ARITHMETIC: dict[type, tuple[str, Any]] = {
     ast.Div: ("div", operator.truediv), ast.FloorDiv: ("", operator.floordiv),
     ast.Mod: ("", operator.mod), ast.LShift: ("shl", operator.lshift),
     ast.RShift: ("ashr", operator.rshift), ast.BitAnd: ("and_", operator.and_), ast.BitOr: ("or_", operator.or_),
-    ast.BitXor: ("xor", operator.xor),
+    ast.BitXor: ("xor", operator.xor), ast.Pow: ("", operator.pow),
 }  # fmt: skip
