@@ -82,9 +82,11 @@ def straight(function: Callable[..., Any]) -> Callable[..., Any]:
 
         return types.void(given), codegen
 
-    whole = FunctionType(_whole.__code__, {"emit": emit}, function.__name__)
-    whole.__qualname__, whole.__module__, whole.__doc__ = function.__qualname__, function.__module__, function.__doc__
-    compiled: Any = kernel(whole)
+    made, code = {"emit": emit, "__name__": function.__module__}, function.__code__
+    names = ", ".join(code.co_varnames[: code.co_argcount])
+    whole = f"def {function.__name__}({names}): emit(({names},))"  # what is compiled as Numba has it, and kept by name
+    exec(compile("\n" * (code.co_firstlineno - 1) + whole, code.co_filename, "exec"), made)
+    compiled: Any = kernel(made[function.__name__])
     compiled.source = function
     return compiled
 
@@ -93,10 +95,6 @@ def apart(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function that returns nothing and is called, not copied to where it is called."""
     function.apart = True  # type: ignore[attr-defined]
     return function
-
-
-def _whole(*args):
-    emit(args)  # type: ignore[name-defined]  # noqa: F821
 
 
 def _unpacked(context: Any, builder: Any, kind: Any, value: Any) -> Any:
