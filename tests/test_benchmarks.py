@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks"
 RESULTS = BENCHMARKS / "results"
 pytestmark = pytest.mark.skipif(not (ROOT / "asv.conf.json").is_file(), reason="the benchmarks are in the source tree")
-SUITES = ("conv", "conv_transpose", "pool", "dense", "elementwise", "norm", "training", "startup")
+SUITES = ("conv", "conv_transpose", "pool", "dense", "elementwise", "norm", "networks", "training", "startup")
 KINDS = ("time_", "timeraw_", "peakmem_", "track_")
 
 
