@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
 from cnnkit import settings
@@ -320,12 +319,12 @@ def _emit_windows(
         def vector(c: Any, read: Any, write: Any) -> None:
             def fetch_row(r: Any) -> None:
                 row = emit.at(emit.at(newest, c), builder.add(ahead, builder.mul(r, builder.neg(row_step))))
-                emit.loop(pixels, lambda k: _fetch(emit, emit.at(row, builder.mul(k, pixel_step)), 0))
+                emit.loop(pixels, lambda k: emit.fetch(emit.at(row, builder.mul(k, pixel_step))))
 
             ahead = emit.number(AHEAD // emit.align)
             emit.loop(rows, fetch_row)
             for one in along(emit.at(emit.at(to, c), ahead), to_step, number):
-                _fetch(emit, one, 1)
+                emit.fetch(one, write=True)
 
             def add_taps(taps: int, begin: Any) -> Any:
                 def add(t: Any, acc: list[Any]) -> list[Any]:
@@ -384,7 +383,7 @@ def _emit_sums(
             def add_term(t: Any, acc: list[Any]) -> list[Any]:
                 left, offset = read(emit.at(here, builder.mul(t, a_step))), builder.mul(t, b_step)
                 for one in (emit.at(here, builder.mul(t, a_step)), emit.at(near[-1], offset)):
-                    _fetch(emit, emit.at(one, AHEAD // emit.align), 0)
+                    emit.fetch(one, AHEAD)
                 terms = zip(near, acc, strict=True)
                 return [builder.call(emit.fma, [left, read(emit.at(one, offset)), old]) for one, old in terms]
 
@@ -396,15 +395,6 @@ def _emit_sums(
         _by_vectors(emit, channels, vector)
 
     by_number(emit, count, range(1, SUMS + 1), tile)
-
-
-def _fetch(emit: Emitter, pointer: Any, write: int) -> None:
-    """Ask for the cache line of a pointer, to be read (0) or written (1); it may point anywhere."""
-    number, line = ir.IntType(32), ir.IntType(8).as_pointer()
-    kind = ir.FunctionType(ir.VoidType(), [line, number, number, number])
-    ask = cgutils.get_or_insert_function(emit.builder.module, kind, "llvm.prefetch.p0")
-    near, data = ir.Constant(number, 3), ir.Constant(number, 1)
-    emit.builder.call(ask, [emit.builder.bitcast(pointer, line), ir.Constant(number, write), near, data])
 
 
 def by_number(emit: Emitter, count: Any, numbers: Iterable[int], body: Any) -> None:
