@@ -71,6 +71,11 @@ class Form(NamedTuple):
         return self.down.points * self.across.points
 
     @property
+    def thin(self) -> int:
+        """2 if one axis has taps, else 1: spectra are short, and tiles can be done together that many times as many."""
+        return 2 if ALONE in self else 1
+
+    @property
     def taps(self) -> int:
         return self.down.taps * self.across.taps
 

@@ -12,6 +12,7 @@ channels. A thread keeps a band's spectra and the block's sums near, and the par
 inputs, outputs and weights come from memory and go there.
 """
 
+import sys
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -45,11 +46,12 @@ from cnnkit.rooms.numba.tile import Tile, product, tiles
 PIXELS = 32  # of a row that are gathered together, for as many tiles as they suffice: two vectors
 PAD = 16  # numbers between planes, lest all of them lie in the same few places of the cache
 WORK = 64  # a nanosecond and core, about: multiply-adds
-BAND = 48  # tiles that are done together, if a spectrum has 36 elements; more do not make it faster
+BAND = 48  # tiles that are done together, twice as many if one axis has taps; more do not make it faster
 FEW = 128  # tiles that are not worth writing the spectra of all filters to memory
 CHUNK = 64  # channels whose filters are transformed together: they stay in the L2 cache
 SLOWER = 150  # times: a tile of a channel that is summed directly by itself, and one of a direct convolution
 CLEARLY = 1.1  # how much faster it must be than the direct sum
+WORTH = 1.15  # the same for eight points instead of six, whose errors are half as large
 
 PRODUCTS = tiles("product", FLOAT)
 
@@ -138,7 +140,8 @@ def _sizes(plan: ConvPlan) -> Sizes | None:
 def forms(kernel: Ints) -> tuple[Form, ...]:
     """Those that a kernel (down, across) can be done by: two axes at 6 points, one alone also at 8, and in blocks.
 
-    Two axes at 8 points would have clearly larger errors; one at 8 has those of two at 6.
+    Two axes at 8 points would have clearly larger errors; one at 8 has those of two at 6. Beside the direct sum, errors
+    are largest for few taps: those of two taps along both axes, and of three taps at 8 points, are three times its.
     """
     if min(kernel) > 1:
         return (Form(*(Axis(taps, 7 - taps) for taps in kernel)),) if all(2 < taps < 6 for taps in kernel) else ()
@@ -148,19 +151,30 @@ def forms(kernel: Ints) -> tuple[Form, ...]:
     return tuple(Form(axis, ALONE) if kernel[0] > 1 else Form(ALONE, axis) for axis in axes)
 
 
+def worse(form: Form) -> float:
+    """What cycles of a form are weighed by, for its errors."""
+    return WORTH if max(axis.points for axis in form) > 6 else 1
+
+
 @lru_cache(1024)
 def _solve(plan: ConvPlan, workspace: int, workers: int) -> Sizes | None:
     """How it is done by at most so many threads; None if not even one fits the workspace.
 
-    Whether it is done, and how, and pays, does not depend on the threads: else results would.
+    Whether it is done, and pays, does not depend on the threads: else results would. Nor does the form, on either.
     """
-    ways = [fit for form in forms(plan.kernel_size[1:]) if (fit := _fit(plan, form, workspace, 1))]
-    if not ways:
+    form = _form(plan)
+    alone = _fit(plan, form, workspace, 1)
+    if alone is None:
         return None
-    alone = min(ways, key=lambda way: _cycles(plan, way))
     pays = _cycles(plan, alone) * CLEARLY < _cycles_directly(plan)
-    most = next(fit for n in range(workers, 0, -1) if (fit := _fit(plan, alone.form, workspace, n)))
+    most = next(fit for n in range(workers, 0, -1) if (fit := _fit(plan, form, workspace, n)))
     return most._replace(pays=pays)
+
+
+def _form(plan: ConvPlan) -> Form:
+    """The form that takes the fewest cycles, were there no limit to the workspace."""
+    ways = [fit for form in forms(plan.kernel_size[1:]) if (fit := _fit(plan, form, sys.maxsize, 1))]
+    return min(ways, key=lambda way: _cycles(plan, way) * worse(way.form)).form
 
 
 def cut(plan: ConvPlan, form: Form) -> tuple[Ints, Ints]:
@@ -187,7 +201,7 @@ def _fit(plan: ConvPlan, form: Form, workspace: int, workers: int) -> Sizes | No
     tiles, _ = cut(plan, form)
     total = plan.batch * volume(tiles)
     channels, per_group = plan.in_channels // plan.groups, plan.out_channels // plan.groups
-    most = BAND * 36 // max(form.elements, 12)
+    most = BAND * form.thin
 
     def products(tile: Tile) -> int:
         return _up(total if total <= FEW else most, tile.rows) * _up(per_group, tile.columns)

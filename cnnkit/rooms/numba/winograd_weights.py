@@ -34,9 +34,10 @@ from cnnkit.rooms.numba.winograd import (
     patches,
     place,
     tile_spectra,
+    worse,
 )
 
-BAND = 64  # tiles that are summed by themselves, if a spectrum has 36 elements
+BAND = 64  # tiles that are summed by themselves, twice as many if one axis has taps
 NEAR = 2 << 20  # bytes of sums that are made at a time, if one band has all tiles
 FAR = 8 << 20  # the same if bands are added up: for each part, all output gradients are transformed anew
 
@@ -93,7 +94,7 @@ def chosen(x: Array, plan: ConvPlan) -> bool:
 def _sizes(plan: ConvPlan, workspace: int) -> Sizes:
     """The form that takes the fewest cycles."""
     ways = [_fit(plan, form, workspace) for form in forms(plan.kernel_size[1:])]
-    best = min(ways, key=lambda way: (way.workers == 0, _cycles(plan, way)))
+    best = min(ways, key=lambda way: _cycles(plan, way) * worse(way.form))
     return best._replace(pays=plan.groups * _cycles(plan, best) * CLEARLY < _cycles_directly(plan))
 
 
@@ -109,7 +110,7 @@ def _fit(plan: ConvPlan, form: Form, workspace: int) -> Sizes:
     whole = [tile for tile in tiles("gather", FLOAT) if tile.lanes == tile.unit.lanes]
     tile = min(whole, key=cycles)
     blocks, vectors = parts(per_group, tile.columns), parts(channels, tile.lanes)
-    band = parts(total, parts(total, BAND * 36 // max(form.elements, 12)))
+    band = parts(total, parts(total, BAND * form.thin))
     a_vector = form.elements * taps * tile.lanes * blocks * tile.columns * FLOAT.itemsize
     chunk = max(1, min(vectors, (NEAR if band == total else FAR) // a_vector))
     sizes = Sizes(form, tile, tiles_, band, chunk, blocks, 0, False)
