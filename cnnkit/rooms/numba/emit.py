@@ -92,6 +92,17 @@ def emitted(name: str, numbers: int, body: Any) -> Any:
     return codegen
 
 
+def called(numbers: int) -> Any:
+    """What an intrinsic ``f(address, *numbers)`` returns that calls the function at an address."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = ir.FunctionType(ir.VoidType(), [NUMBER] * numbers)
+        builder.call(builder.inttoptr(args[0], kind.as_pointer()), args[1:])
+        return context.get_dummy_value()
+
+    return types.void(*(types.intp,) * (numbers + 1)), codegen
+
+
 class Emitter:
     """LLVM values in a function of a unit: types, pointers from addresses, loads and stores, the accumulating loop."""
 

@@ -23,7 +23,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from cnnkit.rooms.numba.emit import NUMBER, Emitter, UnitType, function, opaque, unit
+from cnnkit.rooms.numba.emit import NUMBER, Emitter, UnitType, called, function, opaque, unit
 from cnnkit.rooms.numba.machine import REGISTERS, VECTOR_BYTES, kernel
 
 
@@ -109,17 +109,6 @@ def _compiled(name: str, numbers: int, body: Any) -> Any:
     return address
 
 
-def _called(numbers: int) -> Any:
-    """What an intrinsic ``f(loop, *numbers)`` returns that calls the loop at an address."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        kind = ir.FunctionType(ir.VoidType(), [NUMBER] * numbers)
-        builder.call(builder.inttoptr(args[0], kind.as_pointer()), args[1:])
-        return context.get_dummy_value()
-
-    return types.void(*(types.intp,) * (numbers + 1)), codegen
-
-
 # ---------------------------------------------------------------- outer products: lanes are kept apart
 
 
@@ -133,7 +122,7 @@ def outer(
     Arguments are addresses, but for `step` (elements between rows of `out`), `here` (at most the tile's rows), `count`
     (at most its columns), `relu` (0 or 1) and `terms`. Of b whole vectors are read: `count` rounded up to `lanes`.
     """
-    return _called(10)
+    return called(10)
 
 
 def _emit_outer(emit: Emitter, tile: TileType, *args: Any) -> None:
@@ -217,7 +206,7 @@ def inner(
     For i < `here`, j < `across`. Arguments are addresses, but for `step` (elements), `here` (at most the tile's rows),
     `across` (at most its vectors) and `count`. All offsets must be ones to read at; nothing is read behind `count`.
     """
-    return _called(9)
+    return called(9)
 
 
 def _emit_inner(
@@ -312,7 +301,7 @@ def product(typingctx: Any, loop: Any, out: Any, step: Any, begin: Any, a: Any, 
 
     Arguments are addresses, but for steps (elements), `begin` (1 if what stood in `out` does not count) and `terms`.
     """
-    return _called(7)
+    return called(7)
 
 
 def _emit_product(
@@ -363,7 +352,7 @@ def gather(
     For all of the tile's rows, p < `count` (at most its columns). Arguments are addresses, but for `count`, steps
     (elements), `relu` (0 or 1) and `terms`. Of b and `more` whole vectors are read: `count` rounded up to `lanes`.
     """
-    return _called(12)
+    return called(12)
 
 
 def _emit_gather(emit: Emitter, tile: TileType, *args: Any) -> None:
