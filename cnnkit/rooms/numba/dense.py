@@ -17,7 +17,7 @@ from cnnkit.rooms.numba.correlate import LONG, inner_tile
 from cnnkit.rooms.numba.depthwise import empty, turn_back
 from cnnkit.rooms.numba.emit import itemsize
 from cnnkit.rooms.numba.lines import parts
-from cnnkit.rooms.numba.machine import L2, MULTIPLY_ADDS, VECTOR_BYTES, keep, kernel
+from cnnkit.rooms.numba.machine import L2, MULTIPLY_ADDS, VECTOR_BYTES, address_of, keep, kernel
 from cnnkit.rooms.numba.tile import Tile, inner
 
 MANY = 320  # examples for which bringing weights together pays
@@ -70,8 +70,8 @@ def _add_products(weight: Array, x: Array, out: Array) -> None:
     tile, stretch, some, near = _way(*weight.shape, len(x), out.dtype)
     threads.run(
         _products, parts(len(weight), tile.rows), weight.size * len(x) / MULTIPLY_ADDS,
-        tile.unit, tile.loop, tile.rows, tile.vectors, stretch, some, near, weight.ctypes.data, x.ctypes.data,
-        out.ctypes.data, *weight.shape, len(x), keep=(weight, x, out),
+        tile.unit, tile.loop, tile.rows, tile.vectors, stretch, some, near, address_of(weight), address_of(x),
+        address_of(out), *weight.shape, len(x), keep=(weight, x, out),
     )  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from cnnkit.rooms.numba import lines
 from cnnkit.rooms.numba.activation import RELU, call
 from cnnkit.rooms.numba.emit import Emitter, emitted, itemsize, lanes, unit
 from cnnkit.rooms.numba.lines import parts
-from cnnkit.rooms.numba.machine import VECTOR_BYTES, keep, kernel
+from cnnkit.rooms.numba.machine import VECTOR_BYTES, address_of, keep, kernel
 from cnnkit.rooms.numba.moves import transpose
 
 SUMS = 9  # accumulators of the loop: a window of 3 x 3 taps, and enough for a multiply-add not to wait for the last one
@@ -88,7 +88,7 @@ def turn_back(array: Array, out: Array) -> None:
 
 def _turn(source: Array, shape: tuple[int, int], to: Array) -> None:
     """Turn the contiguous matrix that each image is."""
-    places = source.ctypes.data, to.ctypes.data
+    places = address_of(source), address_of(to)
     threads.run(_turn_images, len(source), source.size / BANDWIDTH, unit(to.dtype), *shape, *places, keep=(source, to))
 
 
@@ -108,7 +108,7 @@ def forward(x: Array, weight: Array, bias: Array | None, plan: ConvPlan, then: i
     rows = stretches(plan)
     threads.run(
         forward_kernel, plan.batch * volume(plan.output_size[:2]) * len(rows), _work(plan),
-        unit(x.dtype), lines.numbers(x), window(plan), rows, packed.ctypes.data, first.ctypes.data, then,
+        unit(x.dtype), lines.numbers(x), window(plan), rows, address_of(packed), address_of(first), then,
         lines.numbers(out), keep=(x, packed, first, out),
     )  # fmt: skip
 
