@@ -229,6 +229,11 @@ def turning(plan: ConvPlan, dtype: np.dtype, back: bool = False) -> float:
     return plan.groups * last[0].cycles
 
 
+def of_planes(plan: ConvPlan, dtype: np.dtype) -> float:
+    """The same of contiguous planes."""
+    return plan.groups * _way(plan, False, dtype, True, False, False, True)[0].cycles
+
+
 # ---------------------------------------------------------------- weights, brought together
 
 
