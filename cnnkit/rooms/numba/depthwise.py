@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
 from cnnkit import settings
@@ -26,12 +25,11 @@ from cnnkit.rooms.numba.activation import RELU, call
 from cnnkit.rooms.numba.emit import Emitter, emitted, itemsize, lanes, unit
 from cnnkit.rooms.numba.lines import parts
 from cnnkit.rooms.numba.machine import VECTOR_BYTES, address_of, keep, kernel
-from cnnkit.rooms.numba.moves import transpose
+from cnnkit.rooms.numba.moves import AHEAD, transpose
 
 SUMS = 9  # accumulators of the loop: a window of 3 x 3 taps, and enough for a multiply-add not to wait for the last one
 PIXELS = 8  # windows that the forward way computes at a time
 RUN = 3  # neighbouring taps whose numbers are read once
-AHEAD = 4096  # bytes that are fetched before they are needed: memory is as fast as it is asked early
 STRETCH = 64  # windows of a row that are a work item, and that the weight gradient sums by themselves
 FEWEST = 8  # channels: with fewer, most lanes would be idle
 BANDWIDTH = 2  # numbers read or written in a nanosecond, about
@@ -320,12 +318,12 @@ def _emit_windows(
         def vector(c: Any, read: Any, write: Any) -> None:
             def fetch_row(r: Any) -> None:
                 row = emit.at(emit.at(newest, c), builder.add(ahead, builder.mul(r, builder.neg(row_step))))
-                emit.loop(pixels, lambda k: _fetch(emit, emit.at(row, builder.mul(k, pixel_step)), 0))
+                emit.loop(pixels, lambda k: emit.fetch(emit.at(row, builder.mul(k, pixel_step)), 0))
 
             ahead = emit.number(AHEAD // emit.align)
             emit.loop(rows, fetch_row)
             for one in along(emit.at(emit.at(to, c), ahead), to_step, number):
-                _fetch(emit, one, 1)
+                emit.fetch(one, 1)
 
             def add_taps(taps: int, begin: Any) -> Any:
                 def add(t: Any, acc: list[Any]) -> list[Any]:
@@ -384,7 +382,7 @@ def _emit_sums(
             def add_term(t: Any, acc: list[Any]) -> list[Any]:
                 left, offset = read(emit.at(here, builder.mul(t, a_step))), builder.mul(t, b_step)
                 for one in (emit.at(here, builder.mul(t, a_step)), emit.at(near[-1], offset)):
-                    _fetch(emit, emit.at(one, AHEAD // emit.align), 0)
+                    emit.fetch(emit.at(one, AHEAD // emit.align), 0)
                 terms = zip(near, acc, strict=True)
                 return [builder.call(emit.fma, [left, read(emit.at(one, offset)), old]) for one, old in terms]
 
@@ -396,15 +394,6 @@ def _emit_sums(
         _by_vectors(emit, channels, vector)
 
     by_number(emit, count, range(1, SUMS + 1), tile)
-
-
-def _fetch(emit: Emitter, pointer: Any, write: int) -> None:
-    """Ask for the cache line of a pointer, to be read (0) or written (1); it may point anywhere."""
-    number, line = ir.IntType(32), ir.IntType(8).as_pointer()
-    kind = ir.FunctionType(ir.VoidType(), [line, number, number, number])
-    ask = cgutils.get_or_insert_function(emit.builder.module, kind, "llvm.prefetch.p0")
-    near, data = ir.Constant(number, 3), ir.Constant(number, 1)
-    emit.builder.call(ask, [emit.builder.bitcast(pointer, line), ir.Constant(number, write), near, data])
 
 
 def by_number(emit: Emitter, count: Any, numbers: Iterable[int], body: Any) -> None:

@@ -137,6 +137,14 @@ class Emitter:
     def store_vector(self, value: Any, pointer: Any) -> None:
         self.builder.store(value, self.builder.bitcast(pointer, self.vector.as_pointer())).align = self.align
 
+    def fetch(self, pointer: Any, write: int) -> None:
+        """Ask for the cache line of a pointer, to be read (0) or written (1); it may point anywhere."""
+        number, line = ir.IntType(32), ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [line, number, number, number])
+        ask = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.prefetch.p0")
+        near, data = ir.Constant(number, 3), ir.Constant(number, 1)
+        self.builder.call(ask, [self.builder.bitcast(pointer, line), ir.Constant(number, write), near, data])
+
     def spread(self, scalar: Any, kind: ir.VectorType) -> Any:
         """A vector with `scalar` in every lane."""
         nothing = ir.Constant(kind, ir.Undefined)

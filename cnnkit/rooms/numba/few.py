@@ -17,7 +17,7 @@ from cnnkit.rooms.numba.convolve import aligned, weight_numbers
 from cnnkit.rooms.numba.emit import itemsize, lanes
 from cnnkit.rooms.numba.lines import parts
 from cnnkit.rooms.numba.machine import FMAS, address_of, keep, kernel
-from cnnkit.rooms.numba.moves import copy, fill
+from cnnkit.rooms.numba.moves import AHEAD, copy, fetch, fill
 from cnnkit.rooms.numba.pixels import Sizes, Way
 from cnnkit.rooms.numba.tile import Tile, inner, tiles
 
@@ -102,6 +102,9 @@ def _sum(
                     source = x.address + (place + g * sizes.channels) * bytes_
                 fill(unit, sums, wide, here, per_group, 1 + terms, 1, 0, 0, 1, wide, 0, 0, wide)
                 for w in range(0, wide, rows):
+                    if not sizes.copied:
+                        newest = source + (w * apart + offsets[terms - run]) * bytes_
+                        fetch(unit, newest + AHEAD, rows * apart)
                     for i in range(rows):
                         x_offsets[i] = min(w + i, wide - 1) * apart
                     for o in range(0, per_group, vectors):
