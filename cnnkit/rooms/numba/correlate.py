@@ -16,7 +16,7 @@ from cnnkit.rooms.numba import lines
 from cnnkit.rooms.numba.convolve import aligned
 from cnnkit.rooms.numba.emit import itemsize, lanes
 from cnnkit.rooms.numba.lines import Lines, lay_out, parts
-from cnnkit.rooms.numba.machine import FMAS, L2, MULTIPLY_ADDS, keep, kernel
+from cnnkit.rooms.numba.machine import FMAS, L2, MULTIPLY_ADDS, address_of, keep, kernel
 from cnnkit.rooms.numba.tile import Tile, inner, tiles
 
 NEAR = 4096  # bytes of a line that are summed at a time, so that a tile's lines stay in the L1 cache for the next tile
@@ -60,7 +60,7 @@ def correlate(x: Array, grads: Array, plan: ConvPlan, together: bool, stretch: i
     threads.run(
         _correlate, plan.groups * parts(sums.terms, sums.rows), work,
         tile.unit, tile.loop, lines.numbers(x), solved.size, plan.stride, solved.table, tuple(sums),
-        lines.numbers(grads), plan.output_size, lines.ONES, lines.of_outputs(plan.output_size), total.ctypes.data,
+        lines.numbers(grads), plan.output_size, lines.ONES, lines.of_outputs(plan.output_size), address_of(total),
         keep=(x, grads, total),
     )  # fmt: skip
 

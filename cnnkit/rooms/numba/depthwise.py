@@ -24,13 +24,12 @@ from cnnkit.rooms.numba import lines
 from cnnkit.rooms.numba.activation import RELU, call
 from cnnkit.rooms.numba.emit import Emitter, emitted, itemsize, lanes, unit
 from cnnkit.rooms.numba.lines import parts
-from cnnkit.rooms.numba.machine import VECTOR_BYTES, keep, kernel
-from cnnkit.rooms.numba.moves import transpose
+from cnnkit.rooms.numba.machine import VECTOR_BYTES, address_of, keep, kernel
+from cnnkit.rooms.numba.moves import AHEAD, transpose
 
 SUMS = 9  # accumulators of the loop: a window of 3 x 3 taps, and enough for a multiply-add not to wait for the last one
 PIXELS = 8  # windows that the forward way computes at a time
 RUN = 3  # neighbouring taps whose numbers are read once
-AHEAD = 4096  # bytes that are fetched before they are needed: memory is as fast as it is asked early
 STRETCH = 64  # windows of a row that are a work item, and that the weight gradient sums by themselves
 FEWEST = 8  # channels: with fewer, most lanes would be idle
 BANDWIDTH = 2  # numbers read or written in a nanosecond, about
@@ -87,7 +86,7 @@ def turn_back(array: Array, out: Array) -> None:
 
 def _turn(source: Array, shape: tuple[int, int], to: Array) -> None:
     """Turn the contiguous matrix that each image is."""
-    places = source.ctypes.data, to.ctypes.data
+    places = address_of(source), address_of(to)
     threads.run(_turn_images, len(source), source.size / BANDWIDTH, unit(to.dtype), *shape, *places, keep=(source, to))
 
 
@@ -107,7 +106,7 @@ def forward(x: Array, weight: Array, bias: Array | None, plan: ConvPlan, then: i
     rows = stretches(plan)
     threads.run(
         forward_kernel, plan.batch * volume(plan.output_size[:2]) * len(rows), _work(plan),
-        unit(x.dtype), lines.numbers(x), window(plan), rows, packed.ctypes.data, first.ctypes.data, then,
+        unit(x.dtype), lines.numbers(x), window(plan), rows, address_of(packed), address_of(first), then,
         lines.numbers(out), keep=(x, packed, first, out),
     )  # fmt: skip
 

@@ -26,7 +26,7 @@ from cnnkit.rooms.numba import lines
 from cnnkit.rooms.numba.activation import RELU, call
 from cnnkit.rooms.numba.depthwise import by_number
 from cnnkit.rooms.numba.emit import Emitter, emitted, itemsize, lanes, unit
-from cnnkit.rooms.numba.machine import REGISTERS, keep, kernel
+from cnnkit.rooms.numba.machine import REGISTERS, address_of, keep, kernel
 from cnnkit.rooms.numba.tile import sum_lanes
 
 TAPS = (3, 5, 7)  # along either axis
@@ -62,7 +62,7 @@ def forward(x: Array, weight: Array, bias: Array | None, plan: ConvPlan, then: i
     threads.run(
         _forward, plan.batch * plan.out_channels, _work(plan),
         unit(x.dtype), lines.numbers(x), plan.out_channels, plan.out_channels // plan.groups, plan.kernel_size[2],
-        plan.stride[2], plan.before[1:], taps.ctypes.data, first.ctypes.data, then, lines.numbers(out),
+        plan.stride[2], plan.before[1:], address_of(taps), address_of(first), then, lines.numbers(out),
         keep=(x, taps, first, out),
     )  # fmt: skip
 

@@ -20,7 +20,7 @@ from cnnkit.rooms.numba.convolve import aligned
 from cnnkit.rooms.numba.depthwise import Window
 from cnnkit.rooms.numba.emit import itemsize, unit
 from cnnkit.rooms.numba.lines import parts
-from cnnkit.rooms.numba.machine import L2, VECTOR_BYTES, keep, kernel, part
+from cnnkit.rooms.numba.machine import L2, VECTOR_BYTES, address_of, keep, kernel, part
 from cnnkit.rooms.numba.moves import STEPS, repeat
 
 SPREAD = 8  # cycles to copy a vector
@@ -96,7 +96,7 @@ def forward(
     threads.run(
         _forward, plan.batch * sizes.bands, cycles(plan, x.dtype) / 4,
         unit(x.dtype), lines.numbers(x), tuple(sizes), depthwise.window(copied), depthwise.stretches(copied),
-        packed.ctypes.data, first.ctypes.data, then, lines.numbers(out), keep=(x, packed, first, out),
+        address_of(packed), address_of(first), then, lines.numbers(out), keep=(x, packed, first, out),
     )  # fmt: skip
 
 

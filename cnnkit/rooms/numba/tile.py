@@ -68,12 +68,12 @@ if REGISTERS >= 32:
     OUTER = [(5, 5), (6, 4), (8, 3), (4, 4), (10, 2), (16, 1), (4, 1), (3, 7), (2, 6), (1, 12)]
     INNER = [(6, 4), (8, 2), (9, 1)]
     PRODUCT = [(6, 4), (4, 4), (8, 2), (8, 1)]
-    GATHER = [(6, 4), (8, 3), (8, 2), (8, 1)]
+    GATHER = [(6, 4), (8, 3), (8, 2), (1, 8), (8, 1)]
 else:
     OUTER = [(4, 3), (3, 3), (6, 2), (2, 4), (12, 1), (4, 1), (1, 6)]
     INNER = [(3, 3), (4, 2), (9, 1)]
     PRODUCT = [(6, 2), (4, 2)]
-    GATHER = [(4, 3), (3, 3), (6, 2), (8, 1)]
+    GATHER = [(4, 3), (3, 3), (6, 2), (1, 8), (8, 1)]
 if VECTOR_BYTES == 16:  # the largest spills: SSE needs a register for a product too, ARM's scheduler one to spare
     OUTER, GATHER = OUTER[1:], GATHER[1:]
 NARROW = [share for share in (2, 4) if VECTOR_BYTES // share >= 16]  # of `gather`: few output channels fill few lanes
