@@ -14,6 +14,7 @@ pytest.importorskip("numba", reason="the CPU kernels need Numba")
 
 from cnnkit.rooms import threads
 from cnnkit.rooms.numba import depthwise_planes, lines, overlap
+from cnnkit.rooms.numba.straight import straight
 
 _conv = importlib.import_module("cnnkit.rooms.numba.conv")
 
@@ -240,9 +241,11 @@ def test_positions_that_are_far_apart_are_turned_into_lines(stride):
 def test_neighbouring_phases_are_found():
     plan = geometry.lift(geometry.conv(2, (1, 3, 32, 32), (4, 3, 16, 16), 16, 0, 1, 1))
     solved = lines.solve(lines.forward(plan), False)
-    assert [lines._neighbours.py_func(solved.table, phase, solved.phases, 2) for phase in (0, 1, 15, 16)] == [
-        16,
-        15,
-        1,
-        16,
-    ]
+    found = np.empty(17, np.int64)
+    straight(_neighbours)(0, 17, found.ctypes.data, solved.at, solved.phases)
+    assert found[[0, 1, 15, 16]].tolist() == [16, 15, 1, 16]
+
+
+def _neighbours(start, stop, found, table, phases):
+    for phase in range(start, stop):
+        found[phase] = lines._neighbours(table, phase, phases, 2)

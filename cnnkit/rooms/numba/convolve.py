@@ -16,9 +16,10 @@ from cnnkit.rooms import threads
 from cnnkit.rooms.numba import lines
 from cnnkit.rooms.numba.activation import RELU, call
 from cnnkit.rooms.numba.emit import itemsize, lanes
-from cnnkit.rooms.numba.lines import Lines, Windows, lay_out, parts
-from cnnkit.rooms.numba.machine import FMAS, L2, MULTIPLY_ADDS, VECTOR_BYTES, address_of, keep, kernel, part
+from cnnkit.rooms.numba.lines import COLUMNS, Lines, Windows, lay_out, parts
+from cnnkit.rooms.numba.machine import FMAS, L2, MULTIPLY_ADDS, VECTOR_BYTES, address_of, part
 from cnnkit.rooms.numba.moves import STEPS, copy, pack, transpose, weave
+from cnnkit.rooms.numba.straight import straight
 from cnnkit.rooms.numba.tile import Tile, outer, tiles
 
 FEW = 6  # channels that lie together: with no more, results are written one by one, without being turned
@@ -105,11 +106,11 @@ def convolve(
         there = address_of(packed)
         threads.run(
             _pack, sizes.groups * sizes.blocks, weight.size,
-            tile.unit, counts, weights, solved.table, bias_address, there, keep=(weight, bias, packed),
+            tile.unit, counts, weights, solved.at, bias_address, there, keep=(weight, bias, packed),
         )  # fmt: skip
     threads.run(
         _convolve, sizes.lines * sizes.bands * sizes.groups * sizes.blocks, work,
-        tile.unit, tile.loop, lines.numbers(x), solved.size, windows.stride, solved.table,
+        tile.unit, tile.loop, lines.numbers(x), solved.size, windows.stride, solved.at,
         counts, weights, bias_address, there, then, lines.numbers(out), windows.size, windows.apart,
         keep=(x, weight, bias, packed, out),
     )  # fmt: skip
@@ -237,31 +238,29 @@ def of_planes(plan: ConvPlan, dtype: np.dtype) -> float:
 # ---------------------------------------------------------------- weights, brought together
 
 
-@kernel
+@straight
 def _pack(start, stop, unit, counts, weights, table, bias, packed):
     """Bring weights into blocks: a work item is `rows` output channels of a group, of which the rows lie together.
 
     Each block begins with its biases; behind them come the terms (channel, tap) of each residue, in that order.
     """
-    sizes = Sizes(*counts)
-    rows, bytes_ = sizes.rows, itemsize(unit)
+    sizes, bytes_ = Sizes(*counts), itemsize(unit)
     address, group_step, out_step, channel_step, d_step, h_step, w_step = weights
     offsets = np.empty(1 + sizes.terms, np.int64)
     offsets[0] = 0  # of a bias
     t, first_tap = 1, sizes.phases + sizes.residues
     for residue in range(sizes.residues):
-        taps = table[sizes.phases + residue, 0]
+        taps = table[COLUMNS * (sizes.phases + residue)]
         for c in range(sizes.channels):
             for tap in range(first_tap, first_tap + taps):
-                d, h, w = table[tap, 2], table[tap, 3], table[tap, 4]
-                offsets[t] = (c * channel_step + d * d_step + h * h_step + w * w_step) // bytes_
+                place = table + 8 * COLUMNS * tap
+                offsets[t] = (c * channel_step + place[2] * d_step + place[3] * h_step + place[4] * w_step) // bytes_
                 t += 1
         first_tap += taps
     pack_blocks(
-        start, stop, unit, sizes.blocks, rows, sizes.per_group, offsets.ctypes.data, sizes.terms, address, group_step,
-        out_step, bias, packed,
+        start, stop, unit, sizes.blocks, sizes.rows, sizes.per_group, offsets.ctypes.data, sizes.terms, address,
+        group_step, out_step, bias, packed,
     )  # fmt: skip
-    keep(offsets)
 
 
 @part
@@ -286,10 +285,10 @@ def pack_blocks(
 # ---------------------------------------------------------------- the kernel
 
 
-@kernel
+@straight
 def _convolve(
     start, stop, unit, loop, x_numbers, size, stride, table, counts, weights, bias, packed, then, out_numbers,
-    grid, apart,
+    windows, apart,
 ):  # fmt: skip
     """A work item is a block of output channels of a group in one band of windows.
 
@@ -299,30 +298,28 @@ def _convolve(
     Weights that were not `packed` before (0) are packed here.
     """
     sizes = Sizes(*counts)
-    x, out, grid = lines.block(unit, x_numbers), lines.block(unit, out_numbers), Grid(*grid)
+    x, out, grid = lines.block(unit, x_numbers), lines.block(unit, out_numbers), Grid(*windows)
     if apart == (1, 1, 1):
         out = _rows_joined(out)
         grid = Grid(out.depth, out.height, out.width)
-    own = np.empty(
-        0 if packed else sizes.groups * sizes.blocks * (1 + sizes.terms) * sizes.rows * itemsize(unit), np.uint8
-    )
+    bytes_, rows, columns = itemsize(unit), sizes.rows, sizes.columns
     if not packed:
+        own = np.empty(sizes.groups * sizes.blocks * (1 + sizes.terms) * rows * bytes_, np.uint8)
         packed = own.ctypes.data
         _pack(0, sizes.groups * sizes.blocks, unit, counts, weights, table, bias, packed)
-    bytes_, rows, columns = itemsize(unit), sizes.rows, sizes.columns
     step = x.c if sizes.in_place else sizes.phases * sizes.pitch
-    residues = table[sizes.phases :][: sizes.residues]
+    residues = table + 8 * COLUMNS * sizes.phases
     offsets = np.empty(sizes.terms, np.int64)
     t, first_tap = 0, sizes.phases + sizes.residues
     for residue in range(sizes.residues):
+        taps = residues[COLUMNS * residue]
         for c in range(sizes.channels):
-            for tap in range(first_tap, first_tap + residues[residue, 0]):
-                offsets[t] = c * step + table[tap, 0] * sizes.pitch + table[tap, 1]
+            for tap in range(first_tap, first_tap + taps):
+                offsets[t] = c * step + table[COLUMNS * tap] * sizes.pitch + table[COLUMNS * tap + 1]
                 t += 1
-        first_tap += residues[residue, 0]
-    memory = np.empty(64 if sizes.in_place else 64 + (sizes.channels * step + lanes(unit)) * bytes_, np.uint8)
-    sums = np.empty(64 + sizes.woven * rows * columns * bytes_, np.uint8)
-    near, sums_, offsets_ = aligned(memory.ctypes.data), aligned(sums.ctypes.data), offsets.ctypes.data
+        first_tap += taps
+    memory = np.empty(0 if sizes.in_place else (sizes.channels * step + lanes(unit)) * bytes_, np.uint8)
+    near, sums = memory.ctypes.data, np.empty(sizes.woven * rows * columns * bytes_, np.uint8).ctypes.data
     relu = then == RELU
     rest, block = divmod(start, sizes.blocks)
     rest, g = divmod(rest, sizes.groups)
@@ -351,20 +348,22 @@ def _convolve(
             n += line
             source, term = here + p * bytes_, 0
             for residue in range(sizes.residues):
-                taps, z, y, k = residues[residue, 0], residues[residue, 1], residues[residue, 2], residues[residue, 3]
-                terms = sizes.channels * taps
-                z, y, k = z + d * apart[0], y + h * apart[1], k + w * apart[2]
+                first_result = residues + 8 * COLUMNS * residue
+                terms = sizes.channels * first_result[0]
+                z, y, k = (
+                    first_result[1] + d * apart[0], first_result[2] + h * apart[1], first_result[3] + w * apart[2],
+                )  # fmt: skip
                 direct = out.w == 1 and apart[2] == 1 and w + count <= grid.width and z < out.depth and y < out.height
                 to, to_step = out.address + (n * out.n + o * out.c + z * out.d + y * out.h + k) * bytes_, out.c
                 if not direct:
-                    to, to_step = sums_ + residue % sizes.woven * rows * columns * bytes_, columns
+                    to, to_step = sums + residue % sizes.woven * rows * columns * bytes_, columns
                 a = biases + (1 + term) * rows * bytes_
-                outer(loop, to, to_step, filled, count, biases, relu, a, source, offsets_ + 8 * term, terms)
+                outer(loop, to, to_step, filled, count, biases, relu, a, source, offsets.ctypes.data + 8 * term, terms)
                 if then > RELU:
                     call(then, to, to, to_step, filled, count)
                 if not direct and residue % sizes.woven == sizes.woven - 1:
-                    first_result = residues[residue + 1 - sizes.woven]
-                    _store(unit, sums_, sizes, (n, d, h, w), count, o, filled, out, grid, apart, first_result)
+                    first_result -= 8 * COLUMNS * (sizes.woven - 1)
+                    _store(unit, sums, sizes, (n, d, h, w), count, o, filled, out, grid, apart, first_result)
                 term += terms
             p += count
         block += 1
@@ -375,7 +374,6 @@ def _convolve(
             g, band = 0, band + 1
         if band == sizes.bands:
             band, line = 0, line + 1
-    keep(offsets, memory, sums, own)
 
 
 @part
@@ -384,7 +382,6 @@ def aligned(address):
     return (address + 63) // 64 * 64
 
 
-@part
 def _rows_joined(out):
     """The results' planes as one row each if they lie so."""
     if out.w == 1 and (out.height == 1 or out.h == out.width) and (out.depth == 1 or out.d == out.height * out.width):
@@ -393,7 +390,6 @@ def _rows_joined(out):
     return out
 
 
-@part
 def _window(grid, p):
     """Where the p-th window of a line is, as image, depth, row and column."""
     row, w = divmod(p, grid.width) if p >= grid.width else (0, p)
@@ -402,7 +398,6 @@ def _window(grid, p):
     return n, d, h, w
 
 
-@part
 def _store(unit, sums, sizes, window, count, o, channels, out, grid, apart, residue):
     """Bring the sums of `count` windows from one on to `channels` channels of out from o on, row by row.
 

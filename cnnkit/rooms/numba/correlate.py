@@ -13,10 +13,10 @@ from cnnkit.arrays import Array
 from cnnkit.geometry import ConvPlan, volume
 from cnnkit.rooms import threads
 from cnnkit.rooms.numba import lines
-from cnnkit.rooms.numba.convolve import aligned
 from cnnkit.rooms.numba.emit import itemsize, lanes
-from cnnkit.rooms.numba.lines import Lines, lay_out, parts
-from cnnkit.rooms.numba.machine import FMAS, L2, MULTIPLY_ADDS, address_of, keep, kernel
+from cnnkit.rooms.numba.lines import COLUMNS, Lines, lay_out, parts
+from cnnkit.rooms.numba.machine import FMAS, L2, MULTIPLY_ADDS, address_of
+from cnnkit.rooms.numba.straight import straight
 from cnnkit.rooms.numba.tile import Tile, inner, tiles
 
 NEAR = 4096  # bytes of a line that are summed at a time, so that a tile's lines stay in the L1 cache for the next tile
@@ -57,11 +57,12 @@ def correlate(x: Array, grads: Array, plan: ConvPlan, together: bool, stretch: i
         return
     contiguous = (not together and array[0, 0].flags.c_contiguous for array in (x, grads))
     tile, solved, sums, work = _way(plan, total.dtype, together, stretch, *contiguous)
+    grad_table, table = lines.of_outputs(plan.output_size)
     threads.run(
         _correlate, plan.groups * parts(sums.terms, sums.rows), work,
-        tile.unit, tile.loop, lines.numbers(x), solved.size, plan.stride, solved.table, tuple(sums),
-        lines.numbers(grads), plan.output_size, lines.ONES, lines.of_outputs(plan.output_size), address_of(total),
-        keep=(x, grads, total),
+        tile.unit, tile.loop, lines.numbers(x), solved.size, plan.stride, solved.at, tuple(sums),
+        lines.numbers(grads), plan.output_size, lines.ONES, grad_table, address_of(total),
+        keep=(x, grads, table, total),
     )  # fmt: skip
 
 
@@ -109,7 +110,7 @@ def _a_vector(tile: Tile, terms: int, per_group: int) -> float:
     return parts(terms, tile.rows) * parts(per_group, tile.vectors) * a_block
 
 
-@kernel
+@straight
 def _correlate(
     start, stop, unit, loop, x_numbers, size, stride, table, counts, grad_numbers, grid, ones, grad_table, total
 ):  # fmt: skip
@@ -120,16 +121,17 @@ def _correlate(
     """
     sums = Sums(*counts)
     x, grads = lines.block(unit, x_numbers), lines.block(unit, grad_numbers)
-    bytes_, taps, rows, vectors = itemsize(unit), table[sums.phases + 1 :], sums.rows, sums.vectors
+    bytes_, taps, rows, vectors = itemsize(unit), table[COLUMNS * sums.phases], sums.rows, sums.vectors
+    places = table + 8 * COLUMNS * (sums.phases + 1)
     blocks = (sums.terms + rows - 1) // rows
-    some = max(1, sums.near * len(taps) // rows)  # items whose channels are near
-    most = min(sums.channels, (some * rows - 1) // len(taps) + 2)
+    some = max(1, sums.near * taps // rows)  # items whose channels are near
+    most = min(sums.channels, (some * rows - 1) // taps + 2)
     step = x.c if sums.x_in_place else sums.phases * sums.pitch
     grad_step = grads.c if sums.grads_in_place else sums.pitch
-    x_near_ = 0 if sums.x_in_place else most * step + lanes(unit)
-    grads_near_ = 0 if sums.grads_in_place else min(sums.near_grads, sums.per_group) * grad_step + lanes(unit)
-    memory, grad_memory = np.empty(64 + x_near_ * bytes_, np.uint8), np.empty(64 + grads_near_ * bytes_, np.uint8)
-    near, grads_near = aligned(memory.ctypes.data), aligned(grad_memory.ctypes.data)
+    memory = np.empty(0 if sums.x_in_place else (most * step + lanes(unit)) * bytes_, np.uint8)
+    some_grads = 0 if sums.grads_in_place else min(sums.near_grads, sums.per_group) * grad_step + lanes(unit)
+    grad_memory = np.empty(some_grads * bytes_, np.uint8)
+    near, grads_near = memory.ctypes.data, grad_memory.ctypes.data
     x_offsets, g_offsets = np.empty(rows, np.int64), np.empty(vectors, np.int64)
     x_, g_ = x_offsets.ctypes.data, g_offsets.ctypes.data
     item = start
@@ -137,7 +139,7 @@ def _correlate(
         g, block = divmod(item, blocks)
         count = min(some, blocks - block, stop - item)
         begin, end = block * rows, min((block + count) * rows, sums.terms)
-        c, c_last = begin // len(taps), (end - 1) // len(taps)
+        c, c_last = begin // taps, (end - 1) // taps
         first = g * sums.channels + c
         for line in range(sums.lines):
             for p in range(0, sums.run, sums.band):
@@ -158,12 +160,13 @@ def _correlate(
                     else:
                         lay_out(
                             unit, grads_near, sums.pitch, length, grads, channel, o_end - o, line, p,
-                            grid, ones, grad_table, len(grad_table),
+                            grid, ones, grad_table, 1,
                         )  # fmt: skip
                     for term in range(begin, end, rows):
                         for i in range(rows):
-                            channel, tap = divmod(min(term + i, sums.terms - 1), len(taps))
-                            x_offsets[i] = (channel - c) * step + taps[tap, 0] * sums.pitch + taps[tap, 1]
+                            channel, tap = divmod(min(term + i, sums.terms - 1), taps)
+                            place = places + 8 * COLUMNS * tap
+                            x_offsets[i] = (channel - c) * step + place[0] * sums.pitch + place[1]
                         here = min(rows, sums.terms - term)
                         for j in range(o, o_end, vectors):
                             for k in range(vectors):
@@ -171,4 +174,3 @@ def _correlate(
                             to = total + ((g * sums.per_group + j) * sums.terms + term) * bytes_
                             inner(loop, to, sums.terms, here, o_end - j, source, x_, grad, g_, length)
         item += count
-    keep(memory, grad_memory, x_offsets, g_offsets)

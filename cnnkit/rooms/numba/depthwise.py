@@ -24,8 +24,9 @@ from cnnkit.rooms.numba import lines
 from cnnkit.rooms.numba.activation import RELU, call
 from cnnkit.rooms.numba.emit import Emitter, emitted, itemsize, lanes, unit
 from cnnkit.rooms.numba.lines import parts
-from cnnkit.rooms.numba.machine import VECTOR_BYTES, address_of, keep, kernel
+from cnnkit.rooms.numba.machine import VECTOR_BYTES, address_of
 from cnnkit.rooms.numba.moves import AHEAD, transpose
+from cnnkit.rooms.numba.straight import straight
 
 SUMS = 9  # accumulators of the loop: a window of 3 x 3 taps, and enough for a multiply-add not to wait for the last one
 PIXELS = 8  # windows that the forward way computes at a time
@@ -90,7 +91,7 @@ def _turn(source: Array, shape: tuple[int, int], to: Array) -> None:
     threads.run(_turn_images, len(source), source.size / BANDWIDTH, unit(to.dtype), *shape, *places, keep=(source, to))
 
 
-@kernel
+@straight
 def _turn_images(start, stop, unit, rows, columns, source, to):
     """A work item is an image."""
     step = rows * columns * itemsize(unit)
@@ -168,10 +169,6 @@ def _met(o, stride, before, dilation, taps, size):
     return low, max(low, min(taps, (size - 1 - start) // dilation + 1))
 
 
-_meets = kernel(_met)
-
-
-@kernel
 def _reach(x, window, n, d, h, first, end, table, channels, run):
     """The taps with which windows of row (d, h) meet x, of the columns `first` to `end` of taps; how many terms.
 
@@ -179,8 +176,8 @@ def _reach(x, window, n, d, h, first, end, table, channels, run):
     the whole row, so that it may lie in the padding), of every `run`-th tap of a row.
     """
     size, stride, dilation, before, _, _ = window
-    d_low, d_high = _meets(d, stride[0], before[0], dilation[0], size[0], x.depth)
-    h_low, h_high = _meets(h, stride[1], before[1], dilation[1], size[1], x.height)
+    d_low, d_high = _met(d, stride[0], before[0], dilation[0], size[0], x.depth)
+    h_low, h_high = _met(h, stride[1], before[1], dilation[1], size[1], x.height)
     t = 0
     for kd in range(d_low, d_high):
         plane = n * x.n + (d * stride[0] - before[0] + kd * dilation[0]) * x.d
@@ -193,7 +190,7 @@ def _reach(x, window, n, d, h, first, end, table, channels, run):
     return t
 
 
-@kernel
+@straight
 def forward_kernel(start, stop, unit, x_numbers, window, stretches, weight, bias, then, out_numbers):
     """A work item is a stretch of windows of a row, of all channels.
 
@@ -235,10 +232,9 @@ def forward_kernel(start, stop, unit, x_numbers, window, stretches, weight, bias
             h, d = 0, d + 1
         if d == out.depth:
             d, n = 0, n + 1
-    keep(terms)
 
 
-@kernel
+@straight
 def gradient_kernel(start, stop, unit, zero, grad_numbers, x_numbers, window, stretches, total):
     """A work item is a vector of channels; all those of a thread go through the windows together, row by row.
 
@@ -268,11 +264,12 @@ def gradient_kernel(start, stop, unit, zero, grad_numbers, x_numbers, window, st
                             unit, min(SUMS, count - j), image.ctypes.data, a, b, places[j:].ctypes.data,
                             grad.w, step, end - w, channels,
                         )  # fmt: skip
-        whole += image
+        for t in range(taps):
+            for k in range(channels):
+                whole[t, k] += image[t, k]
     for t in range(taps):
         for k in range(channels):
             total[t, c + k] += whole[t, k]
-    keep(image, places)
 
 
 # ---------------------------------------------------------------- the loops

@@ -26,7 +26,8 @@ from cnnkit.rooms.numba import lines
 from cnnkit.rooms.numba.activation import RELU, call
 from cnnkit.rooms.numba.depthwise import by_number
 from cnnkit.rooms.numba.emit import Emitter, emitted, itemsize, lanes, unit
-from cnnkit.rooms.numba.machine import REGISTERS, address_of, keep, kernel
+from cnnkit.rooms.numba.machine import REGISTERS, address_of
+from cnnkit.rooms.numba.straight import straight
 from cnnkit.rooms.numba.tile import sum_lanes
 
 TAPS = (3, 5, 7)  # along either axis
@@ -82,7 +83,7 @@ def _work(plan: ConvPlan) -> float:
     return outputs * (2 / BANDWIDTH + volume(plan.kernel_size) / TERMS)
 
 
-@kernel
+@straight
 def _forward(start, stop, unit, x_numbers, channels, each, taps, stride, before, weight, bias, then, out_numbers):
     """A work item is a channel of an image: its planes are read once and written once."""
     x, out = lines.block(unit, x_numbers), lines.block(unit, out_numbers)
@@ -109,10 +110,9 @@ def _forward(start, stop, unit, x_numbers, channels, each, taps, stride, before,
                     )  # fmt: skip
             if then > RELU:
                 call(then, to, to, out.h, out.height, out.width)
-    keep(nothing)
 
 
-@kernel
+@straight
 def _weight_gradient(start, stop, unit, grad_numbers, x_numbers, each, taps, before, total):
     """A work item is an output channel; those of a thread go through the images together, in the order of memory.
 
@@ -136,7 +136,6 @@ def _weight_gradient(start, stop, unit, grad_numbers, x_numbers, each, taps, bef
     for o in range(start, stop):
         for t in range(area):
             total[o, t] = sums[o - start, t]
-    keep(nothing, of_plane)
 
 
 # ---------------------------------------------------------------- the loops

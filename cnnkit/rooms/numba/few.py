@@ -16,9 +16,10 @@ from cnnkit.rooms.numba.activation import NONE, RELU, call, closure
 from cnnkit.rooms.numba.convolve import aligned, weight_numbers
 from cnnkit.rooms.numba.emit import itemsize, lanes
 from cnnkit.rooms.numba.lines import parts
-from cnnkit.rooms.numba.machine import FMAS, address_of, keep, kernel
+from cnnkit.rooms.numba.machine import FMAS, address_of
 from cnnkit.rooms.numba.moves import AHEAD, copy, fetch, fill
 from cnnkit.rooms.numba.pixels import Sizes, Way
+from cnnkit.rooms.numba.straight import straight
 from cnnkit.rooms.numba.tile import Tile, inner, tiles
 
 END = 30  # cycles to begin and to end a tile, and
@@ -59,7 +60,7 @@ def forward(
     )  # fmt: skip
 
 
-@kernel
+@straight
 def _sum(
     start, stop, unit, loop, vectors, counts, kernel, stride, dilation, before, x_numbers, out_numbers, weights, bias,
     then,
@@ -120,4 +121,3 @@ def _sum(
                 to = n * out.n + d * out.d + (first + h) * out.h + left * out.w + g * per_group
                 for o in range(per_group):
                     copy(unit, out.address + (to + o) * bytes_, out.w, sums + o * wide * bytes_, wide)
-    keep(filter_memory, offsets, x_offsets, filter_offsets, memory, sum_memory)

@@ -20,8 +20,9 @@ from cnnkit.rooms.numba.convolve import aligned
 from cnnkit.rooms.numba.depthwise import Window
 from cnnkit.rooms.numba.emit import itemsize, unit
 from cnnkit.rooms.numba.lines import parts
-from cnnkit.rooms.numba.machine import L2, VECTOR_BYTES, address_of, keep, kernel, part
+from cnnkit.rooms.numba.machine import L2, VECTOR_BYTES, address_of
 from cnnkit.rooms.numba.moves import STEPS, repeat
+from cnnkit.rooms.numba.straight import straight
 
 SPREAD = 8  # cycles to copy a vector
 NEAR = 8 * L2  # bytes of copies: rows are copied again for each band, and are read in order
@@ -113,7 +114,6 @@ def weight_gradient(grad_output: Array, x: Array, plan: ConvPlan, grad_weight: A
     grad_weight[...] = total.T.reshape(grad_weight.shape)
 
 
-@part
 def _copy(unit, to, x, n, h, sizes, apart):
     """Copy row h of image n, once for each of a group's channels: copies are `apart`."""
     bytes_, m = itemsize(unit), sizes.per_group
@@ -130,7 +130,6 @@ def _copy(unit, to, x, n, h, sizes, apart):
         source += x.w * bytes_
 
 
-@part
 def _copy_band(unit, to, x, n, first, end, window, sizes):
     """Copy the rows that rows `first` to `end` of the results see; what then are the numbers of an array of copies."""
     bytes_ = itemsize(unit)
@@ -144,7 +143,7 @@ def _copy_band(unit, to, x, n, first, end, window, sizes):
     return to - top * row * bytes_, *steps, x.batch, sizes.channels, x.height, sizes.wide
 
 
-@kernel
+@straight
 def _forward(start, stop, unit, x_numbers, counts, window, stretches, weight, bias, then, out_numbers):
     """A work item is a band of rows of an image's results: what they see is copied, and read where it is copied to."""
     sizes, x, out = Sizes(*counts), lines.block(unit, x_numbers), lines.block(unit, out_numbers)
@@ -161,10 +160,9 @@ def _forward(start, stop, unit, x_numbers, counts, window, stretches, weight, bi
             (rows + first) * len(stretches), (rows + end) * len(stretches), unit, copies, window, stretches, weight,
             bias, then, out_numbers,
         )  # fmt: skip
-    keep(memory)
 
 
-@kernel
+@straight
 def _weight_gradient(start, stop, unit, zero, grad_numbers, x_numbers, counts, window, stretches, total):
     """A work item is a vector of output channels; a thread goes through bands, as `depthwise` through images."""
     sizes, x, grad = Sizes(*counts), lines.block(unit, x_numbers), lines.block(unit, grad_numbers)
@@ -183,4 +181,3 @@ def _weight_gradient(start, stop, unit, zero, grad_numbers, x_numbers, counts, w
                 copies, Window(window.size, window.stride, window.dilation, before, window.channels, window.taps),
                 stretches, total,
             )  # fmt: skip
-    keep(memory)

@@ -25,6 +25,7 @@ from cnnkit.geometry import ConvPlan, Ints, Slices, input_gradient, volume
 from cnnkit.rooms.numba.emit import itemsize
 from cnnkit.rooms.numba.machine import address_of, part
 from cnnkit.rooms.numba.moves import STEPS, fill, transpose
+from cnnkit.rooms.numba.straight import apart
 
 
 class Residue(NamedTuple):
@@ -87,8 +88,10 @@ class Lines(NamedTuple):
     reach: int
     phases: int
     table: Array
+    at: int  # the table's address
 
 
+COLUMNS = 7  # of a table
 FILL = (0, 5, 8, 11, 14, 48)  # cycles to lay out a vector of numbers 1, 2, 3, 4 and more apart
 TURN = 300  # cycles to turn a square of as many vectors as they have lanes
 TURN_NEAR = 110  # the same if the rows lie together
@@ -180,7 +183,8 @@ def solve(windows: Windows, together: bool) -> Lines:
             reach = max(reach, shift)
             table.append((which[tuple(start for start, _ in places)], shift, *(k for _, k in tap), 0, 0))
     run = volume(windows.size) * (windows.batch if together else 1)
-    return Lines(size, together, run, reach, len(which), np.array(table, np.int64))
+    numbers_ = np.array(table, np.int64)
+    return Lines(size, together, run, reach, len(which), numbers_, numbers_.ctypes.data)
 
 
 def cycles(windows: Windows, channels: int, lanes: int, apart: int) -> float:
@@ -207,9 +211,10 @@ def _places(windows: Windows, axis: int, apart: bool) -> dict[int, tuple[int, in
 
 
 @lru_cache(1024)
-def of_outputs(size: Ints) -> Array:
-    """The table of lines of something that has one number for each window, of an image of a size."""
-    return np.array([(0, 0, 0, 0, size[1], 0, size[2])])
+def of_outputs(size: Ints) -> tuple[int, Array]:
+    """The table of lines of something that has one number for each window, of an image of a size; first its address."""
+    table = np.array([(0, 0, 0, 0, size[1], 0, size[2])], np.int64)
+    return table.ctypes.data, table
 
 
 def _inside(first: int, windows: Windows, size: Ints, axis: int) -> tuple[int, int]:
@@ -230,7 +235,7 @@ def pitch(length: int, lanes: int) -> int:
     return apart if apart % (16 * lanes) else apart + lanes
 
 
-@part
+@apart
 def lay_out(unit, to, pitch, length, x, first, channels, image, position, size, stride, table, phases):
     """Lay out `channels` channels of x from `first` on: each phase's `length` numbers from a position of an image on.
 
@@ -249,7 +254,10 @@ def lay_out(unit, to, pitch, length, x, first, channels, image, position, size, 
     whole = (length - head) // size[2]
     phase, beside = 0, 1
     while phase < phases:
-        d_first, h_first, w_first, h_low, h_high, w_low, w_high = table[phase]
+        row = table + 8 * COLUMNS * phase
+        d_first, h_first, w_first, h_low, h_high, w_low, w_high = (
+            row[0], row[1], row[2], row[3], row[4], row[5], row[6],
+        )  # fmt: skip
         if turned and not lie_together:
             beside = _neighbours(table, phase, phases, size[2])
         n, d, h, w, left, done = n_start, d_start, h_start, w_start, whole, 0
@@ -299,17 +307,13 @@ def lay_out(unit, to, pitch, length, x, first, channels, image, position, size, 
         phase += beside
 
 
-@part
 def _neighbours(table, phase, phases, width):
     """How many phases from one on lie side by side in x for every position of a row; 1 if not even two do."""
-    end = phase
-    while (
-        end < phases
-        and table[end, 0] == table[phase, 0]
-        and table[end, 1] == table[phase, 1]
-        and table[end, 2] == table[phase, 2] + end - phase
-        and table[end, 5] == 0
-        and table[end, 6] == width
-    ):
+    first, end = table + 8 * COLUMNS * phase, phase
+    while end < phases:
+        row = table + 8 * COLUMNS * end
+        beside = row[0] == first[0] and row[1] == first[1] and row[2] == first[2] + end - phase
+        if not (beside and row[5] == 0 and row[6] == width):
+            break
         end += 1
     return max(1, end - phase)

@@ -8,9 +8,9 @@ import numpy as np
 from cnnkit.arrays import Array
 from cnnkit.rooms import threads
 from cnnkit.rooms.numba.activation import pointwise
-from cnnkit.rooms.numba.machine import kernel
 from cnnkit.rooms.numba.softmax import Lines, exp_shifted, lines, place, sum_of_lines
-from cnnkit.rooms.numba.vectors import address, at, keep, lanes, load, nothing, put, size, splat, store, store_all
+from cnnkit.rooms.numba.straight import straight
+from cnnkit.rooms.numba.vectors import address, at, lanes, load, nothing, put, size, splat, store, store_all
 
 
 def cross_entropy(logits: Array, labels: Array, label_smoothing: float, out: Array) -> None:
@@ -50,7 +50,6 @@ def _run(run: Any, layout: Lines, logits: Array, labels: Array, label_smoothing:
     threads.run(run, layout.pieces, logits.size / 2, *args, keep=(sources, results))
 
 
-@kernel
 def _examples(low, first, classes, inner):
     """The first example of a piece of work, and how many it has."""
     if inner == 1:
@@ -59,7 +58,7 @@ def _examples(low, first, classes, inner):
     return outer * inner + lane, min(lanes(low), inner - lane)
 
 
-@kernel
+@straight
 def _cross_entropy(start, stop, low, classes, inner, smoothing, logits, labels, losses):
     memory = np.full(3 * lanes(low), low)
     tops = memory.ctypes.data
@@ -75,14 +74,12 @@ def _cross_entropy(start, stop, low, classes, inner, smoothing, logits, labels, 
             store_all(evens, _mean_shifted(low, x, vectors, top, at(tops, 0, low), classes))
         for lane in range(examples):
             log_total, label = math.log(at(totals, lane, low)), at(labels, example + lane, example)
-            loss = log_total - (at(x, label * inner + lane, low) - at(tops, lane, low))
+            loss = np.float64(log_total - (at(x, label * inner + lane, low) - at(tops, lane, low)))
             if smoothing > 0:
                 loss = (1 - smoothing) * loss + smoothing * (log_total - at(evens, lane, low))
             put(losses, example + lane, loss, low)
-    keep(memory)
 
 
-@kernel
 def _mean_shifted(low, x, vectors, top, fill, classes):
     """The mean of ``x - top`` over each line: divided first, for the sum of large numbers is none."""
     n, step, count, less = vectors
@@ -92,7 +89,7 @@ def _mean_shifted(low, x, vectors, top, fill, classes):
     return sum_of_lines(low, mean, less)
 
 
-@kernel
+@straight
 def _cross_entropy_backward(start, stop, low, classes, inner, smoothing, logits, labels, grads, scales):
     for piece in range(start, stop):
         first, vectors = place(low, piece, classes, inner)

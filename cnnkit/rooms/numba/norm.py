@@ -26,7 +26,8 @@ import numpy as np
 
 from cnnkit.arrays import Array
 from cnnkit.rooms import threads
-from cnnkit.rooms.numba.machine import L2, keep, kernel, part
+from cnnkit.rooms.numba.machine import L2
+from cnnkit.rooms.numba.straight import straight
 from cnnkit.rooms.numba.vectors import address, at, lanes, load, load_all, size, splat, store, store_all, sum_lanes
 
 BLOCK = 2048  # numbers that are summed in vectors, in x's dtype, before their sums go to float64
@@ -220,7 +221,6 @@ def _rows_backward(
 # ---------------------------------------------------------------- sums
 
 
-@part
 def _block(x, g, weights, count, pivot, zero):
     """Of `count` numbers x from an address on: the sums of ``x - pivot``, its square, g and ``g * (x - pivot)``.
 
@@ -268,7 +268,6 @@ def _block(x, g, weights, count, pivot, zero):
     return about, squares, grads, np.float64(sum_lanes(r0 + r1)) + shift * grads
 
 
-@part
 def _run(x, g, weights, count, pivot, zero):
     """As `_block`, of any number of numbers."""
     s, q, sg, sgx = 0.0, 0.0, 0.0, 0.0
@@ -285,7 +284,6 @@ def _run(x, g, weights, count, pivot, zero):
     return s, q, sg, sgx
 
 
-@part
 def _statistics(pivot, total, squares, count):
     """Mean and variance from the sums of ``x - pivot`` and its square."""
     share = 1.0 / count
@@ -294,7 +292,6 @@ def _statistics(pivot, total, squares, count):
     return pivot + shift, 0.0 if variance < 0.0 else variance
 
 
-@part
 def _slopes(rounded, mean, r, grads, products, count):
     """b and d of the way back from the sums over a set of h and of ``h * (x - mean)``; `rounded` is the centre."""
     share = 1.0 / count
@@ -302,7 +299,6 @@ def _slopes(rounded, mean, r, grads, products, count):
     return b, b * (rounded - mean) - r * (grads * share)
 
 
-@part
 def _solve(back, eps, measure, pivot, count, n, group, per_group, gamma, beta, mean, variance, sums, numbers):
     """A set's statistics from its sums, and its numbers from these; the way back leaves the gradients in the sums."""
     first, last = group * per_group, (group + 1) * per_group
@@ -333,7 +329,6 @@ def _solve(back, eps, measure, pivot, count, n, group, per_group, gamma, beta, m
             numbers[n, 2, c], numbers[n, 3, c] = b, d
 
 
-@part
 def _read(place, count, fill):
     """A register's numbers, or only the first `count`, unless that is None."""
     if count is None:
@@ -341,7 +336,6 @@ def _read(place, count, fill):
     return load(place, count, fill)
 
 
-@part
 def _put(place, value, count):
     if count is None:
         store_all(place, value)
@@ -352,7 +346,6 @@ def _put(place, value, count):
 # ---------------------------------------------------------------- planes
 
 
-@part
 def _write(x, g, out, count, zero, centre, a, b, d):
     """``out = (x - centre) * b + d``, with ``g * a`` added unless g is None."""
     width, step = lanes(zero), lanes(zero) * size(zero)
@@ -371,7 +364,7 @@ def _write(x, g, out, count, zero, centre, a, b, d):
         store(out + p, value, left)
 
 
-@kernel
+@straight
 def _plane_sets(
     start, stop, zero, eps, measure, summing, sizes, x, g, out, gamma, beta, mean, variance, sums, numbers
 ):  # fmt: skip
@@ -404,7 +397,7 @@ def _plane_sets(
                 _write_sets(i, n, first, last, zero, measure, per_group, pixels, x, g, out, numbers)
 
 
-@kernel
+@straight
 def _write_planes(start, stop, zero, sizes, x, out, numbers):
     """A work item is an image, normalised with known statistics: x read and out written once."""
     _, groups, per_group, pixels, _ = sizes
@@ -412,7 +405,6 @@ def _write_planes(start, stop, zero, sizes, x, out, numbers):
         _write_sets(i, 0, 0, groups, zero, True, per_group, pixels, x, None, out, numbers)
 
 
-@part
 def _write_sets(i, n, first, last, zero, measure, per_group, pixels, x, g, out, numbers):
     """An image's planes of some groups, with the numbers of set n."""
     for group in range(first, last):
@@ -433,7 +425,7 @@ def _write_sets(i, n, first, last, zero, measure, per_group, pixels, x, g, out, 
 # ---------------------------------------------------------------- pixels
 
 
-@kernel
+@straight
 def _pixel_sums(start, stop, zero, sizes, x, g, pivots, by_band):
     """A work item is a band of an image's pixels: x (and g) read once.
 
@@ -459,10 +451,8 @@ def _pixel_sums(start, stop, zero, sizes, x, g, pivots, by_band):
                 slopes = g[0] + image * g[1][0] + first * g[1][3]
                 _rows_of_sums(here, x[1][3], slopes, g[1][3], count, channels, place, pitch, zero)
             _add_up(g is not None, part_sums, count, pivots[n], by_band[item])
-    keep(part_sums)
 
 
-@part
 def _rows_of_sums(x, x_step, g, g_step, rows, channels, to, pitch, zero):
     """As the second pass of `_block`, of columns, about the centres that come first; sums stay apart: of g, of
     deviations, of their squares and of g times deviations. In the order of memory, for that is how it is fetched best.
@@ -479,7 +469,6 @@ def _rows_of_sums(x, x_step, g, g_step, rows, channels, to, pitch, zero):
             _four_rows(here, x_step, slopes, g_step, c * size(zero), *four, to, pitch, zero)
 
 
-@part
 def _four_rows(x, x_step, g, g_step, p, first, second, third, fourth, to, pitch, zero):
     """The same for 4 rows of a vector of columns, of which there are so many in the first, second ... or all (None)."""
     q, m, to = x + p, load_all(to + p, zero), to + p
@@ -495,7 +484,6 @@ def _four_rows(x, x_step, g, g_step, p, first, second, third, fourth, to, pitch,
         _add_to(to + 4 * pitch, (g0 * d0 + g1 * d1) + (g2 * d2 + g3 * d3), zero)
 
 
-@part
 def _column_means(x, step, rows, channels, to, zero):
     share = 1.0 / rows
     for c in range(0, channels, lanes(zero)):
@@ -505,18 +493,15 @@ def _column_means(x, step, rows, channels, to, zero):
         store_all(to + p, mean)
 
 
-@part
 def _in_4(rows, here):
     """How many numbers each of 4 rows has, of which there may be fewer."""
     return here, here if rows > 1 else 0, here if rows > 2 else 0, here if rows > 3 else 0
 
 
-@part
 def _add_to(place, value, like):
     store_all(place, load_all(place, like) + value)
 
 
-@part
 def _add_up(back, part_sums, count, pivots, totals):
     """The sums of some rows, about the centres, to those about the pivots; the centres become these rows' means."""
     for c in range(len(pivots)):
@@ -534,7 +519,7 @@ def _add_up(back, part_sums, count, pivots, totals):
         part_sums[0, c] += part_sums[2, c] / count
 
 
-@kernel
+@straight
 def _set_numbers(
     start, stop, back, eps, measure, count, groups, per_group, pivots, gamma, beta, mean, variance, sums, numbers
 ):  # fmt: skip
@@ -545,7 +530,7 @@ def _set_numbers(
         _solve(back, eps, measure, pivot, count, n, group, per_group, gamma, beta, mean, variance, sums, numbers)
 
 
-@kernel
+@straight
 def _write_pixels(start, stop, zero, measure, sizes, x, g, out, numbers):
     """A work item is a band of an image's pixels: x (and g) read and out written once."""
     bands, channels, pixels = sizes
@@ -561,10 +546,8 @@ def _write_pixels(start, stop, zero, measure, sizes, x, g, out, numbers):
                 _write_pixel(here, slopes, to, c * size(zero), None, centre, pitch, measure, zero)
             if whole < channels:
                 _write_pixel(here, slopes, to, whole * size(zero), channels - whole, centre, pitch, measure, zero)
-    keep(numbers)
 
 
-@part
 def _write_pixel(x, g, out, p, count, centre, pitch, measure, zero):
     """A vector of a pixel's channels, or so many of them."""
     fill = splat(zero, zero)
@@ -584,7 +567,6 @@ def _write_pixel(x, g, out, p, count, centre, pitch, measure, zero):
 # ---------------------------------------------------------------- rows
 
 
-@part
 def _standard(mean, variance, eps, numbers):
     """Fill in a row's numbers: the row normalised is ``(x - numbers[0]) * numbers[1] + numbers[2]``."""
     r = 1.0 / math.sqrt(variance + eps)
@@ -593,7 +575,7 @@ def _standard(mean, variance, eps, numbers):
     return r
 
 
-@kernel
+@straight
 def _row_sets(start, stop, zero, eps, groups, per_group, x, out, gamma, beta, mean, variance):
     """A work item is a row: x read twice, the second time from the cache, and out written."""
     gammas, betas, numbers = gamma.ctypes.data, beta.ctypes.data, np.full(3, zero)
@@ -612,17 +594,15 @@ def _row_sets(start, stop, zero, eps, groups, per_group, x, out, gamma, beta, me
         if whole < per_group:
             p, left = whole * size(zero), per_group - whole
             _write_set(here, gammas + first, betas + first, to, p, left, zero, centre, r, rest)
-    keep(gamma, beta)
 
 
-@part
 def _write_set(x, gammas, betas, out, p, count, zero, centre, r, rest):
     fill = splat(zero, zero)
     value = (_read(x + p, count, fill) - centre) * r + rest
     _put(out + p, value * _read(gammas + p, count, fill) + _read(betas + p, count, fill), count)
 
 
-@kernel
+@straight
 def _row_bands(start, stop, zero, eps, summing, sizes, x, g, out, gamma, sums):
     """A work item is a band of rows of a group: x and g are read twice, the second time from the cache, for `out` and
     for the columns' sums of the band.
@@ -656,15 +636,12 @@ def _row_bands(start, stop, zero, eps, summing, sizes, x, g, out, gamma, sums):
                     _rows_back(*places, apart, weights, per_group, columns, pitch, _numbers(numbers, i), two, zero)
                 else:
                     _rows_back(*places, None, weights, per_group, columns, pitch, _numbers(numbers, i), None, zero)
-    keep(gamma, sums)
 
 
-@part
 def _numbers(numbers, i):
     return numbers[i, 0], numbers[i, 1], numbers[i, 2], numbers[i, 3], numbers[i, 4]
 
 
-@part
 def _rows_back(x, g, out, apart, weights, count, columns, pitch, one, two, zero):
     """Of a row, and of another that lies `apart` from it unless that is None, the gradient of x, and what they add to
     the columns' sums of g and of g times x normalised.
@@ -676,7 +653,6 @@ def _rows_back(x, g, out, apart, weights, count, columns, pitch, one, two, zero)
         _back(x, g, out, apart, weights, whole * size(zero), count - whole, columns, pitch, one, two, zero)
 
 
-@part
 def _back(x, g, out, apart, weights, p, count, columns, pitch, one, two, zero):
     """A vector of that, or so many numbers: ``out = g * weights * r + (x - centre) * b + d``."""
     fill = splat(zero, zero)

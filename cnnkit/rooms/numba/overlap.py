@@ -20,7 +20,8 @@ from cnnkit.rooms.numba import lines
 from cnnkit.rooms.numba.dense import multiply
 from cnnkit.rooms.numba.emit import Emitter, emitted, itemsize, unit
 from cnnkit.rooms.numba.lines import parts
-from cnnkit.rooms.numba.machine import FMAS, VECTOR_BYTES, address_of, kernel
+from cnnkit.rooms.numba.machine import FMAS, VECTOR_BYTES, address_of
+from cnnkit.rooms.numba.straight import straight
 
 A_ROW = 10  # cycles to store, load and add a row of taps, about
 CLEARLY = 1.2  # how much faster it must be than a convolution
@@ -64,7 +65,7 @@ def input_gradient(grad_output: Array, weight: Array, plan: ConvPlan, grad_x: Ar
         )  # fmt: skip
 
 
-@kernel
+@straight
 def _add_up(start, stop, unit, shares, x_numbers, channels, windows, kernel, stride, dilation, before):
     """A work item is a channel of an image: rows of x, to each of which rows of taps of its windows are added."""
     x, bytes_ = lines.block(unit, x_numbers), itemsize(unit)

@@ -20,8 +20,9 @@ from cnnkit.rooms.numba.activation import RELU, call
 from cnnkit.rooms.numba.convolve import aligned, pack_blocks, weight_numbers
 from cnnkit.rooms.numba.emit import itemsize, lanes
 from cnnkit.rooms.numba.lines import parts
-from cnnkit.rooms.numba.machine import FMAS, L2, MULTIPLY_ADDS, address_of, keep, kernel, part
+from cnnkit.rooms.numba.machine import FMAS, L2, MULTIPLY_ADDS, address_of
 from cnnkit.rooms.numba.moves import fill, transpose
+from cnnkit.rooms.numba.straight import straight
 from cnnkit.rooms.numba.tile import Tile, gather, tiles
 
 END = 20  # cycles to begin and to end a tile, beside storing its sums
@@ -216,7 +217,6 @@ def weight_gradient(grad_output: Array, x: Array, plan: ConvPlan, grad_weight: A
 # ---------------------------------------------------------------- where things lie
 
 
-@part
 def steps_of(sizes, dilation, x):
     """The elements between planes, rows and columns of what taps read, and of what windows read."""
     if not sizes.copied:
@@ -225,7 +225,6 @@ def steps_of(sizes, dilation, x):
     return sizes.x_high * sizes.x_wide * column, sizes.x_wide * column, column
 
 
-@part
 def offsets_of_taps(sizes, kernel, dilation, steps, offsets):
     """Where each term, by tap and input channel, is from where its window is."""
     t = 0
@@ -238,7 +237,6 @@ def offsets_of_taps(sizes, kernel, dilation, steps, offsets):
                     t += 1
 
 
-@part
 def band_at(sizes, band, out):
     """The first plane, row and column of a band, and how many of each it has."""
     rest, w = divmod(band, sizes.across)
@@ -248,7 +246,6 @@ def band_at(sizes, band, out):
     return plane, h, w, planes, min(sizes.high, out.height - h), min(sizes.wide, out.width - w)
 
 
-@part
 def _windows(sizes, where, kernel, stride, steps, x, out, sources, targets):
     """Where a band's windows are in x, or in its copy, and in `out`; how many there are.
 
@@ -272,7 +269,6 @@ def _windows(sizes, where, kernel, stride, steps, x, out, sources, targets):
     return p
 
 
-@part
 def copy_band(unit, sizes, where, kernel, stride, dilation, before, x, depth, channel, to):
     """Copy what a band's windows read of a group's channels from one on, zeros where it is padding.
 
@@ -319,7 +315,7 @@ def copy_band(unit, sizes, where, kernel, stride, dilation, before, x, depth, ch
 # ---------------------------------------------------------------- the kernels
 
 
-@kernel
+@straight
 def pack_terms(start, stop, unit, counts, kernel, weights, bias, packed):
     """Bring weights into blocks of `columns` output channels: the biases, then terms by tap and input channel."""
     sizes = Sizes(*counts)
@@ -336,10 +332,9 @@ def pack_terms(start, stop, unit, counts, kernel, weights, bias, packed):
         start, stop, unit, sizes.blocks, sizes.columns, sizes.per_group, offsets.ctypes.data, t - 1, address,
         group_step, out_step, bias, packed,
     )  # fmt: skip
-    keep(offsets)
 
 
-@kernel
+@straight
 def _convolve(
     start, stop, unit, loop, counts, kernel, stride, dilation, before, x_numbers, out_numbers, weights, bias, packed,
     then,
@@ -398,10 +393,9 @@ def _convolve(
             block, g, laid_out = 0, g + 1, False
         if g == sizes.groups:
             g, band, count = 0, band + 1, 0
-    keep(offsets, sources, targets, memory, own)
 
 
-@kernel
+@straight
 def _correlate(
     start, stop, unit, loop, counts, kernel, stride, dilation, before, x_numbers, grad_numbers, total
 ):  # fmt: skip
@@ -415,7 +409,9 @@ def _correlate(
     x, grads = lines.block(unit, x_numbers), lines.block(unit, grad_numbers)
     bytes_, terms, most = itemsize(unit), sizes.channels * sizes.taps, sizes.planes * sizes.high * sizes.wide
     steps = steps_of(sizes, dilation, x)
-    offsets, across = np.empty(terms + sizes.rows, np.int64), np.arange(sizes.rows) * sizes.columns
+    offsets, across = np.empty(terms + sizes.rows, np.int64), np.empty(sizes.rows, np.int64)
+    for i in range(sizes.rows):
+        across[i] = i * sizes.columns
     sources, targets = np.empty(most + sizes.rows, np.int64), np.empty(most + sizes.rows, np.int64)
     memory = np.empty(64 + (sizes.copied + lanes(unit)) * bytes_, np.uint8)
     size_b = (most * sizes.columns + lanes(unit)) * bytes_  # a vector behind each block may be written
@@ -457,10 +453,8 @@ def _correlate(
                     count, here, b_step,
                 )  # fmt: skip
                 item += 1
-    keep(offsets, across, sources, targets, memory, grad_memory)
 
 
-@part
 def _even(places, count, wide, step):
     """Whether places are a step apart, in rows of `wide` and from row to row."""
     even = True
@@ -469,7 +463,7 @@ def _even(places, count, wide, step):
     return even
 
 
-@kernel
+@straight
 def _turn(start, stop, unit, counts, total, tall, out):
     """A work item is a block of output channels: its sums (taps, channels, columns) become rows of `out`.
 
@@ -488,4 +482,3 @@ def _turn(start, stop, unit, counts, total, tall, out):
             transpose(unit, row, sizes.taps, source, sizes.channels, sizes.taps, sizes.channels)
             row += terms * bytes_
             source += terms * bytes_
-    keep(memory)

@@ -18,8 +18,9 @@ from cnnkit import arrays, geometry
 from cnnkit.arrays import Array
 from cnnkit.geometry import AdaptivePlan, Ints, PoolPlan
 from cnnkit.rooms import threads
-from cnnkit.rooms.numba.machine import VECTOR_BYTES, kernel
+from cnnkit.rooms.numba.machine import VECTOR_BYTES
 from cnnkit.rooms.numba.planes import channels_together, copy, dense, fill
+from cnnkit.rooms.numba.straight import straight
 from cnnkit.rooms.numba.vectors import (
     address,
     alike,
@@ -28,8 +29,6 @@ from cnnkit.rooms.numba.vectors import (
     at,
     every,
     gather,
-    inlined,
-    keep,
     lanes,
     larger,
     largest,
@@ -204,18 +203,16 @@ def _lines(plan: PoolPlan, dtype: np.dtype, factors: tuple[Ints, ...]) -> Lines:
     return Lines(pitch, rows, length, before, width, stride, flat, by_taps)
 
 
-@kernel
 def _read(near, source, step, count, empty):
     """`count` numbers, `step` bytes apart unless they are neighbours."""
     return load(source, count, empty) if near else gather(apart(source, step, empty), count, empty)
 
 
-@kernel
 def _combined(summing, a, b):
     return larger(a, b) if summing is None else a + b
 
 
-@kernel
+@straight
 def _planes(start, stop, empty, nowhere, summing, source, window, axes, out, indices, lines, in_doubt):
     """Planes of outputs: x is read once, what follows from a block of its rows is written while these are near."""
     base, strides, channels, sizes = source
@@ -266,17 +263,13 @@ def _planes(start, stop, empty, nowhere, summing, source, window, axes, out, ind
                     _across(stride, empty, summing, line, taps, dilation[2], shape, factors, to)
                 done += n_lines * outputs
         in_doubt[o] = doubt
-    keep(memory)
-    keep(memory_keys)
 
 
-@kernel
 def _down(near, empty, summing, source, steps, block, dilation, line, pitch, width):
     """Fill the lines of a block with the rows under its windows, combined.
 
     Whether a maximum is -0.0 there: across, it may be equal to a 0.0 that lies before it in the window.
     """
-    inlined()
     n_deep, rows, firsts, counts = block
     step_d, step_h = dilation[0] * steps[0], dilation[1] * steps[1]
     doubt = minus_zero(splat(empty, empty))
@@ -296,7 +289,6 @@ def _down(near, empty, summing, source, steps, block, dilation, line, pitch, wid
     return any_lane(doubt)
 
 
-@kernel
 def _down_keys(empty, nowhere, source, steps, block, dilation, plane, sizes, line, keys, pitch, width):
     """The same, and where in the plane each maximum was found: its key, all bits turned (so negative) if it is NaN."""
     n_deep, rows, firsts, counts = block
@@ -317,24 +309,20 @@ def _down_keys(empty, nowhere, source, steps, block, dilation, plane, sizes, lin
             store(keys + at_line * size(nowhere), select(best != best, key ^ -1, key), width - p)
 
 
-@kernel
 def _taken(best, key, value, place):
     """The better of what was found before and what comes after it: of equal ones the first, of NaN the last."""
     better = (value > best) | (value != value)
     return select(better, value, best), select(better, place, key)
 
 
-@kernel
 def _merged(best, key, other, other_key):
     """The better of two, wherever they lie: of equal ones, and of NaN, that of the smaller key."""
     better = (other > best) | (alike(other, best) & (other_key < key))
     return select(better, other, best), select(better, other_key, key)
 
 
-@kernel
 def _across(stride, empty, summing, line, taps, dilation, shape, factors, out):
     """Rows of outputs from lines, lanes being outputs."""
-    inlined()
     rows, outputs, pitch = shape
     factor_d, factor_h, factor_w = factors
     item, step = size(empty), dilation * size(empty)
@@ -352,10 +340,8 @@ def _across(stride, empty, summing, line, taps, dilation, shape, factors, out):
             store(out + (j * outputs + o) * item, best, count)
 
 
-@kernel
 def _across_taps(empty, summing, line, windows, shape, factors, out):
     """Rows of outputs from lines, lanes being taps: for long windows, as in global pooling, and for unequal ones."""
-    inlined()
     rows, outputs, pitch = shape
     before, firsts, counts = windows
     factor_d, factor_h, factor_w = factors
@@ -372,7 +358,6 @@ def _across_taps(empty, summing, line, windows, shape, factors, out):
                 put(out, j * outputs + o, sum_lanes(best) / (divisor * at(factor_w, o, empty)), empty)
 
 
-@kernel
 def _across_taps_keys(empty, nowhere, line, keys, windows, shape, out, indices):
     """The same for maxima, and where they were found from their keys."""
     rows, outputs, pitch = shape
@@ -389,7 +374,6 @@ def _across_taps_keys(empty, nowhere, line, keys, windows, shape, out, indices):
             _put_best(empty, like, best, key, to, out, indices)
 
 
-@kernel
 def _put_best(empty, like, best, key, o, out, indices):
     """Write the best of all lanes and where it was found: of equal ones, and of NaN, that of the smallest key."""
     place = smallest(select(alike(best, splat(empty, largest(best))), key, like))
@@ -397,7 +381,6 @@ def _put_best(empty, like, best, key, o, out, indices):
     put(indices, o, place if place >= 0 else ~place, o)
 
 
-@kernel
 def _across_keys(empty, nowhere, line, keys, taps, stride, dilation, shape, out, indices):
     """Rows of maxima from lines, and where they were found from their keys."""
     rows, outputs, pitch = shape
@@ -416,7 +399,7 @@ def _across_keys(empty, nowhere, line, keys, taps, stride, dilation, shape, out,
             store(indices + to * 8, wide(select(key < 0, key ^ -1, key)), count)
 
 
-@kernel
+@straight
 def _whole_planes(start, stop, empty, nowhere, summing, source, whole, out, indices, in_doubt):
     """Global pooling: one output for each plane, which is read once, as it lies in memory."""
     base, strides, channels, _ = source
@@ -437,10 +420,8 @@ def _whole_planes(start, stop, empty, nowhere, summing, source, whole, out, indi
             put(out, o, sum_lanes(best) / divisor, empty)
 
 
-@kernel
 def _whole_lanes(empty, summing, plane, pixels):
     """All numbers of a plane, combined in the lanes of four vectors."""
-    inlined()
     width = lanes(empty) * size(empty)
     v0 = v1 = v2 = v3 = splat(empty, empty)
     fours = pixels // (4 * lanes(empty))
@@ -457,7 +438,6 @@ def _whole_lanes(empty, summing, plane, pixels):
     return v0, v1, v2, v3
 
 
-@kernel
 def _whole_keys(empty, like, plane, pixels, o, out, indices):
     """The maximum of a plane, and where it was found."""
     best, here = splat(empty, empty), numbered(select(like == like, 0, like))
@@ -468,7 +448,7 @@ def _whole_keys(empty, like, plane, pixels, o, out, indices):
     _put_best(empty, like, best, select(best != best, key ^ -1, key), o, out, indices)
 
 
-@kernel
+@straight
 def _pixels(start, stop, empty, nowhere, summing, source, window, axes, out, indices):
     """Rows of pixels of outputs, all channels of a pixel, which lie together: every tap of a window is read once."""
     base, steps, channels, sizes = source
@@ -497,7 +477,6 @@ def _pixels(start, stop, empty, nowhere, summing, source, window, axes, out, ind
             done += channels
 
 
-@kernel
 def _pixel(empty, summing, pixel, channels, counts, jumps, divisor, out):
     """The channels of one output, a vector of them at a time."""
     source, step = pixel
@@ -515,7 +494,6 @@ def _pixel(empty, summing, pixel, channels, counts, jumps, divisor, out):
         store(out + c * size(empty), best, channels - c)
 
 
-@kernel
 def _pixel_by_taps(empty, summing, pixel, channels, counts, jumps, divisor, out):
     """The same, all channels of a tap at a time: x is read in the order of memory."""
     source, step = pixel
@@ -534,7 +512,6 @@ def _pixel_by_taps(empty, summing, pixel, channels, counts, jumps, divisor, out)
             store(to, load(to, count, empty) / splat(empty, divisor), count)
 
 
-@kernel
 def _pixel_keys(empty, nowhere, pixel, channels, counts, jumps, place, places, out, indices):
     """The maxima of one output and where they were found, a vector of channels at a time."""
     source, step = pixel
@@ -594,7 +571,7 @@ def _spread(share: Array, result: Array, by_channels: bool) -> None:
     )
 
 
-@kernel
+@straight
 def _fill_planes(start, stop, zero, shares, pixels, to):
     for plane in range(start, stop):
         fill(at(shares, plane, zero), to + plane * pixels * size(zero), pixels)
@@ -624,7 +601,7 @@ def _holders(plan: Plan, axis: int) -> tuple[Array, Array]:
     return first, np.maximum(0, np.minimum(plan.output_size[axis], at // stride + 1) - first)
 
 
-@kernel
+@straight
 def _planes_backward(start, stop, zero, grad, axes, grad_x, lines):
     """Planes of the gradient, row by row: the windows over a row down into a line, `stride` apart, then across."""
     taps, left, stride = lines
@@ -679,10 +656,9 @@ def _planes_backward(start, stop, zero, grad, axes, grad_x, lines):
                             store(to + (row * width + p) * item, share, width - p)
                 to += alike_rows * width * item
                 h += alike_rows
-    keep(memory)
 
 
-@kernel
+@straight
 def _uneven_planes_backward(start, stop, zero, grad, windows, holders, grad_x):
     """The same where windows differ in size: a row of outputs across into a line, which the rows under it all take.
 
@@ -722,11 +698,9 @@ def _uneven_planes_backward(start, stop, zero, grad, windows, holders, grad_x):
                             store(row + p * item, added, width - p)
                         row += row_bytes
         to += plane * item
-    keep(memory_shares)
-    keep(memory_line)
 
 
-@kernel
+@straight
 def _pixels_backward(start, stop, zero, grad, axes, grad_x):
     """Rows of pixels of the gradient, all channels of a pixel in vectors."""
     (first_d, count_d, part_d), (first_h, count_h, part_h), (first_w, count_w, part_w) = axes

@@ -10,11 +10,11 @@ from cnnkit.arrays import Array
 from cnnkit.rooms import threads
 from cnnkit.rooms.numba.activation import memory_order
 from cnnkit.rooms.numba.functions import exp
-from cnnkit.rooms.numba.machine import VECTOR_BYTES, kernel, summing_kernel
+from cnnkit.rooms.numba.machine import VECTOR_BYTES, summing_kernel
+from cnnkit.rooms.numba.straight import straight
 from cnnkit.rooms.numba.vectors import (
     address,
     at,
-    keep,
     lanes,
     largest,
     load,
@@ -94,7 +94,6 @@ def row_sum(row):
 # ---------------------------------------------------------------- softmax
 
 
-@kernel
 def place(low, piece, classes, inner):
     """Elements before a piece; vectors in it, bytes between them, lanes in the first, how many less in the next."""
     if inner == 1:
@@ -104,7 +103,6 @@ def place(low, piece, classes, inner):
     return outer * classes * inner + first, (classes, inner * size(low), inner - first, 0)
 
 
-@kernel
 def exp_shifted(low, x, p, vectors):
     """The largest of each line, and the sum of ``exp(x - largest)``, which go to p unless that is None."""
     n, step, count, less = vectors
@@ -123,20 +121,17 @@ def exp_shifted(low, x, p, vectors):
     return top, sum_of_lines(low, total, less)
 
 
-@kernel
 def sum_of_lines(low, lanes_, less):
     """The sum of each line, in all lanes that are its."""
     return splat(low, sum_lanes(lanes_)) if less else lanes_
 
 
-@kernel
 def _scale(low, p, factor, vectors):
     n, step, count, less = vectors
     for v in range(n):
         store(p + v * step, load(p + v * step, count - v * less, low) * factor, count - v * less)
 
 
-@kernel
 def log_of_lines(low, x, less, spare):
     """The logarithm of each lane: of one if all are the same. `spare` is room for a vector."""
     store_all(spare, x)
@@ -145,7 +140,7 @@ def log_of_lines(low, x, less, spare):
     return splat(low, at(spare, 0, low)) if less else load_all(spare, low)
 
 
-@kernel
+@straight
 def _softmax(start, stop, low, classes, inner, x, out):
     for piece in range(start, stop):
         first, vectors = place(low, piece, classes, inner)
@@ -154,7 +149,7 @@ def _softmax(start, stop, low, classes, inner, x, out):
         _scale(low, p, 1.0 / total, vectors)
 
 
-@kernel
+@straight
 def _softmax_backward(start, stop, low, classes, inner, x, grad, out):
     for piece in range(start, stop):
         first, vectors = place(low, piece, classes, inner)
@@ -172,7 +167,7 @@ def _softmax_backward(start, stop, low, classes, inner, x, grad, out):
             store(p + v * step, load(p + v * step, count - v * less, low) * share * slope, count - v * less)
 
 
-@kernel
+@straight
 def _log_softmax(start, stop, low, classes, inner, x, out):
     memory = np.full(lanes(low), low)
     spare = memory.ctypes.data
@@ -185,10 +180,9 @@ def _log_softmax(start, stop, low, classes, inner, x, out):
         for v in range(n):
             value = load(source + v * step, count - v * less, low)
             store(to + v * step, (value - top) - log_total, count - v * less)
-    keep(memory)
 
 
-@kernel
+@straight
 def _log_softmax_backward(start, stop, low, classes, inner, x, grad, out):
     for piece in range(start, stop):
         first, vectors = place(low, piece, classes, inner)

@@ -383,6 +383,8 @@ def minus_zero(typingctx: Any, vector: Any) -> Any:
 
 # ---------------------------------------------------------------- operators, lane by lane
 
+OPERATORS: dict[Any, Any] = {}  # an intrinsic for each
+
 
 def _operator(function: Any, emit: Callable[..., Any], compares: bool = False) -> None:
     """Let `function` of two vectors, or of a vector and a number, do what ``emit(builder, dtype, a, b)`` emits."""
@@ -402,6 +404,8 @@ def _operator(function: Any, emit: Callable[..., Any], compares: bool = False) -
             return emit(builder, kind.dtype, *both)
 
         return result(a, b), codegen
+
+    OPERATORS[function] = apply
 
     @overload(function)
     def choose(a, b):
