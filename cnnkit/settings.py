@@ -41,7 +41,7 @@ def options(
         ``"auto"``, the default of the library, takes the faster one. ``"direct"`` sums the products of the definition:
         it is the most accurate. ``"winograd"`` saves two to three of four multiplications of convolutions of float32
         whose kernels are 3 to 5 high and wide, and a third to a half of those with taps along one of these axes (lines,
-        1x7; in 3d, of any depth), without stride and dilation, at an error about twice as large, and of their gradients
+        1x7; in 3d, of any depth), without stride, at an error about twice as large, and of their gradients
         (five times as large for the weights', whose direct sum is very exact); all others are computed directly.
     max_workspace : int, optional
         Bytes, at least 0; 64 MiB if never set. A Winograd convolution for which they are not enough is computed

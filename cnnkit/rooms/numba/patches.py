@@ -50,6 +50,7 @@ class Axis(NamedTuple):
 
     taps: int
     outputs: int
+    dilated: bool = False  # across only: pixels lie apart, at distances that code does not know
 
     @property
     def points(self) -> int:
@@ -91,7 +92,7 @@ class Matrices(NamedTuple):
 @lru_cache
 def matrices(axis: Axis) -> Matrices:
     """S divides every root but one out of the points' polynomial, F is over the distances to the others."""
-    if axis == ALONE:
+    if axis.points == 1:
         return Matrices(*(np.ones((1, 1)),) * 3)
     points = np.array(POINTS[axis.points])
     s, f, t = (np.zeros((axis.points, size)) for size in (axis.points, axis.taps, axis.outputs))
@@ -197,22 +198,28 @@ def _prefetch(emit: Emitter, pointer: Any, write: bool = False) -> None:
 
 
 @intrinsic
-def spectrum(typingctx: Any, step: Any, to: Any, plane: Any, source: Any, row: Any) -> Any:
-    """S d S' of the patch ``d[i][j] = source[i * row + j * lanes ...]``: element e at ``to[e * plane ...]``."""
-    return called(4)
+def spectrum(typingctx: Any, step: Any, to: Any, plane: Any, source: Any, row: Any, pixel: Any) -> Any:
+    """S d S' of the patch ``d[i][j] = source[i * row + j * pixel ...]``: element e at ``to[e * plane ...]``."""
+    return called(5)
 
 
-def _emit_spectrum(emit: Emitter, form: Form, to: Any, plane: Any, source: Any, row: Any) -> None:
+def _emit_spectrum(emit: Emitter, form: Form, to: Any, plane: Any, source: Any, row: Any, pixel: Any) -> None:
     builder, source, to = emit.builder, emit.pointer(source), emit.pointer(to)
     down, across = matrices(form.down).s, matrices(form.across).s
     rows = [emit.at(source, builder.mul(row, emit.number(i))) for i in range(len(down))]
+    places = _places(emit, form.across, pixel, len(across))
     transform, e = _Arithmetic(emit).at_points, 0
     for part in range(parts(down)):  # the patch is read anew for each, as all its vectors would not stay in registers
-        columns = [[emit.load_vector(emit.at(one, j * emit.lanes)) for one in rows] for j in range(len(across))]
+        columns = [[emit.load_vector(emit.at(one, place)) for one in rows] for place in places]
         for line in zip(*(transform(down, column, part) for column in columns), strict=True):
             for vector in transform(across, list(line)):
                 emit.store_vector(vector, emit.at(to, builder.mul(plane, emit.number(e))))
                 e += 1
+
+
+def _places(emit: Emitter, axis: Axis, pixel: Any, count: int) -> list[Any]:
+    """Where pixels of a row lie; where that is known, addresses need no registers."""
+    return [emit.builder.mul(pixel if axis.dilated else emit.number(emit.lanes), emit.number(j)) for j in range(count)]
 
 
 def _store_planes(emit: Emitter, square: list[list[Any]], to: Any, plane: Any) -> None:
@@ -260,28 +267,28 @@ def _emit_filters(
 
 @intrinsic
 def outputs(
-    typingctx: Any, step: Any, to: Any, row: Any, source: Any, plane: Any, bias: Any, relu: Any, doubt: Any
+    typingctx: Any, step: Any, to: Any, row: Any, pixel: Any, source: Any, plane: Any, bias: Any, relu: Any, doubt: Any
 ) -> Any:
-    """T' m T of the elements ``m[e] = source[e * plane ...]``, plus bias: pixel (i, j) to ``to[i * row + j * lanes]``.
+    """T' m T of the elements ``m[e] = source[e * plane ...]``, plus bias: pixel (i, j) to ``to[i * row + j * pixel]``.
 
     Bit ``lane`` of the number at `doubt` says that not all of a lane's pixels are finite (before the ReLU).
     """
-    return called(7)
+    return called(8)
 
 
 def _emit_outputs(
-    emit: Emitter, form: Form, to: Any, row: Any, source: Any, plane: Any, bias: Any, relu: Any, doubt: Any
+    emit: Emitter, form: Form, to: Any, row: Any, pixel: Any, source: Any, plane: Any, bias: Any, relu: Any, doubt: Any
 ) -> None:
     builder, to, source = emit.builder, emit.pointer(to), emit.pointer(source)
     down, across = matrices(form.down).t, matrices(form.across).t
     square = _both_sides(_Arithmetic(emit).from_points, down, across, _load_planes(emit, form, source, plane))
     biases = emit.load_vector(emit.pointer(bias))
-    square = [[builder.fadd(pixel, biases) for pixel in line] for line in square]
-    _store_doubt(emit, [pixel for line in square for pixel in line], doubt)
+    square = [[builder.fadd(value, biases) for value in line] for line in square]
+    _store_doubt(emit, [value for line in square for value in line], doubt)
     for i, line in enumerate(square):
         there = emit.at(to, builder.mul(row, emit.number(i)))
-        for j, pixel in enumerate(line):
-            emit.store_vector(emit.relu(pixel, relu), emit.at(there, j * emit.lanes))
+        for value, place in zip(line, _places(emit, form.across, pixel, len(line)), strict=True):
+            emit.store_vector(emit.relu(value, relu), emit.at(there, place))
 
 
 def _not_finite(emit: Emitter, vectors: list[Any]) -> Any:
@@ -300,15 +307,16 @@ def _store_doubt(emit: Emitter, vectors: list[Any], doubt: Any) -> None:
 
 
 @intrinsic
-def gradients(typingctx: Any, step: Any, to: Any, plane: Any, source: Any, row: Any) -> Any:
-    """T gy T' of ``gy[i][j] = source[i * row + j * lanes ...]``: element e at ``to[e * plane ...]``."""
-    return called(4)
+def gradients(typingctx: Any, step: Any, to: Any, plane: Any, source: Any, row: Any, pixel: Any) -> Any:
+    """T gy T' of ``gy[i][j] = source[i * row + j * pixel ...]``: element e at ``to[e * plane ...]``."""
+    return called(5)
 
 
-def _emit_gradients(emit: Emitter, form: Form, to: Any, plane: Any, source: Any, row: Any) -> None:
+def _emit_gradients(emit: Emitter, form: Form, to: Any, plane: Any, source: Any, row: Any, pixel: Any) -> None:
     down, across = matrices(form.down).t, matrices(form.across).t
     rows = [emit.at(emit.pointer(source), emit.builder.mul(row, emit.number(i))) for i in range(form.down.outputs)]
-    square = [[emit.load_vector(emit.at(one, j * emit.lanes)) for j in range(form.across.outputs)] for one in rows]
+    places = _places(emit, form.across, pixel, form.across.outputs)
+    square = [[emit.load_vector(emit.at(one, place)) for place in places] for one in rows]
     _store_planes(emit, _both_sides(_Arithmetic(emit).at_points, down, across, square), to, plane)
 
 
@@ -345,10 +353,10 @@ def _emit_weights(
 
 
 STEPS: dict[str, tuple[int, Any]] = {
-    "spectrum": (4, _emit_spectrum),
+    "spectrum": (5, _emit_spectrum),
     "filters": (8, _emit_filters),
-    "outputs": (7, _emit_outputs),
-    "gradients": (4, _emit_gradients),
+    "outputs": (8, _emit_outputs),
+    "gradients": (5, _emit_gradients),
     "weights": (7, _emit_weights),
 }
 
@@ -378,7 +386,9 @@ opaque(StepType)
 def step(kind: str, form: Form) -> int:
     """The address of a step, compiled (or read from the disk) when it is first asked for."""
     if kind == "spectrum":  # it depends on the points alone
-        form = Form(*(Axis(axis.points, 1) for axis in form))
+        form = Form(*(axis._replace(taps=axis.points, outputs=1) for axis in form))
+    if kind in ("filters", "weights"):  # taps lie together
+        form = Form(*(axis._replace(dilated=False) for axis in form))
     return _address(Step(kind, form))
 
 
@@ -390,7 +400,7 @@ def _address(step):
 @intrinsic
 def _compiled(typingctx: Any, step: Any) -> Any:
     numbers, body = STEPS[step.kind]
-    name = f"{step.kind}.{'.'.join(f'{axis.taps}x{axis.outputs}' for axis in step.form)}"
+    name = f"{step.kind}.{'.'.join(f'{taps}x{outputs}x{dilated}' for taps, outputs, dilated in step.form)}"
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         made = function(builder.module, name, step.unit, numbers, lambda emit, *args: body(emit, step.form, *args))
@@ -433,25 +443,36 @@ def _vectors(emit: Emitter, count: Any) -> Any:
 
 
 @intrinsic
-def turn_back(typingctx: Any, unit: Any, to: Any, step: Any, source: Any, channels: Any, count: Any) -> Any:
-    """``to[c * step + p] = source[p * lanes + c]`` for c < `channels` and p < `count`; the way back of `turn`.
+def turn_back(
+    typingctx: Any, unit: Any, to: Any, step: Any, row: Any, source: Any, source_row: Any, channels: Any, high: Any,
+    count: Any,
+) -> Any:  # fmt: skip
+    """``to[c * step + i * row + p] = source[i * source_row + p * lanes + c]``; the way back of `turn`, for some rows.
 
-    Of the source whole vectors of pixels are read.
+    For c < `channels`, i < `high`, p < `count`. Of the source whole vectors of pixels are read.
     """
-    return types.void(unit, *(types.intp,) * 5), emitted("turn_back", 5, _emit_turn_back)
+    return types.void(unit, *(types.intp,) * 8), emitted("turn_back", 8, _emit_turn_back)
 
 
-def _emit_turn_back(emit: Emitter, to: Any, step: Any, source: Any, channels: Any, count: Any) -> None:
+def _emit_turn_back(
+    emit: Emitter, to: Any, step: Any, row: Any, source: Any, source_row: Any, channels: Any, high: Any, count: Any
+) -> None:
     builder, source = emit.builder, emit.pointer(source)
-    rows = _rows_of_lanes(emit, emit.pointer(to), step, channels)  # the last one comes last, after those behind it
+    lines = _rows_of_lanes(emit, emit.pointer(to), step, channels)  # the last one comes last, after those behind it
 
     def block(t: Any) -> None:
         p = builder.mul(t, emit.number(emit.lanes))
         mask = emit.lanes_below(builder.sub(count, p))
-        here = emit.at(source, builder.mul(p, emit.number(emit.lanes)))
-        lines = emit.transposed([emit.load_vector(emit.at(here, i * emit.lanes)) for i in range(emit.lanes)])
-        for lane in reversed(range(emit.lanes)):
-            emit.store_masked(lines[lane], emit.at(rows[lane], p), mask)
+        pixels = emit.at(source, builder.mul(p, emit.number(emit.lanes)))
+
+        def line(i: Any) -> None:
+            here = emit.at(pixels, builder.mul(i, source_row))
+            there = builder.add(p, builder.mul(i, row))
+            turned = emit.transposed([emit.load_vector(emit.at(here, k * emit.lanes)) for k in range(emit.lanes)])
+            for lane in reversed(range(emit.lanes)):
+                emit.store_masked(turned[lane], emit.at(lines[lane], there), mask)
+
+        emit.loop(high, line)
 
     emit.loop(_vectors(emit, count), block)
 

@@ -6,12 +6,15 @@ output channels), and a last transform turns sums of spectra into outputs. Other
 of a tile and its patch, and the addresses of the transforms' code, are numbers to what stands here.
 
 What a form has not enough taps for counts as more channels: the taps along the depth, and blocks of a long kernel.
+Outputs that see pixels of one phase of a dilated kernel are a tile, too: tiles then lie between each other. As many
+neighbours as the dilation across are a *knot*, whose pixels leave no gaps; it is never parted.
 
 A work item is a *band* of neighbouring tiles (of one row of tiles, of several, of several images) for a block of output
 channels. A thread keeps a band's spectra and the block's sums near, and the part of the filters that it is at; only
 inputs, outputs and weights come from memory and go there.
 """
 
+import math
 import sys
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -43,7 +46,7 @@ from cnnkit.rooms.numba.patches import (
 )
 from cnnkit.rooms.numba.tile import Tile, product, tiles
 
-PIXELS = 32  # of a row that are gathered together, for as many tiles as they suffice: two vectors
+PIXELS = 32  # of a row that are gathered together, for as many tiles as they suffice, or more for one: two vectors
 PAD = 16  # numbers between planes, lest all of them lie in the same few places of the cache
 WORK = 64  # a nanosecond and core, about: multiply-adds
 BAND = 48  # tiles that are done together, twice as many if one axis has taps; more do not make it faster
@@ -79,7 +82,9 @@ class Patches(NamedTuple):
     outputs: Ints  # and of a tile
     taps: Ints  # of a block
     blocks: Ints  # of the kernel's taps: (depth, down, across); the last two are 1 if the form has all of its taps
-    segment: int  # tiles whose patches are gathered together
+    dilation: Ints
+    segment: int  # tiles whose patches are gathered together: whole knots
+    pixels: int  # of a row that they have
 
 
 class Job(NamedTuple):
@@ -96,6 +101,7 @@ class Job(NamedTuple):
     weight_strides: Ints  # of group, output channel, channel, depth; the taps of a depth lie together
     flipped: bool
     kernel: Ints
+    dilation: Ints
     filters: int  # the addresses of code
     outputs: int
     bias: int
@@ -126,7 +132,7 @@ def chosen(x: Array, out: Array, plan: ConvPlan) -> bool:
     algorithm = settings.current().algorithm
     if algorithm == "direct" or x.dtype != FLOAT or not forms(plan.kernel_size[1:]):
         return False
-    if plan.stride != (1, 1, 1) or plan.dilation != (1, 1, 1) or not plan.in_channels:
+    if plan.stride != (1, 1, 1) or not plan.in_channels:
         return False
     sizes = _sizes(plan)
     return sizes is not None and (algorithm == "winograd" or sizes.pays)
@@ -137,16 +143,19 @@ def _sizes(plan: ConvPlan) -> Sizes | None:
 
 
 @lru_cache
-def forms(kernel: Ints) -> tuple[Form, ...]:
+def forms(kernel: Ints, dilated: bool = False) -> tuple[Form, ...]:
     """Those that a kernel (down, across) can be done by: two axes at 6 points, one alone also at 8, and in blocks.
 
     Two axes at 8 points would have clearly larger errors; one at 8 has those of two at 6. Beside the direct sum, errors
     are largest for few taps: those of two taps along both axes, and of three taps at 8 points, are three times its.
     """
     if min(kernel) > 1:
-        return (Form(*(Axis(taps, 7 - taps) for taps in kernel)),) if all(2 < taps < 6 for taps in kernel) else ()
+        down, across = kernel
+        form = Form(Axis(down, 7 - down), Axis(across, 7 - across, dilated))
+        return (form,) if all(2 < taps < 6 for taps in kernel) else ()
     taps = max(kernel)
-    axes = [Axis(size, points + 1 - size) for points in POINTS for size in range(2 if points == 6 else 4, points)]
+    sizes = [(size, points + 1 - size) for points in POINTS for size in range(2 if points == 6 else 4, points)]
+    axes = [Axis(*size, dilated) for size in sizes]
     axes = [axis for axis in axes if axis.taps == -(-taps // -(-taps // axis.taps))]  # blocks are no longer than needed
     return tuple(Form(axis, ALONE) if kernel[0] > 1 else Form(ALONE, axis) for axis in axes)
 
@@ -173,27 +182,41 @@ def _solve(plan: ConvPlan, workspace: int, workers: int) -> Sizes | None:
 
 def _form(plan: ConvPlan) -> Form:
     """The form that takes the fewest cycles, were there no limit to the workspace."""
-    ways = [fit for form in forms(plan.kernel_size[1:]) if (fit := _fit(plan, form, sys.maxsize, 1))]
+    ways = [
+        fit for form in forms(plan.kernel_size[1:], dilation(plan)[1] > 1) if (fit := _fit(plan, form, sys.maxsize, 1))
+    ]
     return min(ways, key=lambda way: _cycles(plan, way) * worse(way.form)).form
 
 
 def cut(plan: ConvPlan, form: Form) -> tuple[Ints, Ints]:
     """Into how many tiles an image is cut, and into how many blocks the taps, both (depth, down, across)."""
-    pairs = zip(plan.output_size[1:], plan.kernel_size[1:], form, strict=True)
-    both = [(-(-size // axis.outputs), -(-taps // axis.taps)) for size, taps, axis in pairs]
+    axes = zip(plan.output_size[1:], plan.kernel_size[1:], dilation(plan), form, strict=True)
+    both = [(-(-size // (axis.outputs * d)) * d, -(-taps // axis.taps)) for size, taps, d, axis in axes]
     tiles_, blocks = zip((plan.output_size[0], plan.kernel_size[0]), *both, strict=True)
     return tiles_, blocks
 
 
+def dilation(plan: ConvPlan) -> Ints:
+    """Pixels between taps, (down, across); 1 where there is one tap."""
+    return tuple(d if taps > 1 else 1 for taps, d in zip(plan.kernel_size[1:], plan.dilation[1:], strict=True))
+
+
 def patches(plan: ConvPlan, form: Form) -> Patches:
     points, outs, taps = zip(*((axis.points, axis.outputs, axis.taps) for axis in form), strict=True)
-    segment = (PIXELS - points[1]) // outs[1] + 1
-    return Patches(step("spectrum", form), form.elements, points, outs, taps, cut(plan, form)[1], segment)
+    d = dilation(plan)
+    pixels = _pixels(plan, form)
+    segment = ((pixels - points[1] * d[1]) // (outs[1] * d[1]) + 1) * d[1]
+    return Patches(step("spectrum", form), form.elements, points, outs, taps, cut(plan, form)[1], d, segment, pixels)
 
 
-def gathered_size(form: Form, lanes: int) -> int:
+def _pixels(plan: ConvPlan, form: Form) -> int:
+    """Of a row that are gathered together: enough for one knot."""
+    return max(PIXELS, form.across.points * dilation(plan)[1])
+
+
+def gathered_size(plan: ConvPlan, form: Form, lanes: int) -> int:
     """Numbers of the rows of pixels that `tile_spectra` needs."""
-    return (form.down.points * (PIXELS + 1) + lanes) * lanes
+    return (form.down.points * (_pixels(plan, form) + 1) + lanes) * lanes
 
 
 def _fit(plan: ConvPlan, form: Form, workspace: int, workers: int) -> Sizes | None:
@@ -212,7 +235,8 @@ def _fit(plan: ConvPlan, form: Form, workspace: int, workers: int) -> Sizes | No
     for band, ready in [(most, True)] * (total > FEW) + [(FEW, False), (most, False), (tile.rows, False)]:
         items = -(-total // band) * plan.groups * blocks
         band = -(-total // -(-total // band)) if items >= workers else -(-total * plan.groups * blocks // workers)
-        sizes = Sizes(form, tile, tiles, _up(band, tile.rows), chunk, blocks, ready, workers, False)
+        band = _up(band, math.lcm(tile.rows, dilation(plan)[1]))
+        sizes = Sizes(form, tile, tiles, band, chunk, blocks, ready, workers, False)
         if _workspace(plan, sizes, workers) <= workspace:
             return sizes
     return None
@@ -229,7 +253,8 @@ def _workspace(plan: ConvPlan, sizes: Sizes, workers: int) -> int:
     near = _band_step(tile, taps, channels) + tile.columns
     part = _part_size(form, tile, sizes.chunk)
     numbers = form.elements * (sizes.band * near + 2 * PAD) + part + PAD
-    numbers += gathered_size(form, tile.lanes) + form.down.outputs * _up(form.across.outputs, tile.lanes) * tile.lanes
+    numbers += gathered_size(plan, form, tile.lanes)
+    numbers += form.down.outputs * _up(form.across.outputs * dilation(plan)[1], tile.lanes) * tile.lanes
     ready = plan.groups * sizes.blocks * taps * -(-channels // sizes.chunk) * part + PAD
     biases = plan.groups * sizes.blocks * tile.columns
     return (workers * numbers + sizes.ready * ready + biases) * FLOAT.itemsize
@@ -287,7 +312,7 @@ def forward(x: Array, weight: Array, bias: Array | None, plan: ConvPlan, then: i
     job = Job(
         x.ctypes.data, x.strides, x.shape[2:], plan.before, out.ctypes.data, out.strides, out.shape[2:],
         weight.ctypes.data - 4 * (weight.shape[4] - 1) * flipped, weight.strides[:4], flipped, plan.kernel_size,
-        step("filters", sizes.form), step("outputs", sizes.form), biases.ctypes.data, near, then,
+        plan.dilation, step("filters", sizes.form), step("outputs", sizes.form), biases.ctypes.data, near, then,
         x.shape[0], groups, channels, per_group, taps, how, sizes.tiles, sizes.band, sizes.chunk, sizes.blocks, 0, 0,
         sizes.tile.rows, sizes.tile.columns, sizes.tile.loop,
     )  # fmt: skip
@@ -371,14 +396,14 @@ def _convolve(start, stop, unit, job, doubtful):
     parts = job.taps * -(-job.channels // job.chunk)
     total = job.images * job.tiles[0] * job.tiles[1] * job.tiles[2]
     elements = job.patches.elements
-    high, wide = job.patches.outputs
+    high, wide = job.patches.outputs[0], job.patches.outputs[1] * job.patches.dilation[1]
     memory = np.empty(elements * (plane + sums_plane) + part_size + PAD, np.float32)
     spectra = (memory.ctypes.data + 63) // 64 * 64
     sums = spectra + elements * plane * 4
     own = sums + elements * sums_plane * 4
-    gathered = np.empty((job.patches.points[0] * (PIXELS + 1) + lanes(unit)) * lanes(unit), np.float32)
+    gathered = np.empty((job.patches.points[0] * (job.patches.pixels + 1) + lanes(unit)) * lanes(unit), np.float32)
     pixels = np.empty((high, -(-wide // lanes(unit)) * lanes(unit), lanes(unit)), np.float32)
-    doubt = np.zeros(lanes(unit), np.int64)
+    doubt = np.zeros(pixels.shape[1], np.int64)
     ready = -1
     for item in range(start, stop):
         rest, block = divmod(item, job.blocks)
@@ -387,8 +412,8 @@ def _convolve(start, stop, unit, job, doubtful):
         last = min(first + job.band, total)
         if rest != ready:
             tile_spectra(
-                unit, (job.x, job.x_strides, job.size), job.patches, job.tiles, job.before, g * job.channels,
-                job.channels, first, last, gathered, spectra, plane, step, padded,
+                unit, (job.x, job.x_strides, job.size), job.patches, job.tiles, job.before, job.dilation[0],
+                g * job.channels, job.channels, first, last, gathered, spectra, plane, step, padded,
             )  # fmt: skip
             ready = rest
         for part in range(parts):
@@ -423,38 +448,59 @@ def place(tiles, t):
 
 
 @kernel
-def tile_spectra(unit, x, patches, tiles, before, channel, channels, first, last, gathered, to, plane, step, padded):
+def corner(tile, outputs, dilation):
+    """The first pixel, along an axis, of a tile; of a knot, if it is a knot's first one."""
+    if dilation == 1:
+        return tile * outputs
+    knot, between = divmod(tile, dilation)
+    return knot * outputs * dilation + between
+
+
+@kernel
+def tile_spectra(
+    unit, x, patches, tiles, before, depth, channel, channels, first, last, gathered, to, plane, step, padded
+):
     """Transform the patches of tiles `first` to `last`, of some channels, to (elements, tiles, blocks, channels)."""
-    row = (PIXELS + 1) * lanes(unit)
-    high, wide = patches.outputs
+    row = (patches.pixels + 1) * lanes(unit)
+    apart, between = patches.dilation
+    knot = patches.outputs[1] * between
     for tap in range(patches.blocks[0] * patches.blocks[1] * patches.blocks[2]):
         rest, right = divmod(tap, patches.blocks[2])
         deep, below = divmod(rest, patches.blocks[1])
-        right, below = right * patches.taps[1] - before[2], below * patches.taps[0] - before[1]
+        right, below = right * patches.taps[1] * between - before[2], below * patches.taps[0] * apart - before[1]
+        deep = deep * depth - before[0]
         t = first
         while t < last:
             n, d, down, across = place(tiles, t)
             count = min(patches.segment, last - t, tiles[2] - across)
             for c in range(0, channels, lanes(unit)):
-                z, h, w = d + deep - before[0], high * down + below, wide * across + right
-                pixels = wide * (count - 1) + patches.points[1]
-                gather_rows(unit, x, gathered, patches.points[0], n, channel + c, channels - c, z, h, w, pixels)
-                for i in range(count):
-                    here = to + ((t - first + i) * step + tap * padded + c) * 4
-                    spectrum(patches.spectrum, here, plane, gathered.ctypes.data + i * wide * lanes(unit) * 4, row)
+                h, w = (
+                    corner(down, patches.outputs[0], apart) + below,
+                    corner(across, patches.outputs[1], between) + right,
+                )
+                pixels = patches.outputs[1] * (count - between) + patches.points[1] * between
+                gather_rows(
+                    unit, x, gathered, row, patches.points[0], apart, n, channel + c, channels - c, d + deep, h, w,
+                    pixels,
+                )  # fmt: skip
+                here = to + ((t - first) * step + tap * padded + c) * 4
+                for k in range(0, patches.outputs[1] * count, knot):
+                    for pixel in range(k, k + between):
+                        there = gathered.ctypes.data + pixel * lanes(unit) * 4
+                        spectrum(patches.spectrum, here, plane, there, row, between * lanes(unit))
+                        here += step * 4
             t += count
 
 
 @kernel
-def gather_rows(unit, x, gathered, rows, n, c, channels, z, h0, w0, width):
-    """Some rows of `width` pixels, channels side by side, zeros where the padding is."""
+def gather_rows(unit, x, gathered, row, rows, apart, n, c, channels, z, h0, w0, width):
+    """Some rows of `width` pixels, `apart` from each other, channels side by side, zeros where the padding is."""
     address, strides, size = x
-    row = (PIXELS + 1) * lanes(unit)
     low = min(width, max(0, -w0))
     high = max(low, min(width, size[2] - w0))
     inside = 0 <= z < size[0] and low < high
     for i in range(rows):
-        h = h0 + i
+        h = h0 + i * apart
         at = i * row
         if not (inside and 0 <= h < size[1]):
             for k in range(width * lanes(unit)):
@@ -487,7 +533,9 @@ def _finish(unit, job, g, block, first, last, sums, plane, pixels, doubt, repair
     found = 0
     strides = job.out_strides
     tall, broad = job.patches.outputs
+    apart, between = job.patches.dilation
     here, row = pixels.ctypes.data, pixels.shape[1] * lanes(unit)
+    most = pixels.shape[1] // (broad * between) * between
     for i in range(0, min(job.columns, job.per_group - block * job.columns), lanes(unit)):
         o = block * job.columns + i
         count = min(lanes(unit), job.per_group - o)
@@ -495,21 +543,29 @@ def _finish(unit, job, g, block, first, last, sums, plane, pixels, doubt, repair
         t = first
         while t < last:
             n, d, down, across = place(job.tiles, t)
-            together = min(pixels.shape[1] // broad, last - t, job.tiles[2] - across)
-            for k in range(together):
-                source, to = sums + ((t + k - first) * job.columns + i) * 4, here + k * broad * lanes(unit) * 4
-                outputs(job.outputs, to, row, source, plane, bias, job.then == RELU, doubt.ctypes.data + k * 8)
-            h, w = tall * down, broad * across
-            high, wide = min(tall, job.out_size[1] - h), min(broad * together, job.out_size[2] - w)
+            together = min(most, last - t, job.tiles[2] - across)
+            source, found_here = sums + ((t - first) * job.columns + i) * 4, doubt.ctypes.data
+            for k in range(0, broad * together, broad * between):
+                for pixel in range(k, k + between):
+                    outputs(
+                        job.outputs, here + pixel * lanes(unit) * 4, row, between * lanes(unit), source, plane, bias,
+                        job.then == RELU, found_here,
+                    )  # fmt: skip
+                    source += job.columns * 4
+                    found_here += 8
+            h, w = corner(down, tall, apart), corner(across, broad, between)
+            high = min(tall, (job.out_size[1] - h + apart - 1) // apart)
+            wide = min(broad * together, job.out_size[2] - w)
             to = job.out + n * strides[0] + (g * job.per_group + o) * strides[1] + d * strides[2]
             to += h * strides[3] + w * strides[4]
-            for line in range(high):
-                begin, there = here + line * row * 4, to + line * strides[3]
-                if job.then > RELU:
-                    call(job.then, begin, begin, 0, 1, wide * lanes(unit))
-                if strides[4] == 4:
-                    turn_back(unit, there, strides[1] // 4, begin, count, wide)
-                elif strides[1] == 4:
+            if job.then > RELU:
+                for line in range(high):
+                    call(job.then, here + line * row * 4, here + line * row * 4, 0, 1, wide * lanes(unit))
+            if strides[4] == 4:
+                turn_back(unit, to, strides[1] // 4, apart * strides[3] // 4, here, row, count, high, wide)
+            for line in range(0 if strides[4] == 4 else high):
+                begin, there = here + line * row * 4, to + line * apart * strides[3]
+                if strides[1] == 4:
                     move(unit, there, strides[4] // 4, begin, lanes(unit), count, wide)
                 else:
                     _bring_apart(there, strides, pixels[line], count, wide)
@@ -518,7 +574,7 @@ def _finish(unit, job, g, block, first, last, sums, plane, pixels, doubt, repair
                     if doubt[k] >> c & 1:
                         found += 1
                         if found <= repairs:
-                            _sum_directly(job, g, o + c, n, d, h, w + broad * k)
+                            _sum_directly(job, g, o + c, n, d, h, corner(across + k, broad, between))
             t += together
     return found
 
@@ -538,8 +594,9 @@ def _sum_directly(job, g, o, n, d, h0, w0):
     to = job.out + n * strides[0] + (g * job.per_group + o) * strides[1] + d * strides[2]
     bias = job.bias + (g * job.bias_step + o) * 4
     taps = job.kernel[0] * job.kernel[1] * job.kernel[2]
-    for h in range(h0, min(h0 + job.patches.outputs[0], job.out_size[1])):
-        for w in range(w0, min(w0 + job.patches.outputs[1], job.out_size[2])):
+    apart, between = job.patches.dilation
+    for h in range(h0, min(h0 + job.patches.outputs[0] * apart, job.out_size[1]), apart):
+        for w in range(w0, min(w0 + job.patches.outputs[1] * between, job.out_size[2]), between):
             total: Any = peek(bias)
             for c in range(job.channels):
                 for tap in range(taps):
@@ -557,7 +614,11 @@ def _input(job, n, c, d, h, w, tap):
     """What the tap of a window meets."""
     rest, right = divmod(tap, job.kernel[2])
     deep, below = divmod(rest, job.kernel[1])
-    z, y, x = d + deep - job.before[0], h + below - job.before[1], w + right - job.before[2]
+    z, y, x = (
+        d + deep * job.dilation[0] - job.before[0],
+        h + below * job.dilation[1] - job.before[1],
+        w + right * job.dilation[2] - job.before[2],
+    )
     if 0 <= z < job.size[0] and 0 <= y < job.size[1] and 0 <= x < job.size[2]:
         s = job.x_strides
         return peek(job.x + n * s[0] + c * s[1] + z * s[2] + y * s[3] + x * s[4])

@@ -24,10 +24,11 @@ from cnnkit.rooms.numba.tile import Tile, gather, tiles
 from cnnkit.rooms.numba.winograd import (
     CLEARLY,
     PAD,
-    PIXELS,
     WORK,
     Patches,
+    corner,
     cut,
+    dilation,
     forms,
     gather_rows,
     gathered_size,
@@ -67,6 +68,7 @@ class Job(NamedTuple):
     per_group: int  # output channels of a group
     taps: int  # blocks of them
     kernel: Ints
+    depth: int  # the dilation along it
     patches: Patches
     gradients: int  # the addresses of code
     weights: int
@@ -84,7 +86,7 @@ def chosen(x: Array, plan: ConvPlan) -> bool:
     algorithm = settings.current().algorithm
     if algorithm == "direct" or x.dtype != FLOAT or not forms(plan.kernel_size[1:]):
         return False
-    if plan.stride != (1, 1, 1) or plan.dilation != (1, 1, 1) or not plan.in_channels * plan.batch:
+    if plan.stride != (1, 1, 1) or not plan.in_channels * plan.batch:
         return False
     sizes = _sizes(plan, settings.current().max_workspace)
     return sizes.workers > 0 and (algorithm == "winograd" or sizes.pays)
@@ -93,7 +95,7 @@ def chosen(x: Array, plan: ConvPlan) -> bool:
 @lru_cache(1024)
 def _sizes(plan: ConvPlan, workspace: int) -> Sizes:
     """The form that takes the fewest cycles."""
-    ways = [_fit(plan, form, workspace) for form in forms(plan.kernel_size[1:])]
+    ways = [_fit(plan, form, workspace) for form in forms(plan.kernel_size[1:], dilation(plan)[1] > 1)]
     best = min(ways, key=lambda way: _cycles(plan, way) * worse(way.form))
     return best._replace(pays=plan.groups * _cycles(plan, best) * CLEARLY < _cycles_directly(plan))
 
@@ -110,7 +112,8 @@ def _fit(plan: ConvPlan, form: Form, workspace: int) -> Sizes:
     whole = [tile for tile in tiles("gather", FLOAT) if tile.lanes == tile.unit.lanes]
     tile = min(whole, key=cycles)
     blocks, vectors = parts(per_group, tile.columns), parts(channels, tile.lanes)
-    band = parts(total, parts(total, BAND * form.thin))
+    knot = dilation(plan)[1]  # not to be parted
+    band = parts(parts(total, parts(total, BAND * form.thin)), knot) * knot
     a_vector = form.elements * taps * tile.lanes * blocks * tile.columns * FLOAT.itemsize
     chunk = max(1, min(vectors, (NEAR if band == total else FAR) // a_vector))
     sizes = Sizes(form, tile, tiles_, band, chunk, blocks, 0, False)
@@ -122,7 +125,7 @@ def _workspace(plan: ConvPlan, sizes: Sizes) -> int:
     tile, form = sizes.tile, sizes.form
     rows = volume(cut(plan, form)[1]) * sizes.chunk * tile.lanes
     near = sizes.band * (rows + PAD) + sizes.blocks * (sizes.band + rows + tile.rows) * tile.columns + 3 * PAD
-    return (form.elements * near + gathered_size(form, tile.lanes)) * FLOAT.itemsize
+    return (form.elements * near + gathered_size(plan, form, tile.lanes)) * FLOAT.itemsize
 
 
 def _cycles(plan: ConvPlan, sizes: Sizes) -> float:
@@ -155,8 +158,9 @@ def weight_gradient(grad_output: Array, x: Array, plan: ConvPlan, total: Array) 
     job = Job(
         (x.ctypes.data, x.strides, x.shape[2:]), (grad_output.ctypes.data, grad_output.strides, grad_output.shape[2:]),
         plan.before, total.ctypes.data, plan.batch, channels, plan.out_channels // plan.groups,
-        volume(how.blocks), plan.kernel_size, how, step("gradients", sizes.form), step("weights", sizes.form),
-        sizes.tiles, sizes.band, sizes.chunk, sizes.blocks, tile.rows, tile.columns, tile.loop,
+        volume(how.blocks), plan.kernel_size, plan.dilation[0], how, step("gradients", sizes.form),
+        step("weights", sizes.form), sizes.tiles, sizes.band, sizes.chunk, sizes.blocks,
+        tile.rows, tile.columns, tile.loop,
     )  # fmt: skip
     items = plan.groups * parts(channels, tile.lanes)
     doubtful = np.zeros(items, np.int64)
@@ -186,7 +190,7 @@ def _correlate(start, stop, unit, job, doubtful):
     spectra = (memory.ctypes.data + 63) // 64 * 64
     grads = spectra + elements * plane * 4
     sums = grads + elements * grads_plane * 4
-    gathered = np.empty((job.patches.points[0] * (PIXELS + 1) + lanes(unit)) * lanes(unit), np.float32)
+    gathered = np.empty((job.patches.points[0] * (job.patches.pixels + 1) + lanes(unit)) * lanes(unit), np.float32)
     nothing = np.zeros(job.columns, np.float32)
     rows, places = np.arange(job.rows), np.arange(job.rows) * job.columns
     offsets = np.arange(job.band) * step
@@ -200,8 +204,8 @@ def _correlate(start, stop, unit, job, doubtful):
         for first in range(0, all_tiles, job.band):
             last = min(first + job.band, all_tiles)
             tile_spectra(
-                unit, job.x, job.patches, job.tiles, job.before, g * job.channels + c, channels, first, last,
-                gathered, spectra, plane, step, padded,
+                unit, job.x, job.patches, job.tiles, job.before, job.depth, g * job.channels + c, channels, first,
+                last, gathered, spectra, plane, step, padded,
             )  # fmt: skip
             if ready != g or job.band < all_tiles:
                 _gradient_spectra(unit, job, g, first, last, gathered, grads, grads_plane)
@@ -230,8 +234,9 @@ def _correlate(start, stop, unit, job, doubtful):
 @kernel
 def _gradient_spectra(unit, job, g, first, last, gathered, to, plane):
     """Transform the gradients of tiles `first` to `last`, of a group, to (elements, blocks, tiles, columns)."""
-    row = (PIXELS + 1) * lanes(unit)
+    row = (job.patches.pixels + 1) * lanes(unit)
     high, wide = job.patches.outputs
+    apart, between = job.patches.dilation
     t = first
     while t < last:
         n, d, down, across = place(job.tiles, t)
@@ -239,12 +244,14 @@ def _gradient_spectra(unit, job, g, first, last, gathered, to, plane):
         for o in range(0, job.per_group, lanes(unit)):
             block, i = divmod(o, job.columns)
             channel, left = g * job.per_group + o, job.per_group - o
-            gather_rows(
-                unit, job.grads, gathered, high, n, channel, left, d, high * down, wide * across, wide * count
-            )  # fmt: skip
-            for k in range(count):
-                here = to + ((block * job.band + t - first + k) * job.columns + i) * 4
-                gradients(job.gradients, here, plane, gathered.ctypes.data + k * wide * lanes(unit) * 4, row)
+            h, w = corner(down, high, apart), corner(across, wide, between)
+            gather_rows(unit, job.grads, gathered, row, high, apart, n, channel, left, d, h, w, wide * count)
+            here = to + ((block * job.band + t - first) * job.columns + i) * 4
+            for k in range(0, wide * count, wide * between):
+                for pixel in range(k, k + between):
+                    there = gathered.ctypes.data + pixel * lanes(unit) * 4
+                    gradients(job.gradients, here, plane, there, row, between * lanes(unit))
+                    here += job.columns * 4
         t += count
 
 
