@@ -94,7 +94,7 @@ def compile_all(dtype: np.dtype) -> None:
             tile.loop  # noqa: B018
 
 
-def _compiled(name: str, numbers: int, body: Any) -> Any:
+def compiled(name: str, numbers: int, body: Any) -> Any:
     """An intrinsic that emits a tile's loop, by ``body(emit, tile, *numbers)``, and gives its address."""
 
     @intrinsic
@@ -109,7 +109,7 @@ def _compiled(name: str, numbers: int, body: Any) -> Any:
     return address
 
 
-def _called(numbers: int) -> Any:
+def called(numbers: int) -> Any:
     """What an intrinsic ``f(loop, *numbers)`` returns that calls the loop at an address."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -133,7 +133,7 @@ def outer(
     Arguments are addresses, but for `step` (elements between rows of `out`), `here` (at most the tile's rows), `count`
     (at most its columns), `relu` (0 or 1) and `terms`. Of b whole vectors are read: `count` rounded up to `lanes`.
     """
-    return _called(10)
+    return called(10)
 
 
 def _emit_outer(emit: Emitter, tile: TileType, *args: Any) -> None:
@@ -196,7 +196,7 @@ def _emit_outer_loop(
     builder.position_at_end(stored)
 
 
-_outer_loop = _compiled("outer", 10, _emit_outer)
+_outer_loop = compiled("outer", 10, _emit_outer)
 
 
 @kernel
@@ -217,7 +217,7 @@ def inner(
     For i < `here`, j < `across`. Arguments are addresses, but for `step` (elements), `here` (at most the tile's rows),
     `across` (at most its vectors) and `count`. All offsets must be ones to read at; nothing is read behind `count`.
     """
-    return _called(9)
+    return called(9)
 
 
 def _emit_inner(
@@ -295,7 +295,7 @@ def sum_lanes(emit: Emitter, vectors: list[Any]) -> Any:
     return vectors[0]
 
 
-_inner_loop = _compiled("inner", 9, _emit_inner)
+_inner_loop = compiled("inner", 9, _emit_inner)
 
 
 @kernel
@@ -312,7 +312,7 @@ def product(typingctx: Any, loop: Any, out: Any, step: Any, begin: Any, a: Any, 
 
     Arguments are addresses, but for steps (elements), `begin` (1 if what stood in `out` does not count) and `terms`.
     """
-    return _called(7)
+    return called(7)
 
 
 def _emit_product(
@@ -342,7 +342,7 @@ def _emit_product(
         emit.store_vector(total, one)
 
 
-_product_loop = _compiled("product", 7, _emit_product)
+_product_loop = compiled("product", 7, _emit_product)
 
 
 @kernel
@@ -363,7 +363,7 @@ def gather(
     For all of the tile's rows, p < `count` (at most its columns). Arguments are addresses, but for `count`, steps
     (elements), `relu` (0 or 1) and `terms`. Of b and `more` whole vectors are read: `count` rounded up to `lanes`.
     """
-    return _called(12)
+    return called(12)
 
 
 def _emit_gather(emit: Emitter, tile: TileType, *args: Any) -> None:
@@ -404,7 +404,7 @@ def _emit_gather_loop(
                 emit.store_masked(value, emit.at(to, at), last)
 
 
-_gather_loop = _compiled("gather", 12, _emit_gather)
+_gather_loop = compiled("gather", 12, _emit_gather)
 
 
 @kernel
