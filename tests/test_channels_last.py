@@ -194,6 +194,22 @@ def test_the_gradient_of_a_bias(channels, dtype):
     assert_close(sums, grad.sum((0, 2, 3), dtype="f8"), np.abs(grad).sum((0, 2, 3)), 180, dtype)
 
 
+@pytest.mark.parametrize("order", [channels_last, np.ascontiguousarray])
+def test_few_pixels_are_examples_of_a_dense_layer(order, monkeypatch):
+    case, used, dense = Conv((2, 300, 3, 5), (91, 300, 1, 1)), [], room.dense
+    monkeypatch.setattr(room, "dense", lambda *args: used.append(args) or dense(*args))
+    x, weight, bias = data(case, "float32")
+    with cnnkit.use_backend("numba"):
+        y = forward(case, order(x), weight, bias, activation="relu")
+        views = forward(case, order(x)[:, :, ::-1], weight, bias)
+    assert len(used) == 1  # of views, rows are no examples
+    expected = naive.conv(x, weight, bias, *case.solved)
+    magnitude = naive.conv(*map(np.abs, (x, weight, bias)), *case.solved)
+    assert y.strides == order(y).strides
+    assert_close(y, np.maximum(expected, 0), magnitude, case.terms + 1)
+    assert_close(views, expected[:, :, ::-1], magnitude[:, :, ::-1], case.terms + 1)
+
+
 def test_taps_in_the_padding_are_left_out(monkeypatch):
     """Where many are, forward and on the way back to the input."""
     case = Conv((2, 17, 25, 22), (33, 17, 3, 3), 1, (9, 8), (9, 8), 1)
