@@ -176,6 +176,7 @@ def _ways(plan: ConvPlan, dtype: np.dtype, workspace: int) -> dict[Any, float]:
         pixels: pixels.forward_cycles(plan, dtype, workspace),
         few: few.way(plan, dtype).cycles,
         grouped: grouped.cycles(plan, dtype),
+        depthwise: depthwise.cycles(plan, dtype),
     }
 
 
@@ -187,6 +188,7 @@ def gradient_way(plan: ConvPlan, dtype: np.dtype) -> Callable[..., bool]:
     ways = {
         _along_gradients: pixels.gradient_cycles(one, dtype),
         _by_copies: grouped.cycles(one, dtype),
+        _by_groups: depthwise.cycles(one, dtype) * depthwise.GIVEN,
         _along_x: sum(pixels.gradient_cycles(phase, dtype) + CALL for phase in phases),
         _turned: turning_both(one, dtype),
     }
@@ -335,6 +337,12 @@ def _along_gradients(grad_output: Array, x: Array, plan: ConvPlan, total: Array)
 def _by_copies(grad_output: Array, x: Array, plan: ConvPlan, total: Array) -> bool:
     """Lanes are output channels: of `grouped`."""
     grouped.weight_gradient(grad_output, x, geometry.lift(plan), total)
+    return True
+
+
+def _by_groups(grad_output: Array, x: Array, plan: ConvPlan, total: Array) -> bool:
+    """Lanes are channels of both: of `depthwise`."""
+    depthwise.weight_gradient(grad_output, x, geometry.lift(plan), total)
     return True
 
 

@@ -94,7 +94,7 @@ def compile_all(dtype: np.dtype) -> None:
             tile.loop  # noqa: B018
 
 
-def _compiled(name: str, numbers: int, body: Any) -> Any:
+def compiled(name: str, numbers: int, body: Any) -> Any:
     """An intrinsic that emits a tile's loop, by ``body(emit, tile, *numbers)``, and gives its address."""
 
     @intrinsic
@@ -185,7 +185,7 @@ def _emit_outer_loop(
     builder.position_at_end(stored)
 
 
-_outer_loop = _compiled("outer", 10, _emit_outer)
+_outer_loop = compiled("outer", 10, _emit_outer)
 
 
 @kernel
@@ -284,7 +284,7 @@ def sum_lanes(emit: Emitter, vectors: list[Any]) -> Any:
     return vectors[0]
 
 
-_inner_loop = _compiled("inner", 9, _emit_inner)
+_inner_loop = compiled("inner", 9, _emit_inner)
 
 
 @kernel
@@ -331,7 +331,7 @@ def _emit_product(
         emit.store_vector(total, one)
 
 
-_product_loop = _compiled("product", 7, _emit_product)
+_product_loop = compiled("product", 7, _emit_product)
 
 
 @kernel
@@ -393,7 +393,7 @@ def _emit_gather_loop(
                 emit.store_masked(value, emit.at(to, at), last)
 
 
-_gather_loop = _compiled("gather", 12, _emit_gather)
+_gather_loop = compiled("gather", 12, _emit_gather)
 
 
 @kernel
