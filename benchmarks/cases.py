@@ -1,17 +1,23 @@
-"""The named layers, read from the source file beside this folder: an installed old cnnkit may not have it."""
+"""The named layers and networks, read from the race's source: an installed old cnnkit may not have them."""
 
 import importlib.util
 import sys
 from pathlib import Path
 
-_FILE = Path(__file__).parents[1] / "cnnkit" / "cli" / "bench" / "cases.py"
-_spec = importlib.util.spec_from_file_location("benchmarks_cases", _FILE)
-_module = sys.modules[_spec.name] = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_module)
+_FOLDER = Path(__file__).parents[1] / "cnnkit" / "cli" / "bench"
 
-CASES, CONV, CONV_TRANSPOSE, POOL, DENSE, ELEMENTWISE, NORM = (
-    getattr(_module, name) for name in ("CASES", "CONV", "CONV_TRANSPOSE", "POOL", "DENSE", "ELEMENTWISE", "NORM")
-)
+
+def _read(name):
+    """A file of the race as a module."""
+    spec = importlib.util.spec_from_file_location(f"benchmarks_{name}", _FOLDER / f"{name}.py")
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+_module, networks = _read("cases"), _read("networks")
+KINDS = ("CASES", "CONV", "CONV_TRANSPOSE", "POOL", "DENSE", "ELEMENTWISE", "NORM", "NETWORK")
+CASES, CONV, CONV_TRANSPOSE, POOL, DENSE, ELEMENTWISE, NORM, NETWORK = (getattr(_module, name) for name in KINDS)
 arrays = _module.arrays
 
 BACKENDS = ["numba", "numpy", "cuda", "cupy"]  # on every machine; asv's -b chooses those that it has

@@ -39,10 +39,10 @@ def options(
     ----------
     algorithm : {"auto", "direct", "winograd"}, optional
         ``"auto"``, the default of the library, takes the faster one. ``"direct"`` sums the products of the definition:
-        it is the most accurate. ``"winograd"`` saves three of four multiplications of convolutions of float32 with
-        3x3 kernels (in 3d, of any depth), without stride and dilation, at an error about twice as large, and of their
-        gradients (five times as large for the weights', whose direct sum is very exact); all others are computed
-        directly.
+        it is the most accurate. ``"winograd"`` saves two to three of four multiplications of convolutions of float32
+        whose kernels are 3 to 5 high and wide, and a third to a half of those with taps along one of these axes (lines,
+        1x7; in 3d, of any depth), without stride, at an error about twice as large, and of their gradients
+        (five times as large for the weights', whose direct sum is very exact); all others are computed directly.
     max_workspace : int, optional
         Bytes, at least 0; 64 MiB if never set. A Winograd convolution for which they are not enough is computed
         directly, and a direct one packs its weights in parts that fit. A direct one also has, for each thread, about
@@ -65,12 +65,13 @@ def options(
     asyncio: a task begins with what holds where it is made, and so does ``asyncio.to_thread``; what it then chooses is
     its own. Generators have no context of their own: do not yield inside the block.
 
-    With ``|x| <= X`` in the 6x6 inputs (of every channel) that a tile of 4x4 outputs reads, and W the sum of the
-    absolute weights of a filter over ``n`` channels and depths, a Winograd result is off by at most
-    ``(n + 26) * eps * 88 * X * W``, and the direct sum by ``(9 * n + 4) * eps / 2 * X * W``. Typical errors are 1.6 to
-    1.8 times those of the direct sum. A gradient of a weight is off by at most ``(n + 26) * eps * 88 * X * G``, where X
-    is the largest ``|x|``, G the sum of the absolute output gradients of a channel, and n is 64 and a sixty-fourth of
-    the number of tiles. Where a number between them overflows, or an input is not finite, outputs are summed directly:
+    With ``|x| <= X`` in the inputs (of every channel) that a tile of outputs reads, and W the sum of the absolute
+    weights of a filter over ``n`` channels, depths and blocks of taps, a Winograd result is off by at most
+    ``(n + 26) * eps * 88 * X * W`` (20 in place of 88 if one axis has taps), and the direct sum of t products by
+    ``(t + 4) * eps / 2 * X * W``. Typical errors are 1.2 to 2.5 times those of the direct sum. A gradient of a weight
+    is off by at most ``(n + 26) * eps * 88 * X * G``, where X is the largest ``|x|``, G the sum of the absolute output
+    gradients of a channel, and n the tiles that are summed together (64, or 128 if one axis has taps) and the number of
+    these sums. Where a number between them overflows, or an input is not finite, outputs are summed directly:
     NaN and infinity arise where the direct sum has them.
 
     Examples

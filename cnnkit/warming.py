@@ -114,6 +114,7 @@ def common(dtype: Any) -> dict[str, Callable[[], None]]:
         ),
         "Winograd": lambda: _layer(Conv2d(16, 16, 3, padding=1, dtype=kind), (2, 16, 12, 12), "winograd"),
         "Winograd, large images": lambda: _layer(Conv2d(16, 16, 3, dtype=kind), (2, 16, 48, 48), "winograd"),
+        "Winograd, other kernels": lambda: _winograd(kind),
         "depthwise": lambda: _layer(_depthwise(kind), (2, 16, 12, 12)),
         "depthwise, few windows": lambda: _layer(_depthwise(kind, 2), (2, 16, 12, 12)),
         "depthwise, channels last": lambda: _layer(_depthwise(kind), (2, 16, 12, 12), channels_last=True),
@@ -134,6 +135,11 @@ def common(dtype: Any) -> dict[str, Callable[[], None]]:
         "softmax": lambda: _softmax(kind),
         "cross-entropy": lambda: _cross_entropy(kind),
     }
+
+
+def _winograd(dtype: str) -> None:
+    for kernel in ((5, 5), (1, 3), (3, 1), (1, 5), (5, 1), (1, 7), (7, 1)):
+        _layer(Conv2d(64, 64, kernel, dtype=dtype), (2, 64, 20, 20), "winograd")
 
 
 def _depthwise(dtype: str, stride: int = 1) -> Conv2d:

@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks"
 RESULTS = BENCHMARKS / "results"
 pytestmark = pytest.mark.skipif(not (ROOT / "asv.conf.json").is_file(), reason="the benchmarks are in the source tree")
-SUITES = ("conv", "conv_transpose", "pool", "dense", "elementwise", "norm", "training", "startup")
+SUITES = ("conv", "conv_transpose", "pool", "dense", "elementwise", "norm", "networks", "training", "startup")
 KINDS = ("time_", "timeraw_", "peakmem_", "track_")
 
 
@@ -69,7 +69,7 @@ def test_cases_are_the_layers_that_they_are_named_after():
     assert cases.CONV["mobilenet_depthwise_144_stride2"].groups == 144
     assert cases.CONV["audio_1d_3_dilated"].op == "conv1d"
     assert cases.CONV["volume_3d_3x3x3_256"].op == "conv3d"
-    kinds = cases.CONV, cases.CONV_TRANSPOSE, cases.POOL, cases.DENSE, cases.ELEMENTWISE, cases.NORM
+    kinds = cases.CONV, cases.CONV_TRANSPOSE, cases.POOL, cases.DENSE, cases.ELEMENTWISE, cases.NORM, cases.NETWORK
     assert len(cases.CASES) == sum(map(len, kinds))
 
 

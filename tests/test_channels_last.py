@@ -31,6 +31,7 @@ CASES = {
     "multiplier 2": Conv((2, 9, 7, 20), (18, 1, 3, 3), 1, 1, 1, 9),
     "multiplier 3, stride 2": Conv((2, 5, 19, 18), (15, 1, 3, 2), 2, ((1, 0), (2, 0)), 1, 5),
     "groups of 4": Conv((2, 20, 7, 12), (20, 4, 3, 3), 1, 1, 1, 5),
+    "groups of 2, stride 2": Conv((2, 74, 9, 21), (74, 2, 3, 4), 2, 1, 1, 37),
     "groups of 4, padding over kernel": Conv((1, 12, 6, 7), (12, 4, 2, 2), 1, 3, 1, 3),
     "groups of 3 to 2, dilation": Conv((2, 15, 13, 9), (10, 3, 3, 3), 1, 2, 2, 5),
     "groups of 1 to 4, 1d": Conv((2, 3, 140), (12, 1, 4), (3,), ((5, 1),), 2, 3),
@@ -38,7 +39,10 @@ CASES = {
     "wide depthwise": Conv((1, 9, 7, 11), (9, 1, 5, 7), 1, (2, 3), 1, 9),
     "wide depthwise, stride 2": Conv((1, 8, 9, 13), (8, 1, 3, 7), 2, (1, 3), 1, 8),
 }
-WAYS = {"pixels": "_along_gradients", "few": "_along_x", "grouped": "_by_copies", "turning": "_turned"}
+WAYS = {
+    "pixels": "_along_gradients", "few": "_along_x", "grouped": "_by_copies", "depthwise": "_by_groups",
+    "turning": "_turned",
+}  # fmt: skip
 SOME = ("to 1", "5x5 to 1, dilation", "3x3 to 2, stride 2", "multiplier 3, stride 2", "groups of 4", "wide depthwise")
 
 
@@ -64,14 +68,16 @@ def forced(monkeypatch, name):
     way = None if name == "turning" else importlib.import_module(f"cnnkit.rooms.numba.{name}")
     depthwise = importlib.import_module("cnnkit.rooms.numba.depthwise")
 
+    def possible(plan, dtype):
+        return name not in ("grouped", "depthwise") or way.cycles(plan, dtype) < math.inf
+
     def forward(plan, dtype, _):
         used.append("forward")
-        return None if name == "grouped" and room.grouped.cycles(plan, dtype) == math.inf else way
+        return way if possible(plan, dtype) else None
 
     def gradient(plan, dtype):
         used.append("gradient")
-        possible = name != "grouped" or room.grouped.cycles(geometry.lift(plan), dtype) < math.inf
-        return getattr(room, WAYS[name] if possible else "_turned")
+        return getattr(room, WAYS[name] if possible(geometry.lift(plan), dtype) else "_turned")
 
     monkeypatch.setattr(room, "FEWEST", 0)
     monkeypatch.setattr(room, "forward_way", forward)
@@ -188,6 +194,22 @@ def test_the_gradient_of_a_bias(channels, dtype):
     assert_close(sums, grad.sum((0, 2, 3), dtype="f8"), np.abs(grad).sum((0, 2, 3)), 180, dtype)
 
 
+@pytest.mark.parametrize("order", [channels_last, np.ascontiguousarray])
+def test_few_pixels_are_examples_of_a_dense_layer(order, monkeypatch):
+    case, used, dense = Conv((2, 300, 3, 5), (91, 300, 1, 1)), [], room.dense
+    monkeypatch.setattr(room, "dense", lambda *args: used.append(args) or dense(*args))
+    x, weight, bias = data(case, "float32")
+    with cnnkit.use_backend("numba"):
+        y = forward(case, order(x), weight, bias, activation="relu")
+        views = forward(case, order(x)[:, :, ::-1], weight, bias)
+    assert len(used) == 1  # of views, rows are no examples
+    expected = naive.conv(x, weight, bias, *case.solved)
+    magnitude = naive.conv(*map(np.abs, (x, weight, bias)), *case.solved)
+    assert y.strides == order(y).strides
+    assert_close(y, np.maximum(expected, 0), magnitude, case.terms + 1)
+    assert_close(views, expected[:, :, ::-1], magnitude[:, :, ::-1], case.terms + 1)
+
+
 def test_taps_in_the_padding_are_left_out(monkeypatch):
     """Where many are, forward and on the way back to the input."""
     case = Conv((2, 17, 25, 22), (33, 17, 3, 3), 1, (9, 8), (9, 8), 1)
@@ -216,6 +238,7 @@ def test_layers_take_the_way_that_fills_their_lanes():
     taken = {
         "few": plan(2, (2, 64, 128, 128), (1, 64, 1, 1), 1, 0, 1, 1),
         "grouped": plan(2, (4, 32, 56, 56), (64, 1, 3, 3), 1, 1, 1, 32),
+        "depthwise": plan(2, (4, 128, 56, 56), (128, 4, 3, 3), 1, 1, 1, 32),
         "pixels": plan(2, (8, 8, 64, 64), (8, 8, 3, 3), 1, 1, 1, 1),
     }
     for name, one in taken.items():

@@ -393,7 +393,7 @@ cnnkit.set_num_threads(4)
 x, w = np.ones((4, 32, 40, 40), np.float32), np.ones((32, 32, 5, 5), np.float32)
 atexit.register(lambda: print(cnnkit.conv2d(x, w).sum()))
 """
-    assert float(run_apart(code)) == 4 * 32 * 36 * 36 * 800
+    assert float(run_apart(code)) == pytest.approx(4 * 32 * 36 * 36 * 800, rel=1e-6)
 
 
 # ---------------------------------------------------------------- windows with several results
@@ -479,3 +479,12 @@ def test_a_window_that_is_all_of_the_image_makes_a_dense_layer(size):
             found = cnnkit.conv2d_backward(y, given, weight)
             assert all((a == b).all() for a, b in zip(found, grads, strict=True))
             assert (cnnkit.conv_transpose2d(y, weight, bias[:5]) == back).all()
+
+
+def test_the_address_of_an_array_is_where_numpy_says():
+    array = np.arange(24.0).reshape(2, 3, 4)
+    still = array.view()
+    still.flags.writeable = False
+    for one in (array, still, array[1:, ::-1], array.T, array[:0], np.broadcast_to(array[0, 0, 0], (2, 2))):
+        assert machine.address_of(one) == one.ctypes.data
+    assert machine.address_of(None) == 0

@@ -1,5 +1,6 @@
 """Networks as people build them, beside the same in PyTorch: one step of training from the same weights."""
 
+import importlib
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 import cnnkit
 from cnnkit import nn, optim
+from cnnkit.cli.bench import cases, networks
 
 NEEDED = ("BatchNorm2d", "AdaptiveAvgPool2d")
 lacking = [name for name in NEEDED if not hasattr(nn, name)]
@@ -15,54 +17,16 @@ pytestmark = pytest.mark.skipif(bool(lacking), reason=f"cnnkit.nn has no {', '.j
 CLASSES, BATCH = 5, 4
 
 
-# --- the networks: one text for both libraries ---------------------------------------------------
+# --- the networks, with few channels, for images of 32x32 -----------------------------------------
 
 
 def resnet18(parts):
-    """Four stages of two blocks (He et al. 2016, arXiv 1512.03385), with few channels, for images of 32x32."""
-    layers = [*conv_norm(parts, 3, 4, 7, 1), parts.ReLU(), parts.MaxPool2d(3, 2, 1)]
-    channels = 4
-    for stage in range(4):
-        for block in range(2):
-            stride = 2 if stage and not block else 1
-            layers += [basic_block(parts, channels, 4 * 2**stage, stride), parts.ReLU()]
-            channels = 4 * 2**stage
-    return parts.Sequential(*layers, *head(parts, channels))
-
-
-def basic_block(parts, ins, outs, stride):
-    body = [*conv_norm(parts, ins, outs, 3, stride), parts.ReLU(), *conv_norm(parts, outs, outs, 3, 1)]
-    if stride == 1 and ins == outs:
-        return parts.Residual(parts.Sequential(*body))
-    return parts.Residual(parts.Sequential(*body), parts.Sequential(*conv_norm(parts, ins, outs, 1, stride)))
+    return networks.resnet18(parts, channels=4, classes=CLASSES, stride=1)
 
 
 def mobilenet_v2(parts):
-    """Inverted residuals around depthwise convolutions (Sandler et al. 2018, arXiv 1801.04381), with plain ReLUs."""
-    layers, channels = [*conv_norm(parts, 3, 8, 3, 2), parts.ReLU()], 8
-    for outs, stride in ((8, 1), (12, 2), (12, 1), (16, 2), (16, 1)):
-        layers.append(inverted_residual(parts, channels, outs, stride))
-        channels = outs
-    layers += [*conv_norm(parts, channels, 32, 1, 1), parts.ReLU()]
-    return parts.Sequential(*layers, *head(parts, 32))
-
-
-def inverted_residual(parts, ins, outs, stride, expansion=4):
-    wide = expansion * ins
-    body = parts.Sequential(
-        *(*conv_norm(parts, ins, wide, 1, 1), parts.ReLU()),
-        *(*conv_norm(parts, wide, wide, 3, stride, groups=wide), parts.ReLU()),
-        *conv_norm(parts, wide, outs, 1, 1),
-    )
-    return parts.Residual(body) if stride == 1 and ins == outs else body
-
-
-def conv_norm(parts, ins, outs, kernel, stride, groups=1):
-    return parts.Conv2d(ins, outs, kernel, stride, kernel // 2, 1, groups, bias=False), parts.BatchNorm2d(outs)
-
-
-def head(parts, channels):
-    return parts.AdaptiveAvgPool2d(1), parts.Flatten(), parts.Dense(channels, CLASSES)
+    residuals = [(1, 8, 1, 1), (4, 12, 2, 2), (4, 16, 2, 2)]
+    return networks.mobilenet_v2(parts, residuals, first=8, last=32, classes=CLASSES)
 
 
 NETWORKS = pytest.mark.parametrize("network", [resnet18, mobilenet_v2], ids=lambda network: network.__name__)
@@ -79,23 +43,12 @@ def ours(dtype):
     )
 
 
-SAME = ("ReLU", "MaxPool2d", "AdaptiveAvgPool2d", "Flatten", "Sequential", "Residual")
-
-
 def theirs():
-    """The parts in PyTorch, under our names."""
-    parts = pytest.importorskip("torch", reason="PyTorch is the peer").nn
+    pytest.importorskip("torch", reason="PyTorch is the peer")
+    return importlib.import_module("cnnkit.cli.bench.peers.pytorch").parts()
 
-    class Residual(parts.Module):
-        def __init__(self, body, shortcut=None):
-            super().__init__()
-            self.body, self.shortcut = body, shortcut or parts.Identity()
 
-        def forward(self, x):
-            return self.body(x) + self.shortcut(x)
-
-    found = {name: getattr(parts, name) for name in (*SAME[:-1], "Conv2d", "BatchNorm2d")}
-    return SimpleNamespace(**found, Dense=parts.Linear, Residual=Residual)
+SAME = ("ReLU", "MaxPool2d", "AdaptiveAvgPool2d", "Flatten", "Sequential", "Residual")
 
 
 def twins(network, dtype):
@@ -179,3 +132,52 @@ def test_it_learns_its_few_images(network):
     model, (x, labels) = network(ours("float32")), data("float32")
     history = nn.fit(model, (x, labels), epochs=12, batch_size=BATCH, optimizer=optim.Adam(3e-3), progress=False)
     assert history.loss[-1] < history.loss[0] / 3
+
+
+@NETWORKS
+def test_fused_it_infers_the_same(network, dtype):
+    model = network(ours(dtype.name))
+    x, _ = data(dtype)
+    for _ in range(3):
+        model.forward(x)  # running statistics that do something
+    before = {name: array.copy() for name, array in model.state_dict().items()}
+    fused = nn.fuse(model)
+    assert "BatchNorm" not in repr(fused)
+    assert "BatchNorm" in repr(model)
+    bound = (1e-5 if dtype == "float32" else 1e-13) * np.abs(model(x)).max()
+    assert np.abs(fused(x) - model(x)).max() <= bound
+    for array in fused.state_dict().values():
+        array[...] = 0
+    for name, array in model.state_dict().items():
+        np.testing.assert_array_equal(array, before[name])
+
+
+def test_only_a_norm_that_follows_its_convolution_is_fused():
+    class Twice(nn.Conv2d):
+        def __call__(self, x):
+            return 2 * super().__call__(x)
+
+    norm, relu = nn.BatchNorm2d(3), nn.ReLU()
+    for layers in ((norm, nn.Conv2d(3, 3, 1)), (nn.Conv2d(3, 3, 1), relu, norm), (Twice(3, 3, 1), norm), (norm,)):
+        assert len(nn.fuse(nn.Sequential(*layers))) == len(layers)
+    for layers in ((nn.Conv2d(3, 3, 1), nn.BatchNorm2d(4)), (nn.Conv2d(3, 3, 1), nn.BatchNorm1d(3))):
+        with pytest.raises(ValueError, match="x"):
+            nn.fuse(nn.Sequential(*layers))(np.zeros((1, 3, 2, 2), np.float32))
+    with pytest.raises(TypeError, match="a layer is needed"):
+        nn.fuse(np.zeros(3))
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Sigmoid, nn.SiLU, nn.Tanh])
+def test_an_activation_in_the_same_pass_computes_the_same(activation, dtype):
+    x = np.random.default_rng(0).normal(size=(2, 3, 5, 7)).astype(dtype)
+    layers = nn.Conv2d(3, 4, 3, rng=0, dtype=dtype), activation(), nn.Flatten(), nn.Dense(60, 5, rng=1, dtype=dtype)
+    step_by_step = x
+    for layer in (*layers, activation()):
+        step_by_step = layer(step_by_step)
+    np.testing.assert_array_equal(nn.Sequential(*layers, activation())(x), step_by_step)
+
+
+def test_the_raced_networks_have_the_multiply_adds_that_are_said():
+    for case in cases.NETWORK.values():
+        model = getattr(networks, case.op)(nn)
+        assert case.x[0] * model.summary((1, *case.x[1:])).multiply_adds == case.multiply_adds

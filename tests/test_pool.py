@@ -370,6 +370,11 @@ def test_of_zeros_the_first_is_the_maximum(dtype, backend):
     x = np.random.default_rng(1).choice([0.0, -0.0, -1.0], (2, 3, 12, 37)).astype(dtype)
     for case in (Pool(x.shape, 3, 2, 1), Pool(x.shape, 2), Pool(x.shape, (4, 1), 1, (2, 0))):
         check_max(case, x)
+    sure = np.ones((3, 5, 12, 37), dtype)  # planes in doubt among others, which are done once
+    for n, c in ((0, 4), (2, 1), (2, 3)):
+        sure[n, c] = x[0, 0]
+    check_max(Pool(sure.shape, 3, 2, 1), sure)
+    check_max(Pool(sure.shape, (12, 37)), sure)
 
 
 LAYOUTS = {

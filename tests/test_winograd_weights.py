@@ -16,7 +16,8 @@ from cnnkit.rooms import threads
 from cnnkit.rooms.numba import winograd_weights
 
 DTYPE = np.dtype("float32")
-POINTS = 13.2445  # the largest sum over the points of |T'| |F| |S|, for one tap of a filter and one axis
+POINTS = {1: 1.0, 6: 13.2445, 8: 39.6001}  # the largest sum over them of |T'| |F| |S|, for one tap of a filter
+KERNELS = [(5, 5), (1, 7), (3, 1), (3, 5), (5, 1), (1, 11), (4, 3), (2, 1)]
 
 
 @pytest.fixture(autouse=True)
@@ -56,13 +57,16 @@ def assert_within_bound(actual, grad, x, weight, pads, groups):
     _, expected, _ = naive.conv_backward(grad, x, weight, 1, pads, 1, groups)
     assert actual.shape == expected.shape
     assert actual.dtype == DTYPE
-    tiles = len(x) * int(np.prod([-(-n // 4) for n in grad.shape[-2:]])) * int(np.prod(grad.shape[2:-2]))
-    terms = tiles if tiles <= winograd_weights.BAND else winograd_weights.BAND + -(-tiles // winograd_weights.BAND)
+    plan = geometry.lift(geometry.conv(x.ndim - 2, x.shape, weight.shape, 1, pads, 1, groups))
+    sizes = winograd_weights._sizes(plan, 1 << 26)
+    tiles = len(x) * int(np.prod(sizes.tiles))
+    terms = sizes.band + -(-tiles // sizes.band)
+    amplified = np.prod([POINTS[axis.points] for axis in sizes.form])
     sums = np.abs(np.float64(grad)).sum(axis=(0, *range(2, grad.ndim)))
     largest = np.abs(x).reshape(len(x), groups, x.shape[1] // groups, -1).max(axis=(0, 3))
     per_group = len(weight) // groups
     products = np.concatenate([np.outer(sums[g * per_group : (g + 1) * per_group], largest[g]) for g in range(groups)])
-    most = (terms + 26) * eps(DTYPE) / 2 * POINTS**2 * products + 1e-30
+    most = (terms + 26) * eps(DTYPE) / 2 * amplified * products + 1e-30
     most = np.broadcast_to(most.reshape(*most.shape, *(1,) * (x.ndim - 2)), expected.shape)
     error = np.abs(actual - expected)
     assert (error <= most).all(), (error / most).max()
@@ -72,14 +76,16 @@ def assert_within_bound(actual, grad, x, weight, pads, groups):
 def any_case(seed):
     rng = np.random.default_rng(seed)
     pads = [[int(p) for p in rng.integers(0, 4, 2)] for _ in range(2)]
-    size = [int(max(4 - sum(pair), n, 1)) for n, pair in zip(rng.integers(1, 21, 2), pads, strict=True)]
+    kernel = KERNELS[seed // 2 % len(KERNELS)] if seed % 2 else (3, 3)
+    sizes = zip(kernel, rng.integers(1, 21, 2), pads, strict=True)
+    size = [int(max(taps + 1 - sum(pair), n, 1)) for taps, n, pair in sizes]
     groups = int(rng.choice([1, 1, 2, 3]))
     channels, per_group = (int(n) for n in rng.choice([2, 3, 17, 40], 2))
     x = (int(rng.integers(1, 6)), groups * channels, *size)
-    return x, (groups * per_group, channels, 3, 3), tuple(map(tuple, pads)), groups
+    return x, (groups * per_group, channels, *kernel), tuple(map(tuple, pads)), groups
 
 
-@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize("seed", range(32))
 def test_any_shape(seed, answers):
     x_shape, weight_shape, pads, groups = any_case(seed)
     grad, x, weight = make(x_shape, weight_shape, pads, seed)
@@ -128,14 +134,16 @@ def test_views_give_the_same_bits(view, answers):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("where", ["x", "grad"])
-def test_what_is_not_finite_travels_as_in_the_direct_sum(where, value, answers):
-    grad, x, weight = make((2, 18, 7, 6), (20, 18, 3, 3), ((1, 1), (1, 1)))
+@pytest.mark.parametrize("kernel", [(3, 3), (1, 7)])
+def test_what_is_not_finite_travels_as_in_the_direct_sum(where, value, kernel, answers):
+    pads = tuple((taps // 2,) * 2 for taps in kernel)
+    grad, x, weight = make((2, 18, 7, 6), (20, 18, *kernel), pads)
     for h, w in itertools.product((0, 3, 6), (0, 4, 5)):
         ill = {"x": x.copy(), "grad": grad.copy()}
         ill[where][1, 17 if h else 0, h, w] = value  # of the channels that are finished first and last
-        direct = gradient(ill["grad"], ill["x"], weight, 1, algorithm="direct")
+        direct = gradient(ill["grad"], ill["x"], weight, pads, algorithm="direct")
         assert not np.isfinite(direct).all()
-        assert_same(gradient(ill["grad"], ill["x"], weight, 1), direct)
+        assert_same(gradient(ill["grad"], ill["x"], weight, pads), direct)
     assert answers == [False] * 9
 
 
@@ -149,7 +157,15 @@ def test_numbers_that_overflow_between_only(answers):
     assert answers == [False]
 
 
-@pytest.mark.parametrize("layer", [((2, 40, 33, 20), (80, 20, 3, 3)), ((1, 70, 9, 9), (33, 70, 3, 3))])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        ((2, 40, 33, 20), (80, 20, 3, 3)),
+        ((1, 70, 9, 9), (33, 70, 3, 3)),
+        ((2, 40, 33, 20), (80, 20, 5, 5)),
+        ((1, 70, 20, 9), (33, 70, 11, 1)),
+    ],
+)
 def test_bits_do_not_depend_on_threads_and_workspace(layer, answers, monkeypatch):
     monkeypatch.setattr(threads, "GRAIN", 1)  # all work is split
     before, groups = cnnkit.get_num_threads(), layer[0][1] // layer[1][1]
@@ -174,6 +190,9 @@ def test_who_chooses_it():
     assert pays((4, 64, 56, 56), (64, 64, 3, 3))
     assert pays((1, 64, 56, 56), (64, 64, 3, 3))
     assert pays((4, 512, 7, 7), (512, 512, 3, 3))
+    assert pays((1, 64, 56, 56), (64, 64, 5, 5))
+    assert pays((1, 64, 56, 56), (64, 64, 1, 7))
+    assert not pays((4, 3, 56, 56), (64, 3, 1, 7))
     assert not pays((4, 3, 224, 224), (64, 3, 3, 3))
     assert not pays((4, 64, 56, 56), (3, 64, 3, 3))
     assert not pays((1, 64, 3, 3), (64, 64, 3, 3), padding=0)

@@ -22,6 +22,7 @@ from cnnkit.nn.conv import Conv1d, Conv2d, Conv3d
 from cnnkit.nn.conv_transpose import ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from cnnkit.nn.dense import Dense
 from cnnkit.nn.evaluation import evaluate, predict
+from cnnkit.nn.fusing import fuse
 from cnnkit.nn.history import History
 from cnnkit.nn.layer import Layer
 from cnnkit.nn.lp_pool import LPPool1d, LPPool2d, LPPool3d
@@ -83,6 +84,7 @@ __all__ = [
     "TrainingState",
     "evaluate",
     "fit",
+    "fuse",
     "load",
     "predict",
 ]

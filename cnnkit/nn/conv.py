@@ -58,7 +58,11 @@ class Conv(WeightedLayer):
         return self.stride, self.padding, self.dilation, self.groups
 
     def __call__(self, x: Array) -> Array:
-        return self._conv(x, self.weight, self.bias, *self._windows())
+        return self.activated(x, None)
+
+    def activated(self, x: Array, activation: str | None) -> Array:
+        """Infer, with an activation in the same pass."""
+        return self._conv(x, self.weight, self.bias, *self._windows(), activation=activation)
 
     def forward(self, x: Array, rng: np.random.Generator | None = None) -> tuple[Array, Pullback]:
         def pullback(grad_y: Array, *, needs_x: bool = True) -> tuple[Array, dict[str, Array]]:

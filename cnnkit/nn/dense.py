@@ -51,7 +51,11 @@ class Dense(WeightedLayer):
         self._initialise((self.out_features, self.in_features), bias, rng, dtype)
 
     def __call__(self, x: Array) -> Array:
-        return dense(x, self.weight, self.bias)
+        return self.activated(x, None)
+
+    def activated(self, x: Array, activation: str | None) -> Array:
+        """Infer, with an activation in the same pass."""
+        return dense(x, self.weight, self.bias, activation=activation)
 
     def forward(self, x: Array, rng: np.random.Generator | None = None) -> tuple[Array, Pullback]:
         def pullback(grad_y: Array, *, needs_x: bool = True) -> tuple[Array, dict[str, Array]]:

@@ -6,7 +6,13 @@ from typing import Any, Self
 import numpy as np
 
 from cnnkit.arrays import Array
+from cnnkit.nn.activation import ReLU, Sigmoid, SiLU, Tanh
+from cnnkit.nn.conv import Conv1d, Conv2d, Conv3d
+from cnnkit.nn.dense import Dense
 from cnnkit.nn.layer import Layer, Pullback, located, prefixed
+
+ACTIVATED = (Conv1d, Conv2d, Conv3d, Dense)  # these very classes, as a subclass may compute something else
+IN_THE_SAME_PASS: Any = {ReLU: "relu", Sigmoid: "sigmoid", SiLU: "silu", Tanh: "tanh"}
 
 
 class Sequential(Layer):
@@ -14,7 +20,8 @@ class Sequential(Layer):
 
     Parameters are named after their layer's place: ``"0.weight"``, ``"0.bias"``, ``"3.weight"``. Layers are reached by
     index, a slice is a `Sequential` of the same layers, and a `Sequential` may hold others. An error that a layer
-    raises says in which one it arose.
+    raises says in which one it arose. Inference computes a convolution or dense layer and a `ReLU`, `Sigmoid`, `SiLU`
+    or `Tanh` behind it in one pass; `fuse` makes batch norms part of convolutions.
 
     Parameters
     ----------
@@ -49,10 +56,20 @@ class Sequential(Layer):
         self.layers = layers
 
     def __call__(self, x: Array) -> Array:
-        for i, layer in enumerate(self.layers):
-            with located(f"layer {i}", layer, x):
-                x = layer(x)
+        done = 0
+        layer: Any
+        while done < len(self.layers):
+            layer, then = self.layers[done], self._activation(done)
+            with located(f"layer {done}", layer, x):
+                x = layer.activated(x, then) if then else layer(x)
+            done += 2 if then else 1
         return x
+
+    def _activation(self, i: int) -> str | None:
+        """What layer `i` can do in its pass of the layer after it."""
+        if type(self.layers[i]) not in ACTIVATED or i + 1 == len(self.layers):
+            return None
+        return IN_THE_SAME_PASS.get(type(self.layers[i + 1]))
 
     def forward(self, x: Array, rng: np.random.Generator | None = None) -> tuple[Array, Pullback]:
         pullbacks: list[Pullback] = []

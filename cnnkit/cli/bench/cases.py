@@ -131,7 +131,19 @@ class Norm(NamedTuple):
         return self.x[-1:] if self.op == "layer_norm" else self.x[1:2]
 
 
-Case = Conv | ConvTranspose | Pool | AdaptivePool | LPPool | Unpool | Dense | Elementwise | Norm
+class Network(NamedTuple):
+    """A whole network of `networks.py`: forward is inference, backward both passes of a training step.
+
+    Of that, answers are compared as far as the forward pass. A gradient depends on the side of zero to which rounding
+    takes each of a million ReLUs; `tests/test_networks.py` compares those of small networks.
+    """
+
+    op: str
+    x: Shape
+    multiply_adds: int  # of its convolutions and dense layers, forward
+
+
+Case = Conv | ConvTranspose | Pool | AdaptivePool | LPPool | Unpool | Dense | Elementwise | Norm | Network
 
 CONV = {
     "lenet_5x5_6": Conv((64, 1, 32, 32), (6, 1, 5, 5)),
@@ -197,7 +209,11 @@ NORM = {
     "transformer_layer_norm_768": Norm("layer_norm", (256, 768)),
     "detector_group_norm_256": Norm("group_norm", (4, 256, 28, 28), 32),
 }
-CASES: dict[str, Case] = {**CONV, **CONV_TRANSPOSE, **POOL, **DENSE, **ELEMENTWISE, **NORM}
+NETWORK = {
+    "resnet18_224": Network("resnet18", (4, 3, 224, 224), 4 * 1_814_073_344),
+    "mobilenet_v2_224": Network("mobilenet_v2", (4, 3, 224, 224), 4 * 300_774_272),
+}
+CASES: dict[str, Case] = {**CONV, **CONV_TRANSPOSE, **POOL, **DENSE, **ELEMENTWISE, **NORM, **NETWORK}
 
 
 def arrays(case: Case, dtype: str = "float32") -> dict[str, np.ndarray]:
@@ -219,6 +235,8 @@ def arrays(case: Case, dtype: str = "float32") -> dict[str, np.ndarray]:
 
 def flops(case: Case, y: Shape, direction: str) -> int:
     """Floating-point operations; a multiplication and its addition are two, and the way back takes two passes."""
+    if isinstance(case, Network):
+        return 2 * case.multiply_adds * (3 if direction == "backward" else 1)
     if isinstance(case, Conv | Dense):
         forward = 2 * int(np.prod(y)) * int(np.prod(case.weight[1:]))
     elif isinstance(case, ConvTranspose):

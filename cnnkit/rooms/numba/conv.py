@@ -22,9 +22,9 @@ from cnnkit.rooms.numba import (
 )  # fmt: skip
 from cnnkit.rooms.numba.activation import NONE, epilogue
 from cnnkit.rooms.numba.channels import sum_channels
-from cnnkit.rooms.numba.convolve import convolve, turning
+from cnnkit.rooms.numba.convolve import convolve, of_planes, turning
 from cnnkit.rooms.numba.correlate import LONG, NEAR, TOGETHER, correlate, turning_both
-from cnnkit.rooms.numba.dense import dense, dense_backward, multiply
+from cnnkit.rooms.numba.dense import PACK, dense, dense_backward, multiply, products_cycles
 from cnnkit.rooms.numba.machine import MULTIPLY_ADDS
 
 WIDE = 4  # windows along an axis: fewer are not worth leaving out a tap for
@@ -38,13 +38,15 @@ ADDED, TURNED, PACKED = 6, 0.5, 1.2  # cycles: to add up a sum's lanes, to turn 
 def conv(
     x: Array, weight: Array, bias: Array | None, plan: ConvPlan, activation: tuple[str, float] | None, out: Array
 ) -> None:
+    if _sees_all(plan, out):
+        dense(_rows(x), _rows(weight), bias, activation, _rows(out))
+        return
+    if _alone(plan) and _by_rows(x, weight, bias, plan, activation, out):
+        return
     if _better_turned(plan, FEW, 2, x, out):
         y = depthwise.empty(out)
         conv(depthwise.turned(x), weight, bias, plan, activation, y)
         depthwise.turn_back(y, out)
-        return
-    if _sees_all(plan, out):
-        dense(_rows(x), _rows(weight), bias, activation, _rows(out))
         return
     bias = None if bias is None else np.ascontiguousarray(bias)
     then, _memory = epilogue(activation, x.dtype)
@@ -65,6 +67,47 @@ def _sees_all(plan: ConvPlan, filled: Array) -> bool:
         and not any(plan.before + plan.after)
         and filled.flags.c_contiguous
     )
+
+
+def _alone(plan: ConvPlan) -> bool:
+    """Whether a window is a pixel, and all of its channels."""
+    size = plan.input_size
+    return volume(plan.kernel_size) == volume(plan.stride) == plan.groups == 1 and size == plan.output_size
+
+
+def _by_rows(
+    x: Array, weight: Array, bias: Array | None, plan: ConvPlan, activation: tuple[str, float] | None, out: Array
+) -> bool:
+    """Fill out by a dense layer whose examples are pixels, of which planes are turned; False if that does not pay."""
+    planes, workspace = x.flags.c_contiguous and out.flags.c_contiguous, settings.current().max_workspace
+    if not _products_pay(plan, x.dtype, workspace, planes):
+        return False
+    if planes and x.nbytes + out.nbytes <= workspace:
+        y = depthwise.empty(out)
+        dense(_pixels(depthwise.turned(x)), _rows(weight), bias, activation, _pixels(y))
+        depthwise.turn_back(y, out)
+        return True
+    if not all(np.moveaxis(array, 1, -1).flags.c_contiguous for array in (x, out)):
+        return False
+    dense(_pixels(x), _rows(weight), bias, activation, _pixels(out))
+    return True
+
+
+@lru_cache(1024)
+def _products_pay(plan: ConvPlan, dtype: np.dtype, workspace: int, planes: bool) -> bool:
+    """Whether inner products of pixels and weights as they stand are better than bringing weights together."""
+    pixels_, channels, outputs = plan.batch * volume(plan.output_size), plan.in_channels, plan.out_channels
+    if not pixels_ * channels * outputs:
+        return False
+    one = geometry.lift(plan)
+    best = of_planes(one, dtype) if planes else min(_ways(one, dtype, workspace).values())
+    turned = TURNED * pixels_ * (channels + outputs) if planes else 0
+    return products_cycles(outputs, channels, pixels_, dtype) + turned < best + PACK * channels * outputs
+
+
+def _pixels(array: Array) -> Array:
+    """Pixels, one after another, as rows of numbers."""
+    return np.moveaxis(array, 1, -1).reshape(-1, array.shape[1])
 
 
 def _rows(array: Array) -> Array:
@@ -133,6 +176,7 @@ def _ways(plan: ConvPlan, dtype: np.dtype, workspace: int) -> dict[Any, float]:
         pixels: pixels.forward_cycles(plan, dtype, workspace),
         few: few.way(plan, dtype).cycles,
         grouped: grouped.cycles(plan, dtype),
+        depthwise: depthwise.cycles(plan, dtype),
     }
 
 
@@ -144,6 +188,7 @@ def gradient_way(plan: ConvPlan, dtype: np.dtype) -> Callable[..., bool]:
     ways = {
         _along_gradients: pixels.gradient_cycles(one, dtype),
         _by_copies: grouped.cycles(one, dtype),
+        _by_groups: depthwise.cycles(one, dtype) * depthwise.GIVEN,
         _along_x: sum(pixels.gradient_cycles(phase, dtype) + CALL for phase in phases),
         _turned: turning_both(one, dtype),
     }
@@ -279,9 +324,8 @@ def _turned(grad_output: Array, x: Array, plan: ConvPlan, total: Array) -> bool:
 def _better_multiplied(plan: ConvPlan, x: Array) -> bool:
     """Whether a 1x1 kernel sees so few pixels that turning them costs less than adding up lanes of inner products."""
     pixels_, outputs, channels = plan.batch * volume(plan.output_size), plan.out_channels, plan.in_channels
-    alone = plan.kernel_size == plan.stride == lines.ONES and plan.input_size == plan.output_size and plan.groups == 1
     cheap = pixels_ * (TURNED * channels + PACKED * outputs) < ADDED * outputs * channels
-    return alone and cheap and x.nbytes <= settings.current().max_workspace
+    return _alone(plan) and cheap and x.nbytes <= settings.current().max_workspace
 
 
 def _along_gradients(grad_output: Array, x: Array, plan: ConvPlan, total: Array) -> bool:
@@ -293,6 +337,12 @@ def _along_gradients(grad_output: Array, x: Array, plan: ConvPlan, total: Array)
 def _by_copies(grad_output: Array, x: Array, plan: ConvPlan, total: Array) -> bool:
     """Lanes are output channels: of `grouped`."""
     grouped.weight_gradient(grad_output, x, geometry.lift(plan), total)
+    return True
+
+
+def _by_groups(grad_output: Array, x: Array, plan: ConvPlan, total: Array) -> bool:
+    """Lanes are channels of both: of `depthwise`."""
+    depthwise.weight_gradient(grad_output, x, geometry.lift(plan), total)
     return True
 
 

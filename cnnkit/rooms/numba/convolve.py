@@ -17,7 +17,7 @@ from cnnkit.rooms.numba import lines
 from cnnkit.rooms.numba.activation import RELU, call
 from cnnkit.rooms.numba.emit import itemsize, lanes
 from cnnkit.rooms.numba.lines import COLUMNS, Lines, Windows, lay_out, parts
-from cnnkit.rooms.numba.machine import FMAS, L2, MULTIPLY_ADDS, VECTOR_BYTES, part
+from cnnkit.rooms.numba.machine import FMAS, L2, MULTIPLY_ADDS, VECTOR_BYTES, address_of, part
 from cnnkit.rooms.numba.moves import STEPS, copy, pack, transpose, weave
 from cnnkit.rooms.numba.straight import straight
 from cnnkit.rooms.numba.tile import Tile, outer, tiles
@@ -99,11 +99,11 @@ def convolve(
     way, sizes, work = _way(plan, back, x.dtype, x[0, 0].flags.c_contiguous, *near)
     windows, solved, tile, counts = way.windows, way.lines, way.tile, tuple(sizes)
     weights = weight_numbers(weight, plan.groups, swapped)
-    bias_address = 0 if bias is None else bias.ctypes.data
+    bias_address = address_of(bias)
     packed, there = None, 0
     if threads.many(work):
         packed = np.empty((sizes.groups, sizes.blocks, 1 + sizes.terms, sizes.rows), x.dtype)
-        there = packed.ctypes.data
+        there = address_of(packed)
         threads.run(
             _pack, sizes.groups * sizes.blocks, weight.size,
             tile.unit, counts, weights, solved.at, bias_address, there, keep=(weight, bias, packed),
@@ -138,7 +138,7 @@ def weight_numbers(weight: Array, groups: int, swapped: bool) -> Ints:
     first, second = strides[:2]
     channels = (second, first) if swapped else (first, second)
     a_group = len(weight) // groups * first
-    return (weight.ctypes.data, a_group, *channels, *lines.ZEROS[:more], *strides[2:])
+    return (address_of(weight), a_group, *channels, *lines.ZEROS[:more], *strides[2:])
 
 
 def _channels(back: bool) -> tuple[str, str]:
@@ -228,6 +228,11 @@ def turning(plan: ConvPlan, dtype: np.dtype, back: bool = False) -> float:
     """About how many cycles it takes where channels lie together, and what is read is turned, and what is written."""
     last = _way(plan, back, dtype, False, True, True, False)
     return plan.groups * last[0].cycles
+
+
+def of_planes(plan: ConvPlan, dtype: np.dtype) -> float:
+    """The same of contiguous planes."""
+    return plan.groups * _way(plan, False, dtype, True, False, False, True)[0].cycles
 
 
 # ---------------------------------------------------------------- weights, brought together

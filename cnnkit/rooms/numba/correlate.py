@@ -15,7 +15,7 @@ from cnnkit.rooms import threads
 from cnnkit.rooms.numba import lines
 from cnnkit.rooms.numba.emit import itemsize, lanes
 from cnnkit.rooms.numba.lines import COLUMNS, Lines, lay_out, parts
-from cnnkit.rooms.numba.machine import FMAS, L2, MULTIPLY_ADDS
+from cnnkit.rooms.numba.machine import FMAS, L2, MULTIPLY_ADDS, address_of
 from cnnkit.rooms.numba.straight import straight
 from cnnkit.rooms.numba.tile import Tile, inner, tiles
 
@@ -61,7 +61,7 @@ def correlate(x: Array, grads: Array, plan: ConvPlan, together: bool, stretch: i
     threads.run(
         _correlate, plan.groups * parts(sums.terms, sums.rows), work,
         tile.unit, tile.loop, lines.numbers(x), solved.size, plan.stride, solved.at, tuple(sums),
-        lines.numbers(grads), plan.output_size, lines.ONES, grad_table, total.ctypes.data,
+        lines.numbers(grads), plan.output_size, lines.ONES, grad_table, address_of(total),
         keep=(x, grads, table, total),
     )  # fmt: skip
 

@@ -1,6 +1,5 @@
 """Dense layers from the same two loops: forward the inner products of rows, backward two matrix products."""
 
-import math
 from functools import lru_cache
 
 import numpy as np
@@ -9,105 +8,125 @@ from cnnkit import settings
 from cnnkit.arrays import Array
 from cnnkit.geometry import ConvPlan
 from cnnkit.rooms import threads
-from cnnkit.rooms.numba import pixels
+from cnnkit.rooms.numba import lines, pixels
 from cnnkit.rooms.numba.activation import NONE, activate, epilogue
 from cnnkit.rooms.numba.channels import sum_channels
-from cnnkit.rooms.numba.convolve import convolve
-from cnnkit.rooms.numba.correlate import LONG, inner_tile
-from cnnkit.rooms.numba.depthwise import empty, turn_back
+from cnnkit.rooms.numba.convolve import aligned, convolve
+from cnnkit.rooms.numba.correlate import LONG
 from cnnkit.rooms.numba.emit import itemsize
 from cnnkit.rooms.numba.lines import parts
-from cnnkit.rooms.numba.machine import L2, MULTIPLY_ADDS, VECTOR_BYTES, keep, kernel
-from cnnkit.rooms.numba.tile import Tile, inner
+from cnnkit.rooms.numba.machine import FMAS, L2, MULTIPLY_ADDS, address_of, keep, kernel
+from cnnkit.rooms.numba.moves import copy
+from cnnkit.rooms.numba.tile import Tile, inner, tiles
 
-MANY = 320  # examples for which bringing weights together pays
-MANY_TERMS = 2048  # of some examples, which stay in the L2 cache
-LONG_ROW = 3072  # bytes: of longer ones, the ten of a tile of inner products do not stay in the L1 cache
+LONG_ROW = 3072  # bytes of a row that are summed at a time where other rows come that need it again: all stay in L1
+END = 120  # cycles to add up the lanes of a tile's sums
+PACK = 2  # cycles to bring a weight together
+CALL = 10_000  # cycles that it takes beside
 
 
 def dense(x: Array, weight: Array, bias: Array | None, activation: tuple[str, float] | None, out: Array) -> None:
-    """``out[n, o] = <x[n], weight[o]>``, by the loop whose lanes or rows the examples fill.
+    """``out[n, o] = <x[n], weight[o]>``: a 1x1 convolution of pixels with their channels last, which examples are.
 
-    Of many long examples, a 1x1 convolution, whose pixels they are. Of some long ones, the same with the sides
-    exchanged: weights are pixels with their channels last, read as they stand, and examples are filters. Else inner
-    products of rows, while a tile's rows stay in the L1 cache.
+    Of few examples, for which bringing weights together does not pay, inner products of rows as they stand.
     """
-    if len(x) >= MANY and x.nbytes > L2:
+    if not out.size:
+        return
+    if not _products_pay(len(weight), *x.shape[::-1], x.dtype, settings.current().max_workspace):
         bias = None if bias is None else np.ascontiguousarray(bias)
         then, _memory = epilogue(activation, x.dtype)
-        multiply(weight, x.T, bias, then, out.T)
-        return
-    x, weight = np.ascontiguousarray(x), np.ascontiguousarray(weight)
-    y = out if out.flags.c_contiguous else np.empty(out.shape, out.dtype)
-    y[...] = 0 if bias is None else bias
-    if not _by_pixels(x, weight, y):
+        x, y = np.ascontiguousarray(x), out if out.flags.c_contiguous else np.empty(out.shape, out.dtype)
+        pixels.forward(x.T[None], weight, bias, _matrix_plan(x.shape[1], len(x), len(weight)), then, y.T[None])
+    else:
+        x, weight = np.ascontiguousarray(x), np.ascontiguousarray(weight)
+        y = out if out.flags.c_contiguous else np.empty(out.shape, out.dtype)
+        y[...] = 0 if bias is None else bias
         _add_products(weight, x, y)
-    if activation is not None:
-        activate(activation, y, y)
+        if activation is not None:
+            activate(activation, y, y)
     if y is not out:
         out[...] = y
 
 
-def _by_pixels(x: Array, weight: Array, y: Array) -> bool:
-    """Add the products to y with examples as filters, if that is better: of as many terms as stay in the cache."""
-    terms, workspace = x.shape[1], settings.current().max_workspace
-    if terms * x.itemsize < LONG_ROW or 2 * x.itemsize * len(x) <= VECTOR_BYTES or not y.size:
-        return False
-    some = [slice(i, min(i + MANY_TERMS, terms)) for i in range(0, terms, MANY_TERMS)]
-    plans = [_matrix_plan(each.stop - each.start, len(weight), len(x)) for each in some]
-    if any(math.isinf(pixels.forward_cycles(plan, x.dtype, workspace)) for plan in plans):
-        return False
-    sums, products = empty(y[None]), np.empty_like(y)
-    for each, plan in zip(some, plans, strict=True):
-        pixels.forward(weight[:, each].T[None], x[:, each], None, plan, NONE, sums)
-        turn_back(sums, products[None])
-        y += products
-    return True
+@lru_cache(1024)
+def _products_pay(outputs: int, features: int, examples: int, dtype: np.dtype, workspace: int) -> bool:
+    if not features:
+        return True
+    together = pixels.forward_cycles(_matrix_plan(features, examples, outputs), dtype, workspace)
+    return products_cycles(outputs, features, examples, dtype) < together + PACK * outputs * features + CALL
+
+
+def products_cycles(outputs: int, features: int, examples: int, dtype: np.dtype) -> float:
+    """About how many cycles the inner products of rows take."""
+    tile, stretch, *_ = _way(outputs, features, examples, dtype)
+    a_tile = parts(features, tile.lanes) * _a_vector(tile) + parts(features, stretch) * END
+    return parts(outputs, tile.rows) * parts(examples, tile.vectors) * a_tile
+
+
+def _a_vector(tile: Tile) -> float:
+    """Cycles that a vector of terms takes a tile: multiply-adds or loads, as rows of weights lie across cache lines."""
+    return max(tile.rows * tile.vectors / FMAS, 2 * tile.rows + tile.vectors)
 
 
 def _add_products(weight: Array, x: Array, out: Array) -> None:
     """Add to out (examples, outputs) the inner products of the rows of x with those of the weights; none has gaps."""
-    tile, stretch, some, near = _way(*weight.shape, len(x), out.dtype)
+    tile, *counts = _way(*weight.shape, len(x), out.dtype)
     threads.run(
         _products, parts(len(weight), tile.rows), weight.size * len(x) / MULTIPLY_ADDS,
-        tile.unit, tile.loop, tile.rows, tile.vectors, stretch, some, near, weight.ctypes.data, x.ctypes.data,
-        out.ctypes.data, *weight.shape, len(x), keep=(weight, x, out),
+        tile.unit, tile.loop, tile.rows, tile.vectors, *counts, address_of(weight), address_of(x), address_of(out),
+        *weight.shape, len(x), keep=(weight, x, out),
     )  # fmt: skip
 
 
 @lru_cache(1024)
-def _way(outputs: int, features: int, examples: int, dtype: np.dtype) -> tuple[Tile, int, int, int]:
-    """The tile, the features that are summed at a time, and how many tiles of weights and examples are near then."""
-    tile = inner_tile(dtype, outputs, examples)
-    stretches = max(1, parts(features * dtype.itemsize, LONG))
-    stretch = parts(features, stretches * tile.lanes) * tile.lanes
-    rows = L2 // 2 // dtype.itemsize // max(1, stretch)
-    return tile, max(1, stretch), max(1, rows // tile.rows), max(1, rows // tile.vectors) * tile.vectors
+def _way(outputs: int, features: int, examples: int, dtype: np.dtype) -> tuple[Tile, int, int, int, int]:
+    """The tile, the features that are summed at a time, how many tiles of weights and examples are near then, and how
+    far apart the copies of examples are.
+    """
+
+    def cycles(tile: Tile) -> float:
+        return parts(outputs, tile.rows) * parts(examples, tile.vectors) * _a_vector(tile)
+
+    tile = min(tiles("inner", dtype), key=cycles)
+    stretches = max(1, parts(features * dtype.itemsize, LONG if examples <= tile.vectors else LONG_ROW))
+    stretch = max(1, parts(features, stretches * tile.lanes) * tile.lanes)
+    rows, pitch = L2 // dtype.itemsize // stretch, lines.pitch(stretch, tile.lanes)
+    near = min(parts(examples, tile.vectors), max(1, rows // tile.vectors)) * tile.vectors
+    return tile, stretch, max(1, rows // tile.rows), near, pitch
 
 
 @kernel
 def _products(
-    start, stop, unit, loop, rows, vectors, stretch, some, near, weight, x, out, outputs, features, examples
+    start, stop, unit, loop, rows, vectors, stretch, some, near, pitch, weight, x, out, outputs, features, examples
 ):  # fmt: skip
-    """A work item is a tile's rows of outputs, for all examples: weights are read once, x once for `some` items."""
+    """A work item is a tile's rows of outputs, for all examples: weights are read once, x once for `some` items.
+
+    Weights are read as they stand. Examples are copied, so that their rows begin with cache lines, and not all in the
+    same places of the cache as the weights' rows.
+    """
     bytes_ = itemsize(unit)
     weights, examples_ = np.empty(rows, np.int64), np.empty(vectors, np.int64)
+    memory = np.empty(64 + near * pitch * bytes_, np.uint8)
+    copies = aligned(memory.ctypes.data)
     for item in range(start, stop, some):
         for p in range(0, features, stretch):
             length = min(stretch, features - p)
             for first in range(0, examples, near):
+                last = min(first + near, examples)
+                for e in range(first, last):
+                    copy(unit, copies + (e - first) * pitch * bytes_, 1, x + (e * features + p) * bytes_, length)
                 for block in range(item, min(item + some, stop)):
                     o = block * rows
                     for i in range(rows):
                         weights[i] = min(o + i, outputs - 1) * features + p
-                    for e in range(first, min(first + near, examples), vectors):
+                    for e in range(first, last, vectors):
                         for j in range(vectors):
-                            examples_[j] = min(e + j, examples - 1) * features + p
+                            examples_[j] = (min(e + j, last - 1) - first) * pitch
                         inner(
-                            loop, out + (e * outputs + o) * bytes_, outputs, min(rows, outputs - o), examples - e,
-                            weight, weights.ctypes.data, x, examples_.ctypes.data, length,
+                            loop, out + (e * outputs + o) * bytes_, outputs, min(rows, outputs - o), last - e,
+                            weight, weights.ctypes.data, copies, examples_.ctypes.data, length,
                         )  # fmt: skip
-    keep(weights, examples_)
+    keep(weights, examples_, memory)
 
 
 def dense_backward(

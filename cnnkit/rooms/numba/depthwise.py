@@ -6,6 +6,7 @@ loop, `sums`, whose accumulators are pixels and whose terms are taps (forward, a
 forward convolution for each stride phase), or whose accumulators are taps and whose terms are pixels (weight gradient).
 """
 
+import math
 from collections.abc import Iterable
 from functools import lru_cache
 from itertools import product
@@ -13,8 +14,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
-from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
 from cnnkit import settings
@@ -23,20 +22,22 @@ from cnnkit.geometry import ConvPlan, Ints, volume
 from cnnkit.rooms import threads
 from cnnkit.rooms.numba import lines
 from cnnkit.rooms.numba.activation import RELU, call
-from cnnkit.rooms.numba.emit import Emitter, emitted, itemsize, lanes, unit
+from cnnkit.rooms.numba.emit import Emitter, UnitType, called, itemsize, lanes, unit
 from cnnkit.rooms.numba.lines import parts
-from cnnkit.rooms.numba.machine import VECTOR_BYTES
-from cnnkit.rooms.numba.moves import transpose
+from cnnkit.rooms.numba.machine import REGISTERS, VECTOR_BYTES, address_of, kernel
+from cnnkit.rooms.numba.moves import AHEAD, transpose
 from cnnkit.rooms.numba.straight import straight
+from cnnkit.rooms.numba.tile import TileType, compiled
 
-SUMS = 9  # accumulators of the loop: a window of 3 x 3 taps, and enough for a multiply-add not to wait for the last one
+SUMS = 9  # taps that are summed at a time: a window of 3 x 3, and enough for multiply-adds not to wait for the last one
+GROUPS = (2, 4)  # channels in and out of a group, neighbouring lanes: of a vector, each is given to all of its group
 PIXELS = 8  # windows that the forward way computes at a time
 RUN = 3  # neighbouring taps whose numbers are read once
-AHEAD = 4096  # bytes that are fetched before they are needed: memory is as fast as it is asked early
 STRETCH = 64  # windows of a row that are a work item, and that the weight gradient sums by themselves
 FEWEST = 8  # channels: with fewer, most lanes would be idle
 BANDWIDTH = 2  # numbers read or written in a nanosecond, about
 TERM = 1.25  # cycles for a vector's product
+GIVEN = 1.2  # the same for the weight gradient of groups, where each product needs lanes moved
 TERMS = 16  # multiply-adds in a nanosecond, about
 
 
@@ -89,7 +90,7 @@ def turn_back(array: Array, out: Array) -> None:
 
 def _turn(source: Array, shape: tuple[int, int], to: Array) -> None:
     """Turn the contiguous matrix that each image is."""
-    places = source.ctypes.data, to.ctypes.data
+    places = address_of(source), address_of(to)
     threads.run(_turn_images, len(source), source.size / BANDWIDTH, unit(to.dtype), *shape, *places, keep=(source, to))
 
 
@@ -101,26 +102,55 @@ def _turn_images(start, stop, unit, rows, columns, source, to):
         transpose(unit, to + image * step, rows, source + image * step, columns, rows, columns)
 
 
-def forward(x: Array, weight: Array, bias: Array | None, plan: ConvPlan, then: int, out: Array) -> None:
-    """Fill out (N, C, D, H, W) from x (N, C, D, H, W) and weight (C, 1, *kernel)."""
+class Loops(NamedTuple):
+    """The addresses of the two loops, and how many taps the second sums at a time."""
+
+    windows: int
+    sums: int
+    some: int
+
+
+class Group:
+    """A vector of a dtype whose lanes are in groups of so many channels, to compile loops for."""
+
+    def __init__(self, dtype: np.dtype, group: int) -> None:
+        self._numba_type_ = TileType(group, 1, UnitType(dtype.name, unit(dtype).lanes))
+
+
+@lru_cache
+def loops(dtype: np.dtype, group: int) -> Loops:
+    """The loops for groups of so many channels, compiled (or read from the disk) when they are first asked for."""
+    one: Any = Group(dtype, group)
+    return Loops(_windows_address(one), _sums_address(one), at_once(group))
+
+
+def forward(
+    x: Array, weight: Array, bias: Array | None, plan: ConvPlan, then: int, out: Array, swapped: bool = False
+) -> None:
+    """Fill out (N, C, D, H, W) from x (N, C, D, H, W) and weight (C, C / groups, *kernel)."""
     channels = plan.in_channels
+    if swapped:
+        group = channels // plan.groups
+        weight = weight.reshape(plan.groups, group, group, *weight.shape[2:]).swapaxes(1, 2)
     packed = np.ascontiguousarray(weight.reshape(channels, -1).T)
     first = np.zeros(channels, x.dtype) if bias is None else np.ascontiguousarray(bias)
     rows = stretches(plan)
     threads.run(
         forward_kernel, plan.batch * volume(plan.output_size[:2]) * len(rows), _work(plan),
-        unit(x.dtype), lines.numbers(x), window(plan), rows, packed.ctypes.data, first.ctypes.data, then,
-        lines.numbers(out), keep=(x, packed, first, out),
+        unit(x.dtype), loops(x.dtype, channels // plan.groups).windows, lines.numbers(x), window(plan), rows,
+        address_of(packed), address_of(first), then, lines.numbers(out), keep=(x, packed, first, out),
     )  # fmt: skip
 
 
 def weight_gradient(grad: Array, x: Array, plan: ConvPlan, grad_weight: Array) -> None:
-    """Fill grad_weight (C, 1, *kernel) with the sums over all windows of the output gradient times what taps met."""
-    vector, total = unit(x.dtype), np.zeros((volume(plan.kernel_size), plan.in_channels))
+    """Fill grad_weight (C, C / groups, *kernel): over all windows, the output gradient times what taps met."""
+    vector, group = unit(x.dtype), plan.in_channels // plan.groups
+    total = np.zeros((group * volume(plan.kernel_size), plan.in_channels))
+    _, loop, some = loops(x.dtype, group)
     threads.run(
         gradient_kernel, parts(plan.in_channels, vector.lanes), _work(plan),
-        vector, x.dtype.type(0), lines.numbers(grad), lines.numbers(x), window(plan), stretches(plan), total,
-        keep=(grad, x),
+        vector, loop, group, some, x.dtype.type(0), lines.numbers(grad), lines.numbers(x), window(plan),
+        stretches(plan), total, keep=(grad, x),
     )  # fmt: skip
     grad_weight[...] = total.T.reshape(grad_weight.shape)
 
@@ -133,7 +163,9 @@ def window(plan: ConvPlan) -> Window:
 def _work(plan: ConvPlan) -> float:
     """About how many nanoseconds a way takes."""
     numbers, outputs = (plan.batch * plan.in_channels * volume(size) for size in (plan.input_size, plan.output_size))
-    return (numbers + outputs) / BANDWIDTH + outputs * volume(plan.kernel_size) / TERMS
+    return (numbers + outputs) / BANDWIDTH + outputs * volume(
+        plan.kernel_size
+    ) * plan.in_channels // plan.groups / TERMS
 
 
 @lru_cache(1024)
@@ -151,14 +183,21 @@ def stretches(plan: ConvPlan) -> Array:
 
 @lru_cache(1024)
 def cycles(plan: ConvPlan, dtype: np.dtype) -> float:
-    """About how many cycles the products of a plan over three spatial axes take; a sum waits 4 for itself."""
+    """About how many cycles the products of a plan over three spatial axes take; a sum waits 4 for itself.
+
+    Infinitely many if its groups are no parts of a vector.
+    """
+    group, lanes = plan.in_channels // plan.groups, VECTOR_BYTES // dtype.itemsize
+    square = plan.in_channels == plan.out_channels >= FEWEST
+    if not square or (group != 1 and (group not in GROUPS or lanes % group)):
+        return math.inf
     row = 0
     for first, end, low, high in stretches(plan):
         whole, rest = divmod(int(end - first), PIXELS)
         pixels = whole * PIXELS + sum(max(4, n) for n in (4, 2, 1) if rest & n)
         row += pixels * int(high - low)
-    rows = plan.batch * parts(plan.in_channels, VECTOR_BYTES // dtype.itemsize) * volume(plan.output_size[:2])
-    return TERM * row * rows * volume(plan.kernel_size[:2])
+    rows = plan.batch * parts(plan.in_channels, lanes) * volume(plan.output_size[:2])
+    return TERM * group * row * rows * volume(plan.kernel_size[:2])
 
 
 # ---------------------------------------------------------------- kernels
@@ -193,7 +232,7 @@ def _reach(x, window, n, d, h, first, end, table, channels, run):
 
 
 @straight
-def forward_kernel(start, stop, unit, x_numbers, window, stretches, weight, bias, then, out_numbers):
+def forward_kernel(start, stop, unit, loop, x_numbers, window, stretches, weight, bias, then, out_numbers):
     """A work item is a stretch of windows of a row, of all channels.
 
     A tile of pixels goes through the channels vector by vector. Its numbers are read once for each tap, from the L1
@@ -220,9 +259,9 @@ def forward_kernel(start, stop, unit, x_numbers, window, stretches, weight, bias
             while here > end - w:
                 here //= 2
             windows(
-                unit, here, spread, to + w * out.w * bytes_, out.w, bias, weight, channels,
+                loop, here, spread, to + w * out.w * bytes_, out.w, bias, weight, channels,
                 x.address + w * step * bytes_, step // spread, terms.ctypes.data, runs, singles, channels,
-                then == RELU, fresh, x.h, here * window.stride[2], x.w,
+                then == RELU, fresh, x.h, here * window.stride[2], x.w, window.taps * channels,
             )  # fmt: skip
             if then > RELU:
                 call(then, to + w * out.w * bytes_, to + w * out.w * bytes_, out.w, here, channels)
@@ -237,19 +276,19 @@ def forward_kernel(start, stop, unit, x_numbers, window, stretches, weight, bias
 
 
 @straight
-def gradient_kernel(start, stop, unit, zero, grad_numbers, x_numbers, window, stretches, total):
-    """A work item is a vector of channels; all those of a thread go through the windows together, row by row.
+def gradient_kernel(start, stop, unit, loop, group, some, zero, grad_numbers, x_numbers, window, stretches, total):
+    """A work item is a vector of channels, in groups of so many; those of a thread go through the windows together.
 
-    Of every stretch, the sums over its windows stay in registers; they are added up over an image, and images in
-    float64 to `total`.
+    That is row by row. Of every stretch, the sums over its windows, of `some` taps at a time, stay in registers; they
+    are added up over an image, and images in float64 to `total`.
     """
     grad, x = lines.block(unit, grad_numbers), lines.block(unit, x_numbers)
     bytes_ = itemsize(unit)
     c = start * lanes(unit)
     channels = min(stop * lanes(unit), window.channels) - c
     taps = window.taps
-    image = np.full((taps, channels), zero)
-    whole = np.zeros((taps, channels), np.float64)
+    image = np.full((group * taps, channels), zero)
+    whole = np.zeros((group * taps, channels), np.float64)
     places = np.empty((taps, 2), np.int64)
     step = window.stride[2] * x.w
     for n in range(grad.batch):
@@ -261,15 +300,15 @@ def gradient_kernel(start, stop, unit, zero, grad_numbers, x_numbers, window, st
                     count = _reach(x, window, n, d, h, first, last, places, channels, 1)
                     a = grad.address + (n * grad.n + d * grad.d + h * grad.h + w * grad.w + c) * bytes_
                     b = x.address + (w * step + c) * bytes_
-                    for j in range(0, count, SUMS):
+                    for j in range(0, count, some):
                         sums(
-                            unit, min(SUMS, count - j), image.ctypes.data, a, b, places[j:].ctypes.data,
-                            grad.w, step, end - w, channels,
+                            loop, min(some, count - j), image.ctypes.data, a, b, places[j:].ctypes.data,
+                            grad.w, step, end - w, channels, taps * channels,
                         )  # fmt: skip
-        for t in range(taps):
+        for t in range(group * taps):
             for k in range(channels):
                 whole[t, k] += image[t, k]
-    for t in range(taps):
+    for t in range(group * taps):
         for k in range(channels):
             total[t, c + k] += whole[t, k]
 
@@ -279,13 +318,14 @@ def gradient_kernel(start, stop, unit, zero, grad_numbers, x_numbers, window, st
 
 @intrinsic
 def windows(
-    typingctx: Any, unit: Any, count: Any, spread: Any, to: Any, to_step: Any, first: Any, weight: Any, tap_step: Any,
+    typingctx: Any, loop: Any, count: Any, spread: Any, to: Any, to_step: Any, first: Any, weight: Any, tap_step: Any,
     x: Any, step: Any, terms: Any, runs: Any, singles: Any, channels: Any, relu: Any, rows: Any, row_step: Any,
-    pixels: Any, pixel_step: Any,
+    pixels: Any, pixel_step: Any, beside: Any,
 ) -> Any:  # fmt: skip
-    """Of `count` (1, 2, 4 or 8) windows, for every channel c < `channels`, the sums over taps.
+    """Of `count` (1, 2, 4 or 8) windows, for every channel c < `channels`, the sums over taps, and over its group.
 
-    ``to[j * to_step + c] = first[c] + sum over taps of weight[tap[0] + c] * x[j * spread * step + tap[1] + c]``
+    ``to[j * to_step + c] = first[c] + sum over taps and g of weight[g * beside + tap[0] + c] * number``, where the
+    number is ``x[j * spread * step + tap[1] + first channel of the group + g]``.
 
     The first `runs` terms are of `RUN` taps each, whose weights are `tap_step` apart and whose numbers are `step`, so
     that windows that are `spread` (1 or 2) steps apart share numbers that are read once; then come `singles` terms of
@@ -293,13 +333,13 @@ def windows(
 
     Arguments are addresses or, as all steps, numbers; what lies behind the channels is neither read nor written.
     """
-    return types.void(unit, *(types.intp,) * 18), emitted("windows", 18, _emit_windows)
+    return called(19)
 
 
 def _emit_windows(
-    emit: Emitter, count: Any, spread: Any, to: Any, to_step: Any, first: Any, weight: Any, tap_step: Any, x: Any,
-    step: Any, terms: Any, runs: Any, singles: Any, channels: Any, relu: Any, rows: Any, row_step: Any, pixels: Any,
-    pixel_step: Any,
+    emit: Emitter, group: TileType, count: Any, spread: Any, to: Any, to_step: Any, first: Any, weight: Any,
+    tap_step: Any, x: Any, step: Any, terms: Any, runs: Any, singles: Any, channels: Any, relu: Any, rows: Any,
+    row_step: Any, pixels: Any, pixel_step: Any, beside: Any,
 ) -> None:  # fmt: skip
     builder = emit.builder
     to, first, weight, x = (emit.pointer(address) for address in (to, first, weight, x))
@@ -317,29 +357,34 @@ def _emit_windows(
         def vector(c: Any, read: Any, write: Any) -> None:
             def fetch_row(r: Any) -> None:
                 row = emit.at(emit.at(newest, c), builder.add(ahead, builder.mul(r, builder.neg(row_step))))
-                emit.loop(pixels, lambda k: _fetch(emit, emit.at(row, builder.mul(k, pixel_step)), 0))
+                emit.loop(pixels, lambda k: emit.fetch(emit.at(row, builder.mul(k, pixel_step))))
 
             ahead = emit.number(AHEAD // emit.align)
             emit.loop(rows, fetch_row)
             for one in along(emit.at(emit.at(to, c), ahead), to_step, number):
-                _fetch(emit, one, 1)
+                emit.fetch(one, write=True)
 
-            def add_taps(taps: int, begin: Any) -> Any:
+            def add_taps(taps: int, begin: Any, g: int, weight: Any) -> Any:
                 def add(t: Any, acc: list[Any]) -> list[Any]:
                     term = emit.at(terms, builder.mul(builder.add(begin, t), emit.number(2)))
                     here = emit.at(emit.at(weight, c), builder.load(term))
                     weights = [read(one) for one in along(here, tap_step, taps)]
                     there = emit.at(emit.at(x, c), builder.load(emit.at(term, 1)))
                     acc, met = list(acc), {j * spread + k: None for j, k in product(range(number), range(taps))}
-                    numbers = {n: read(emit.at(there, builder.mul(step, emit.number(n)))) for n in met}
+                    numbers = {n: given(emit.at(there, builder.mul(step, emit.number(n))), g) for n in met}
                     for k, j in product(range(taps), range(number)):
                         acc[j] = builder.call(emit.fma, [weights[k], numbers[j * spread + k], acc[j]])
                     return acc
 
                 return add
 
-            acc = emit.accumulate(runs, [read(emit.at(first, c))] * number, add_taps(RUN, emit.number(0)))
-            acc = emit.accumulate(singles, acc, add_taps(1, runs))
+            def given(pointer: Any, g: int) -> Any:
+                return _given(emit, read(pointer), g, group.rows)
+
+            acc = [read(emit.at(first, c))] * number
+            for g, one in enumerate(along(weight, beside, group.rows)):
+                acc = emit.accumulate(runs, acc, add_taps(RUN, emit.number(0), g, one))
+                acc = emit.accumulate(singles, acc, add_taps(1, runs, g, one))
             for value, one in zip(acc, along(emit.at(to, c), to_step, number), strict=True):
                 write(builder.select(builder.fcmp_ordered("<", value, floor), floor, value), one)  # NaN stays
 
@@ -350,22 +395,37 @@ def _emit_windows(
     by_number(emit, case, tiles, lambda case: tile(*tiles[case]))
 
 
+_windows_loop = compiled("windows", 19, _emit_windows)
+
+
+@kernel
+def _windows_address(group):
+    return _windows_loop(group)
+
+
+def _given(emit: Emitter, vector: Any, g: int, group: int) -> Any:
+    """Number g of each group of lanes, given to all lanes of the group."""
+    return emit.shuffle(vector, vector, [lane // group * group + g for lane in range(emit.lanes)])
+
+
 @intrinsic
 def sums(
-    typingctx: Any, unit: Any, count: Any, to: Any, a: Any, b: Any, places: Any, a_step: Any, b_step: Any, many: Any,
-    channels: Any,
+    typingctx: Any, loop: Any, count: Any, to: Any, a: Any, b: Any, places: Any, a_step: Any, b_step: Any, many: Any,
+    channels: Any, beside: Any,
 ) -> Any:  # fmt: skip
-    """To `count` places (at most `SUMS`), for every channel c < `channels`, add sums of products.
+    """To `count` places (at most `at_once`), for every channel c < `channels` and g < its group, add sums of products.
 
-    ``to[place[0] + c] += sum over t < many of a[t * a_step + c] * b[place[1] + t * b_step + c]``
+    ``to[g * beside + place[0] + c] += sum over t < many of a[t * a_step + c] * number``, where the number is
+    ``b[place[1] + t * b_step + first channel of the group + g]``.
 
     Arguments are addresses or numbers; what lies behind the channels is neither read nor written.
     """
-    return types.void(unit, *(types.intp,) * 9), emitted("sums", 9, _emit_sums)
+    return called(10)
 
 
 def _emit_sums(
-    emit: Emitter, count: Any, to: Any, a: Any, b: Any, places: Any, a_step: Any, b_step: Any, many: Any, channels: Any,
+    emit: Emitter, group: TileType, count: Any, to: Any, a: Any, b: Any, places: Any, a_step: Any, b_step: Any,
+    many: Any, channels: Any, beside: Any,
 ) -> None:  # fmt: skip
     builder = emit.builder
     to, a, b = (emit.pointer(address) for address in (to, a, b))
@@ -381,27 +441,37 @@ def _emit_sums(
             def add_term(t: Any, acc: list[Any]) -> list[Any]:
                 left, offset = read(emit.at(here, builder.mul(t, a_step))), builder.mul(t, b_step)
                 for one in (emit.at(here, builder.mul(t, a_step)), emit.at(near[-1], offset)):
-                    _fetch(emit, emit.at(one, AHEAD // emit.align), 0)
-                terms = zip(near, acc, strict=True)
-                return [builder.call(emit.fma, [left, read(emit.at(one, offset)), old]) for one, old in terms]
+                    emit.fetch(one, AHEAD)
+                new = []
+                for k, one in enumerate(near):
+                    number = read(emit.at(one, offset))
+                    for g in range(group.rows):
+                        factor = _given(emit, number, g, group.rows)
+                        new.append(builder.call(emit.fma, [left, factor, acc[k * group.rows + g]]))
+                return new
 
-            summed = emit.accumulate(many, [emit.zero()] * number, add_term)
-            for new, (one, _) in zip(summed, at, strict=True):
-                place = emit.at(to, builder.add(one, c))
-                write(builder.fadd(read(place), new), place)
+            summed = emit.accumulate(many, [emit.zero()] * (number * group.rows), add_term)
+            for k, (one, _) in enumerate(at):
+                for g in range(group.rows):
+                    place = emit.at(to, builder.add(builder.add(one, c), builder.mul(beside, emit.number(g))))
+                    write(builder.fadd(read(place), summed[k * group.rows + g]), place)
 
         _by_vectors(emit, channels, vector)
 
-    by_number(emit, count, range(1, SUMS + 1), tile)
+    by_number(emit, count, range(1, at_once(group.rows) + 1), tile)
 
 
-def _fetch(emit: Emitter, pointer: Any, write: int) -> None:
-    """Ask for the cache line of a pointer, to be read (0) or written (1); it may point anywhere."""
-    number, line = ir.IntType(32), ir.IntType(8).as_pointer()
-    kind = ir.FunctionType(ir.VoidType(), [line, number, number, number])
-    ask = cgutils.get_or_insert_function(emit.builder.module, kind, "llvm.prefetch.p0")
-    near, data = ir.Constant(number, 3), ir.Constant(number, 1)
-    emit.builder.call(ask, [emit.builder.bitcast(pointer, line), ir.Constant(number, write), near, data])
+_sums_loop = compiled("sums", 10, _emit_sums)
+
+
+@kernel
+def _sums_address(group):
+    return _sums_loop(group)
+
+
+def at_once(group: int) -> int:
+    """How many taps are summed at a time: an accumulator for each, and each channel of a group."""
+    return max(1, min(SUMS, REGISTERS * 3 // 4 // group))
 
 
 def by_number(emit: Emitter, count: Any, numbers: Iterable[int], body: Any) -> None:

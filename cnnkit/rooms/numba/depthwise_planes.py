@@ -26,11 +26,12 @@ from cnnkit.rooms.numba import lines
 from cnnkit.rooms.numba.activation import RELU, call
 from cnnkit.rooms.numba.depthwise import by_number
 from cnnkit.rooms.numba.emit import Emitter, emitted, itemsize, lanes, unit
-from cnnkit.rooms.numba.machine import REGISTERS
+from cnnkit.rooms.numba.machine import REGISTERS, address_of
 from cnnkit.rooms.numba.straight import straight
 from cnnkit.rooms.numba.tile import sum_lanes
 
 TAPS = (3, 5, 7)  # along either axis
+AHEAD = 8192  # bytes that are fetched before they are needed: the next rows, which begin in other pages of memory
 NEAR = 4096  # bytes of rows that are taken from left to right at a time: memory is read in its order, nearly
 BANDWIDTH = 4  # numbers read or written in a nanosecond, about
 TERMS = 32  # multiply-adds in a nanosecond, about
@@ -62,7 +63,7 @@ def forward(x: Array, weight: Array, bias: Array | None, plan: ConvPlan, then: i
     threads.run(
         _forward, plan.batch * plan.out_channels, _work(plan),
         unit(x.dtype), lines.numbers(x), plan.out_channels, plan.out_channels // plan.groups, plan.kernel_size[2],
-        plan.stride[2], plan.before[1:], taps.ctypes.data, first.ctypes.data, then, lines.numbers(out),
+        plan.stride[2], plan.before[1:], address_of(taps), address_of(first), then, lines.numbers(out),
         keep=(x, taps, first, out),
     )  # fmt: skip
 
@@ -197,6 +198,10 @@ def _emit_planes(
 
         def row(r: Any, sums: list[Any]) -> list[Any]:
             source, sums = row_of(r), list(sums)
+            if size > TAPS[0]:  # with fewer, the processor's own fetching keeps up
+                for column in each:
+                    emit.fetch(emit.at(source, column), AHEAD)
+                    emit.fetch(emit.at(emit.at(to, builder.mul(r, to_step)), column), AHEAD, write=True)
             for k in range(size):
                 values = [emit.load_masked(emit.at(source, at), mask) for at, mask in (one[k] for one in seen)]
                 for j in range(size):
@@ -257,6 +262,9 @@ def _emit_every_other(
             total = start
             for i in range(size):
                 source = row_of(builder.add(builder.mul(r, two), emit.number(i)))
+                if i < 2:  # what later rows of results see
+                    for at in (begin, builder.add(begin, whole)):
+                        emit.fetch(emit.at(source, at), AHEAD)
                 for pair, places in enumerate(pairs):
                     numbers = [emit.load_masked(emit.at(source, at), inside) for at, inside in places]
                     for odd in range(min(2, size - 2 * pair)):
@@ -317,10 +325,13 @@ def _emit_plane_taps(
 
             def values(r: Any) -> list[Any]:
                 source = row_of(r)
+                emit.fetch(emit.at(source, first), AHEAD)
                 return [emit.load_masked(emit.at(source, at), inside) for at, inside in seen]
 
             def grads(h: Any) -> Any:
-                return emit.load_masked(emit.at(emit.at(grad, builder.mul(h, grad_step)), first), mask)
+                one = emit.at(emit.at(grad, builder.mul(h, grad_step)), first)
+                emit.fetch(one, AHEAD)
+                return emit.load_masked(one, mask)
 
             def edge(r: Any, sums: list[Any]) -> list[Any]:
                 met, results = values(r), []

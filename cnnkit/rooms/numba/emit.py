@@ -92,6 +92,17 @@ def emitted(name: str, numbers: int, body: Any) -> Any:
     return codegen
 
 
+def called(numbers: int) -> Any:
+    """What an intrinsic ``f(address, *numbers)`` returns that calls the function at an address."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = ir.FunctionType(ir.VoidType(), [NUMBER] * numbers)
+        builder.call(builder.inttoptr(args[0], kind.as_pointer()), args[1:])
+        return context.get_dummy_value()
+
+    return types.void(*(types.intp,) * (numbers + 1)), codegen
+
+
 class Emitter:
     """LLVM values in a function of a unit: types, pointers from addresses, loads and stores, the accumulating loop."""
 
@@ -221,6 +232,15 @@ class Emitter:
         store = self.intrinsic("llvm.masked.store", kind, ".p0")
         align = ir.Constant(ir.IntType(32), self.align)
         self.builder.call(store, [value, self.builder.bitcast(pointer, address), align, mask])
+
+    def fetch(self, pointer: Any, ahead: int = 0, write: bool = False) -> None:
+        """Ask for the cache line so many bytes behind a pointer, to be read or written; it need not be ours."""
+        word, line = ir.IntType(32), ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [line, word, word, word])
+        ask = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.prefetch.p0")
+        where = self.builder.gep(self.builder.bitcast(pointer, line), [self.number(ahead)])
+        near, data = 3, 1
+        self.builder.call(ask, [where, *(ir.Constant(word, n) for n in (int(write), near, data))])
 
     def zero(self) -> ir.Constant:
         return ir.Constant(self.vector, [0.0] * self.lanes)

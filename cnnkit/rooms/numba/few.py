@@ -16,8 +16,8 @@ from cnnkit.rooms.numba.activation import NONE, RELU, call, closure
 from cnnkit.rooms.numba.convolve import aligned, weight_numbers
 from cnnkit.rooms.numba.emit import itemsize, lanes
 from cnnkit.rooms.numba.lines import parts
-from cnnkit.rooms.numba.machine import FMAS
-from cnnkit.rooms.numba.moves import copy, fill
+from cnnkit.rooms.numba.machine import FMAS, address_of
+from cnnkit.rooms.numba.moves import AHEAD, copy, fetch, fill
 from cnnkit.rooms.numba.pixels import Sizes, Way
 from cnnkit.rooms.numba.straight import straight
 from cnnkit.rooms.numba.tile import Tile, inner, tiles
@@ -56,7 +56,7 @@ def forward(
         _sum, sizes.bands * sizes.groups, cycles / 4,
         tile.unit, tile.loop, tile.vectors, tuple(sizes), plan.kernel_size, plan.stride, plan.dilation, plan.before,
         lines.numbers(x), lines.numbers(out), weight_numbers(weight, plan.groups, swapped),
-        0 if bias is None else bias.ctypes.data, then, keep=(x, weight, bias, out, memory),
+        address_of(bias), then, keep=(x, weight, bias, out, memory),
     )  # fmt: skip
 
 
@@ -103,6 +103,9 @@ def _sum(
                     source = x.address + (place + g * sizes.channels) * bytes_
                 fill(unit, sums, wide, here, per_group, 1 + terms, 1, 0, 0, 1, wide, 0, 0, wide)
                 for w in range(0, wide, rows):
+                    if not sizes.copied:
+                        newest = source + (w * apart + offsets[terms - run]) * bytes_
+                        fetch(unit, newest + AHEAD, rows * apart)
                     for i in range(rows):
                         x_offsets[i] = min(w + i, wide - 1) * apart
                     for o in range(0, per_group, vectors):

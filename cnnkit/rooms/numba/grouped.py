@@ -20,7 +20,7 @@ from cnnkit.rooms.numba.convolve import aligned
 from cnnkit.rooms.numba.depthwise import Window
 from cnnkit.rooms.numba.emit import itemsize, unit
 from cnnkit.rooms.numba.lines import parts
-from cnnkit.rooms.numba.machine import L2, VECTOR_BYTES
+from cnnkit.rooms.numba.machine import L2, VECTOR_BYTES, address_of
 from cnnkit.rooms.numba.moves import STEPS, repeat
 from cnnkit.rooms.numba.straight import straight
 
@@ -96,8 +96,9 @@ def forward(
     first = np.zeros(plan.out_channels, x.dtype) if bias is None else bias
     threads.run(
         _forward, plan.batch * sizes.bands, cycles(plan, x.dtype) / 4,
-        unit(x.dtype), lines.numbers(x), tuple(sizes), depthwise.window(copied), depthwise.stretches(copied),
-        packed.ctypes.data, first.ctypes.data, then, lines.numbers(out), keep=(x, packed, first, out),
+        unit(x.dtype), depthwise.loops(x.dtype, 1).windows, lines.numbers(x), tuple(sizes), depthwise.window(copied),
+        depthwise.stretches(copied), address_of(packed), address_of(first), then, lines.numbers(out),
+        keep=(x, packed, first, out),
     )  # fmt: skip
 
 
@@ -108,8 +109,8 @@ def weight_gradient(grad_output: Array, x: Array, plan: ConvPlan, grad_weight: A
     total = np.zeros((volume(copied.kernel_size), plan.out_channels), np.float64)
     threads.run(
         _weight_gradient, parts(plan.out_channels, vector.lanes), cycles(plan, x.dtype) / 4,
-        vector, x.dtype.type(0), lines.numbers(grad_output), lines.numbers(x), tuple(sizes),
-        depthwise.window(copied), depthwise.stretches(copied), total, keep=(grad_output, x),
+        vector, *depthwise.loops(x.dtype, 1)[1:], x.dtype.type(0), lines.numbers(grad_output), lines.numbers(x),
+        tuple(sizes), depthwise.window(copied), depthwise.stretches(copied), total, keep=(grad_output, x),
     )  # fmt: skip
     grad_weight[...] = total.T.reshape(grad_weight.shape)
 
@@ -144,7 +145,7 @@ def _copy_band(unit, to, x, n, first, end, window, sizes):
 
 
 @straight
-def _forward(start, stop, unit, x_numbers, counts, window, stretches, weight, bias, then, out_numbers):
+def _forward(start, stop, unit, loop, x_numbers, counts, window, stretches, weight, bias, then, out_numbers):
     """A work item is a band of rows of an image's results: what they see is copied, and read where it is copied to."""
     sizes, x, out = Sizes(*counts), lines.block(unit, x_numbers), lines.block(unit, out_numbers)
     bytes_ = itemsize(unit)
@@ -157,13 +158,13 @@ def _forward(start, stop, unit, x_numbers, counts, window, stretches, weight, bi
         copies = _copy_band(unit, to, x, n, first, end, window, sizes)
         rows = n * out.height
         depthwise.forward_kernel(
-            (rows + first) * len(stretches), (rows + end) * len(stretches), unit, copies, window, stretches, weight,
-            bias, then, out_numbers,
+            (rows + first) * len(stretches), (rows + end) * len(stretches), unit, loop, copies, window, stretches,
+            weight, bias, then, out_numbers,
         )  # fmt: skip
 
 
 @straight
-def _weight_gradient(start, stop, unit, zero, grad_numbers, x_numbers, counts, window, stretches, total):
+def _weight_gradient(start, stop, unit, loop, some, zero, grad_numbers, x_numbers, counts, window, stretches, total):
     """A work item is a vector of output channels; a thread goes through bands, as `depthwise` through images."""
     sizes, x, grad = Sizes(*counts), lines.block(unit, x_numbers), lines.block(unit, grad_numbers)
     bytes_ = itemsize(unit)
@@ -177,7 +178,8 @@ def _weight_gradient(start, stop, unit, zero, grad_numbers, x_numbers, counts, w
             here = address + n * n_step + first * h_step
             before = window.before[0], window.before[1] - first * window.stride[1], window.before[2]
             depthwise.gradient_kernel(
-                start, stop, unit, zero, (here, n_step, c_step, d_step, h_step, w_step, 1, 1, end - first, grad.width),
-                copies, Window(window.size, window.stride, window.dilation, before, window.channels, window.taps),
+                start, stop, unit, loop, 1, some, zero,
+                (here, n_step, c_step, d_step, h_step, w_step, 1, 1, end - first, grad.width), copies,
+                Window(window.size, window.stride, window.dilation, before, window.channels, window.taps),
                 stretches, total,
             )  # fmt: skip

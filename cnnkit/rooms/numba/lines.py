@@ -23,7 +23,7 @@ import numpy as np
 from cnnkit.arrays import Array
 from cnnkit.geometry import ConvPlan, Ints, Slices, input_gradient, volume
 from cnnkit.rooms.numba.emit import itemsize
-from cnnkit.rooms.numba.machine import part
+from cnnkit.rooms.numba.machine import address_of, part
 from cnnkit.rooms.numba.moves import STEPS, fill, transpose
 from cnnkit.rooms.numba.straight import apart
 
@@ -121,7 +121,7 @@ def numbers(array: Array) -> Ints:
     Whoever calls keeps the array alive. Plain tuples of ints are what Numba takes fastest.
     """
     strides, shape, more = array.strides, array.shape, 5 - array.ndim
-    return (array.ctypes.data, *strides[:2], *ZEROS[:more], *strides[2:], shape[0], *ONES[:more], *shape[2:])
+    return (address_of(array), *strides[:2], *ZEROS[:more], *strides[2:], shape[0], *ONES[:more], *shape[2:])
 
 
 @part

@@ -3,12 +3,14 @@
 import hashlib
 from collections.abc import Callable
 from contextlib import suppress
+from ctypes import c_ssize_t
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import llvmlite.binding as llvm
 import numba
+import numpy as np
 from numba.core import config as numba_config
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 from numba.core.codegen import get_host_cpu_features
@@ -80,6 +82,14 @@ def _sources() -> str:
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+_HEAD = object.__basicsize__  # bytes of every Python object; of an array, the address of its numbers comes next
+
+
+def address_of(array: np.ndarray | None) -> int:
+    """``array.ctypes.data``, in a tenth of the microsecond that NumPy takes; 0 if there is no array."""
+    return 0 if array is None else c_ssize_t.from_address(id(array) + _HEAD).value
 
 
 @part

@@ -12,6 +12,7 @@ from numba.extending import intrinsic
 
 from cnnkit.rooms.numba.emit import Emitter, emitted
 
+AHEAD = 4096  # bytes that are fetched before they are needed: memory is as fast as it is asked early
 STEPS = (1, 2, 3, 4)  # between numbers of a row that are taken by whole vectors
 
 
@@ -108,6 +109,18 @@ def _emit_fill(
     channels_by(numbers)
     builder.branch(done)
     builder.position_at_end(done)
+
+
+@intrinsic
+def fetch(typingctx: Any, unit: Any, address: Any, count: Any) -> Any:
+    """Ask for `count` numbers from an address on, which may be any."""
+    return types.void(unit, *(types.intp,) * 2), emitted("fetch", 2, _emit_fetch)
+
+
+def _emit_fetch(emit: Emitter, address: Any, count: Any) -> None:
+    start, line = emit.pointer(address), emit.number(64 // emit.align)
+    lines = emit.builder.udiv(count, line)
+    emit.loop(lines, lambda n: emit.fetch(emit.at(start, emit.builder.mul(n, line))))
 
 
 @intrinsic

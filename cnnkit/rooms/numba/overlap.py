@@ -20,7 +20,7 @@ from cnnkit.rooms.numba import lines
 from cnnkit.rooms.numba.dense import multiply
 from cnnkit.rooms.numba.emit import Emitter, emitted, itemsize, unit
 from cnnkit.rooms.numba.lines import parts
-from cnnkit.rooms.numba.machine import FMAS, VECTOR_BYTES
+from cnnkit.rooms.numba.machine import FMAS, VECTOR_BYTES, address_of
 from cnnkit.rooms.numba.straight import straight
 
 A_ROW = 10  # cycles to store, load and add a row of taps, about
@@ -60,7 +60,7 @@ def input_gradient(grad_output: Array, weight: Array, plan: ConvPlan, grad_x: Ar
         multiply(given, filters, None, 0, shares)
         threads.run(
             _add_up, len(to) * plan.in_channels, shares.size / NUMBERS,
-            vector, shares.ctypes.data, lines.numbers(to), plan.in_channels, plan.output_size, plan.kernel_size,
+            vector, address_of(shares), lines.numbers(to), plan.in_channels, plan.output_size, plan.kernel_size,
             plan.stride, plan.dilation, plan.before, keep=(shares, to),
         )  # fmt: skip
 

@@ -1,21 +1,27 @@
-"""The steps of a Winograd convolution F(4x4, 3x3), emitted as LLVM vector code; `winograd.py` says how they meet.
+"""The steps of Winograd convolutions, emitted as LLVM vector code from small matrices; `winograd.py` joins them.
 
-Lanes are channels everywhere, so no shape of an image wastes any. With the points 0, ±A, ±B and infinity, sizes that
-keep the rounding errors small, and whose powers are exact in float32, a patch d of 6x6 inputs, a filter g of 3x3 and a
-patch y of 4x4 outputs are tied by three small matrices (Lavin and Gray 2016, arXiv:1509.09308):
+Lanes are channels everywhere, so no shape of an image wastes any. Along an axis, m outputs of a filter of r taps take
+``n = m + r - 1`` products: F(m, r). They are values of polynomials at n points, 0, pairs ±p and infinity. With them, n
+inputs d, r taps g and m outputs y are tied by three matrices (Lavin and Gray 2016, arXiv:1509.09308):
 
-    y = T' [(F g F') * (S d S')] T        S 6x6, F 6x3, T' 4x6, * element by element
+    y = T' [(F g) * (S d)]                S n x n, F n x r, T' m x n, * element by element
+
+Both axes of a patch go the same way, each with its own matrices, those of an axis without taps being the number 1:
+
+    y = T' [(F g F') * (S d S')] T
 
 Each step does both sides of one product: `spectrum` S d S', `filters` F g F', `outputs` T' m T; `product` sums over the
-channels between them, for one of the 36 elements. The way back to the filters, of which y is a linear function, is
+channels between them, for one of the n x n elements. The way back to the filters, of which y is a linear function, is
 
     gradient of g = F' [(T gy T') * (S d S')] F        gy the gradient of y
 
 with `gradients` T gy T' and `weights` F' m F, and sums over tiles between them.
+
+A step is compiled by itself for each `Form` and called by its address, so that kernels have one form for all of them.
 """
 
-from collections.abc import Callable
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
@@ -23,17 +29,85 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from cnnkit.rooms.numba.emit import Emitter, emitted
+from cnnkit.arrays import Array
+from cnnkit.rooms.numba.emit import NUMBER, Emitter, UnitType, called, emitted, function, opaque, unit
+from cnnkit.rooms.numba.machine import kernel
 
-A, B = 5 / 8, 3 / 2
-AA, BB = A * A, B * B
+FLOAT = np.dtype(np.float32)
+
+# The points besides infinity, by their number with it: sizes that keep rounding errors small, exact in float32
+POINTS: dict[int, tuple[float, ...]] = {
+    6: (0, 5 / 8, -5 / 8, 3 / 2, -3 / 2),
+    8: (0, 1 / 2, -1 / 2, 1, -1, 2, -2),
+}
 
 
-# ---------------------------------------------------------------- one side of each transform
+# ---------------------------------------------------------------- what a transform is
+
+
+class Axis(NamedTuple):
+    """F(outputs, taps) along one axis; the one without taps is `ALONE`."""
+
+    taps: int
+    outputs: int
+    dilated: bool = False  # across only: pixels lie apart, at distances that code does not know
+
+    @property
+    def points(self) -> int:
+        return self.taps + self.outputs - 1
+
+
+ALONE = Axis(1, 1)
+
+
+class Form(NamedTuple):
+    """The transforms of a patch's two axes."""
+
+    down: Axis
+    across: Axis
+
+    @property
+    def elements(self) -> int:
+        """Numbers of a spectrum."""
+        return self.down.points * self.across.points
+
+    @property
+    def thin(self) -> int:
+        """2 if one axis has taps, else 1: spectra are short, and tiles can be done together that many times as many."""
+        return 2 if ALONE in self else 1
+
+    @property
+    def taps(self) -> int:
+        return self.down.taps * self.across.taps
+
+
+class Matrices(NamedTuple):
+    """Of an axis: S, F, and T, so that ``y = T' [(F g) * (S d)]``."""
+
+    s: Array
+    f: Array
+    t: Array
+
+
+@lru_cache
+def matrices(axis: Axis) -> Matrices:
+    """S divides every root but one out of the points' polynomial, F is over the distances to the others."""
+    if axis.points == 1:
+        return Matrices(*(np.ones((1, 1)),) * 3)
+    points = np.array(POINTS[axis.points])
+    s, f, t = (np.zeros((axis.points, size)) for size in (axis.points, axis.taps, axis.outputs))
+    for k, point in enumerate(points):
+        others = np.delete(points, k)
+        s[k, :-1] = np.poly(others)[::-1]
+        f[k] = point ** np.arange(axis.taps) / np.prod(point - others)
+        t[k] = point ** np.arange(axis.outputs)
+    s[-1] = np.poly(points)[::-1]
+    f[-1, -1] = t[-1, -1] = 1
+    return Matrices(s, f, t)
 
 
 class _Arithmetic:
-    """Sums of vectors times constants."""
+    """Matrices times vectors of vectors; those of points p and -p share their work."""
 
     def __init__(self, emit: Emitter) -> None:
         self.emit, self.builder = emit, emit.builder
@@ -47,67 +121,60 @@ class _Arithmetic:
             return self.builder.fadd(a, b) if factor == 1 else self.builder.fsub(a, b)
         return self.builder.call(self.emit.fma, [self.number(factor), b, a])
 
-    def times(self, factor: float, a: Any) -> Any:
-        return self.builder.fmul(self.number(factor), a)
+    def sum(self, factors: Any, vectors: list[Any]) -> Any:
+        """The sum of factors times vectors; None if all factors are zero."""
+        terms = [(factor, vector) for factor, vector in zip(factors, vectors, strict=True) if factor]
+        terms.sort(key=lambda term: term[0] != 1)  # the first one that needs no multiplication goes first
+        total = None
+        for factor, vector in terms:
+            if total is not None:
+                total = self.plus(total, factor, vector)
+            else:
+                total = vector if factor == 1 else self.builder.fmul(self.number(factor), vector)
+        return total
 
-    def to_spectrum(self, d: list[Any], part: int | None = None) -> list[Any]:
-        """S d: the patch's polynomial with every root but one divided out; all of it or one of four parts."""
+    def at_points(self, matrix: Array, given: list[Any], part: int | None = None) -> list[Any]:
+        """``matrix @ given``, rows being points; all of it or one of `parts`, which are single points or pairs.
+
+        A pair's rows have the same even columns, and odd ones of opposite signs.
+        """
         if part is None:
-            return [one for part in range(4) for one in self.to_spectrum(d, part)]
-        if part in (0, 3):
-            at = part // 3
-            return [self.plus(self.plus(d[4 + at], -(AA + BB), d[2 + at]), AA * BB, d[at])]
-        point, other = ((A, BB), (B, AA))[part - 1]
-        even, odd = self.plus(d[4], -other, d[2]), self.times(point, self.plus(d[3], -other, d[1]))
+            return [one for part in range(parts(matrix)) for one in self.at_points(matrix, given, part)]
+        if part in (0, parts(matrix) - 1):
+            return [self.sum(matrix[-1 if part else 0], given)]
+        row = matrix[2 * part - 1]
+        even = self.sum(row[::2], given[::2])
+        if np.count_nonzero(row[1::2]) == 1:
+            (k,) = 2 * np.flatnonzero(row[1::2]) + 1
+            return [self.plus(even, row[k], given[k]), self.plus(even, -row[k], given[k])]
+        odd = self.sum(row[1::2], given[1::2])
         return [self.plus(even, 1, odd), self.plus(even, -1, odd)]
 
-    def to_filters(self, g: list[Any]) -> list[Any]:
-        """F g: the filter's polynomial at every point, over the product of the distances to the others."""
-        points = []
-        for point, other in ((A, B), (B, A)):
-            scale = _scale(point, other)
-            even = self.times(scale, self.plus(g[0], point**2, g[2]))
-            points += [self.plus(even, scale * point, g[1]), self.plus(even, -scale * point, g[1])]
-        return [self.times(1 / (AA * BB), g[0]), *points, g[2]]
-
-    def to_outputs(self, m: list[Any]) -> list[Any]:
-        """T' m: sums over the points, weighted by their powers."""
-        (p, q), (r, s) = ((self.plus(m[k], 1, m[k + 1]), self.plus(m[k], -1, m[k + 1])) for k in (1, 3))
+    def from_points(self, matrix: Array, given: list[Any]) -> list[Any]:
+        """``matrix.T @ given``, again with points in pairs."""
+        if len(given) == 1:
+            return given
+        pairs = [(self.plus(a, 1, b), self.plus(a, -1, b)) for a, b in zip(given[1:-1:2], given[2:-1:2], strict=True)]
+        single, of_pairs = matrix[[0, -1]], matrix[1:-1:2]
         return [
-            self.plus(m[0], 1, self.plus(p, 1, r)),
-            self.plus(self.times(A, q), B, s),
-            self.plus(self.times(AA, p), BB, r),
-            self.plus(self.plus(m[5], A**3, q), B**3, s),
-        ]
-
-    def from_outputs(self, y: list[Any]) -> list[Any]:
-        """T y: the polynomial of the outputs' gradients at every point."""
-        points = []
-        for point in (A, B):
-            even, odd = self.plus(y[0], point**2, y[2]), self.times(point, self.plus(y[1], point**2, y[3]))
-            points += [self.plus(even, 1, odd), self.plus(even, -1, odd)]
-        return [y[0], *points, y[3]]
-
-    def from_filters(self, m: list[Any]) -> list[Any]:
-        """F' m: what each tap had a part in."""
-        (p, q), (r, s) = ((self.plus(m[k], 1, m[k + 1]), self.plus(m[k], -1, m[k + 1])) for k in (1, 3))
-        a, b = (_scale(*points) for points in ((A, B), (B, A)))
-        return [
-            self.plus(self.plus(self.times(1 / (AA * BB), m[0]), a, p), b, r),
-            self.plus(self.times(a * A, q), b * B, s),
-            self.plus(self.plus(m[5], a * AA, p), b * BB, r),
+            self.sum([*single[:, j], *of_pairs[:, j]], [given[0], given[-1], *(pair[j % 2] for pair in pairs)])
+            for j in range(matrix.shape[1])
         ]
 
 
-def _scale(point: float, other: float) -> float:
-    """One over the product of a point's distances to the other ones."""
-    return 1 / (2 * point**2 * (point**2 - other**2))
+def parts(matrix: Array) -> int:
+    """In how many parts points are computed that need no others: 0, every pair, and infinity."""
+    return len(matrix) // 2 + 1
 
 
-def _both_sides(transform: Callable[[list[Any]], list[Any]], square: list[list[Any]]) -> list[list[Any]]:
-    """`transform` along the columns and then along the rows."""
-    columns = [transform(list(column)) for column in zip(*square, strict=True)]
-    return [transform(list(row)) for row in zip(*columns, strict=True)]
+def _both_sides(transform: Any, down: Array, across: Array, square: list[list[Any]]) -> list[list[Any]]:
+    """A transform along the columns and then along the rows."""
+    columns = [transform(down, list(column)) for column in zip(*square, strict=True)]
+    return [transform(across, list(row)) for row in zip(*columns, strict=True)]
+
+
+def _square(vectors: list[Any], wide: int) -> list[list[Any]]:
+    return [vectors[first : first + wide] for first in range(0, len(vectors), wide)]
 
 
 def _rows_of_lanes(emit: Emitter, source: Any, step: Any, count: Any) -> list[Any]:
@@ -127,7 +194,222 @@ def _prefetch(emit: Emitter, pointer: Any, write: bool = False) -> None:
     emit.builder.call(function, [where, *(ir.Constant(word, n) for n in (int(write), 3, 1))])
 
 
-# ---------------------------------------------------------------- the steps
+# ---------------------------------------------------------------- the steps of a form: kernels call them by address
+
+
+@intrinsic
+def spectrum(typingctx: Any, step: Any, to: Any, plane: Any, source: Any, row: Any, pixel: Any) -> Any:
+    """S d S' of the patch ``d[i][j] = source[i * row + j * pixel ...]``: element e at ``to[e * plane ...]``."""
+    return called(5)
+
+
+def _emit_spectrum(emit: Emitter, form: Form, to: Any, plane: Any, source: Any, row: Any, pixel: Any) -> None:
+    builder, source, to = emit.builder, emit.pointer(source), emit.pointer(to)
+    down, across = matrices(form.down).s, matrices(form.across).s
+    rows = [emit.at(source, builder.mul(row, emit.number(i))) for i in range(len(down))]
+    places = _places(emit, form.across, pixel, len(across))
+    transform, e = _Arithmetic(emit).at_points, 0
+    for part in range(parts(down)):  # the patch is read anew for each, as all its vectors would not stay in registers
+        columns = [[emit.load_vector(emit.at(one, place)) for one in rows] for place in places]
+        for line in zip(*(transform(down, column, part) for column in columns), strict=True):
+            for vector in transform(across, list(line)):
+                emit.store_vector(vector, emit.at(to, builder.mul(plane, emit.number(e))))
+                e += 1
+
+
+def _places(emit: Emitter, axis: Axis, pixel: Any, count: int) -> list[Any]:
+    """Where pixels of a row lie; where that is known, addresses need no registers."""
+    return [emit.builder.mul(pixel if axis.dilated else emit.number(emit.lanes), emit.number(j)) for j in range(count)]
+
+
+def _store_planes(emit: Emitter, square: list[list[Any]], to: Any, plane: Any) -> None:
+    to = emit.pointer(to)
+    for e, vector in enumerate(vector for row in square for vector in row):
+        emit.store_vector(vector, emit.at(to, emit.builder.mul(plane, emit.number(e))))
+
+
+def _load_planes(emit: Emitter, form: Form, source: Any, plane: Any) -> list[list[Any]]:
+    places = [emit.at(source, emit.builder.mul(plane, emit.number(e))) for e in range(form.elements)]
+    return _square([emit.load_vector(place) for place in places], form.across.points)
+
+
+@intrinsic
+def filters(
+    typingctx: Any, at: Any, to: Any, plane: Any, source: Any, step: Any, channels: Any, low: Any, high: Any,
+    flipped: Any,
+) -> Any:  # fmt: skip
+    """F g F' of filters whose taps lie together, one every `step` elements: element e at ``to[e * plane ...]``.
+
+    Of what lies at a filter's place the numbers ``low <= tap < high`` are taken, the others are zeros and not read.
+    `flipped` says that the taps lie in reverse order.
+    """
+    return called(8)
+
+
+def _emit_filters(
+    emit: Emitter, form: Form, to: Any, plane: Any, source: Any, step: Any, channels: Any, low: Any, high: Any,
+    flipped: Any,
+) -> None:  # fmt: skip
+    builder, last = emit.builder, form.taps - 1
+    rows = _rows_of_lanes(emit, emit.pointer(source), step, channels)
+    taps: list[Any] = []
+    for row in rows:
+        _prefetch(emit, emit.at(row, 48))
+    for first in range(0, form.taps, emit.lanes):
+        mask = emit.lanes_from_to(builder.sub(low, emit.number(first)), builder.sub(high, emit.number(first)))
+        taps += emit.transposed([emit.load_masked(emit.at(row, first), mask) for row in rows])
+    backwards = builder.trunc(flipped, ir.IntType(1))
+    taps = [builder.select(backwards, taps[last - t], taps[t]) for t in range(form.taps)]
+    square = _square(taps, form.across.taps)
+    down, across = matrices(form.down).f, matrices(form.across).f
+    _store_planes(emit, _both_sides(_Arithmetic(emit).at_points, down, across, square), to, plane)
+
+
+@intrinsic
+def outputs(
+    typingctx: Any, step: Any, to: Any, row: Any, pixel: Any, source: Any, plane: Any, bias: Any, relu: Any, doubt: Any
+) -> Any:
+    """T' m T of the elements ``m[e] = source[e * plane ...]``, plus bias: pixel (i, j) to ``to[i * row + j * pixel]``.
+
+    Bit ``lane`` of the number at `doubt` says that not all of a lane's pixels are finite (before the ReLU).
+    """
+    return called(8)
+
+
+def _emit_outputs(
+    emit: Emitter, form: Form, to: Any, row: Any, pixel: Any, source: Any, plane: Any, bias: Any, relu: Any, doubt: Any
+) -> None:
+    builder, to, source = emit.builder, emit.pointer(to), emit.pointer(source)
+    down, across = matrices(form.down).t, matrices(form.across).t
+    square = _both_sides(_Arithmetic(emit).from_points, down, across, _load_planes(emit, form, source, plane))
+    biases = emit.load_vector(emit.pointer(bias))
+    square = [[builder.fadd(value, biases) for value in line] for line in square]
+    _store_doubt(emit, [value for line in square for value in line], doubt)
+    for i, line in enumerate(square):
+        there = emit.at(to, builder.mul(row, emit.number(i)))
+        for value, place in zip(line, _places(emit, form.across, pixel, len(line)), strict=True):
+            emit.store_vector(emit.relu(value, relu), emit.at(there, place))
+
+
+def _not_finite(emit: Emitter, vectors: list[Any]) -> Any:
+    """A mask of the lanes in which not all vectors are finite: 0 * y is 0, or NaN where y is not finite."""
+    builder, sums = emit.builder, [emit.zero()] * min(4, len(vectors))
+    for n, vector in enumerate(vectors):
+        sums[n % 4] = builder.call(emit.fma, [vector, emit.zero(), sums[n % 4]])
+    while len(sums) > 1:
+        sums = [builder.fadd(sums[0], sums[1]), *sums[2:]]
+    return builder.fcmp_unordered("uno", sums[0], sums[0])
+
+
+def _store_doubt(emit: Emitter, vectors: list[Any], doubt: Any) -> None:
+    bits = emit.builder.bitcast(_not_finite(emit, vectors), ir.IntType(emit.lanes))
+    emit.builder.store(emit.builder.zext(bits, emit.index), emit.pointer(doubt, emit.index))
+
+
+@intrinsic
+def gradients(typingctx: Any, step: Any, to: Any, plane: Any, source: Any, row: Any, pixel: Any) -> Any:
+    """T gy T' of ``gy[i][j] = source[i * row + j * pixel ...]``: element e at ``to[e * plane ...]``."""
+    return called(5)
+
+
+def _emit_gradients(emit: Emitter, form: Form, to: Any, plane: Any, source: Any, row: Any, pixel: Any) -> None:
+    down, across = matrices(form.down).t, matrices(form.across).t
+    rows = [emit.at(emit.pointer(source), emit.builder.mul(row, emit.number(i))) for i in range(form.down.outputs)]
+    places = _places(emit, form.across, pixel, form.across.outputs)
+    square = [[emit.load_vector(emit.at(one, place)) for place in places] for one in rows]
+    _store_planes(emit, _both_sides(_Arithmetic(emit).at_points, down, across, square), to, plane)
+
+
+@intrinsic
+def weights(
+    typingctx: Any, at: Any, to: Any, step: Any, count: Any, source: Any, plane: Any, high: Any, doubt: Any
+) -> Any:
+    """F' m F of the elements ``m[e] = source[e * plane ...]``: taps, those of lane i to ``to[i * step ...]``.
+
+    For i < `count`, and of the taps the first `high`. The number at `doubt` becomes 1 if not all of them are finite.
+    """
+    return called(7)
+
+
+def _emit_weights(
+    emit: Emitter, form: Form, to: Any, step: Any, count: Any, source: Any, plane: Any, high: Any, doubt: Any
+) -> None:
+    builder, to, source = emit.builder, emit.pointer(to), emit.pointer(source)
+    down, across = matrices(form.down).f, matrices(form.across).f
+    square = _both_sides(_Arithmetic(emit).from_points, down, across, _load_planes(emit, form, source, plane))
+    taps = [tap for line in square for tap in line]
+    ill = builder.and_(_not_finite(emit, taps), emit.lanes_below(count))
+    bits = builder.bitcast(ill, ir.IntType(emit.lanes))
+    doubt = emit.pointer(doubt, emit.index)
+    found = builder.zext(builder.icmp_unsigned("!=", bits, ir.Constant(bits.type, 0)), emit.index)
+    builder.store(builder.or_(builder.load(doubt), found), doubt)
+    places = _rows_of_lanes(emit, to, step, count)  # those from `count` on are the last one's, which is stored last
+    for first in range(0, form.taps, emit.lanes):
+        some = taps[first : first + emit.lanes]
+        mask = emit.lanes_below(builder.sub(high, emit.number(first)))
+        lines = emit.transposed([*some, *[emit.zero()] * (emit.lanes - len(some))])
+        for lane in reversed(range(emit.lanes)):
+            emit.store_masked(lines[lane], emit.at(places[lane], first), mask)
+
+
+STEPS: dict[str, tuple[int, Any]] = {
+    "spectrum": (5, _emit_spectrum),
+    "filters": (8, _emit_filters),
+    "outputs": (8, _emit_outputs),
+    "gradients": (5, _emit_gradients),
+    "weights": (7, _emit_weights),
+}
+
+
+class StepType(types.Type):
+    """The Numba type of a step; its key holds everything that the emitted code depends on."""
+
+    def __init__(self, kind: str, form: Form, unit: UnitType) -> None:
+        self.kind, self.form, self.unit = kind, form, unit
+        super().__init__(name=f"Step({kind}, {form}, {unit.name})")
+
+
+class Step:
+    """A step of a form."""
+
+    def __init__(self, kind: str, form: Form) -> None:
+        self._numba_type_ = StepType(kind, form, unit(FLOAT)._numba_type_)
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a step belongs to this process")
+
+
+opaque(StepType)
+
+
+@lru_cache
+def step(kind: str, form: Form) -> int:
+    """The address of a step, compiled (or read from the disk) when it is first asked for."""
+    if kind == "spectrum":  # it depends on the points alone
+        form = Form(*(axis._replace(taps=axis.points, outputs=1) for axis in form))
+    if kind in ("filters", "weights"):  # taps lie together
+        form = Form(*(axis._replace(dilated=False) for axis in form))
+    return _address(Step(kind, form))
+
+
+@kernel
+def _address(step):
+    return _compiled(step)
+
+
+@intrinsic
+def _compiled(typingctx: Any, step: Any) -> Any:
+    numbers, body = STEPS[step.kind]
+    name = f"{step.kind}.{'.'.join(f'{taps}x{outputs}x{dilated}' for taps, outputs, dilated in step.form)}"
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        made = function(builder.module, name, step.unit, numbers, lambda emit, *args: body(emit, step.form, *args))
+        return builder.ptrtoint(made, NUMBER)
+
+    return types.intp(step), codegen
+
+
+# ---------------------------------------------------------------- pixels whose channels lie side by side
 
 
 @intrinsic
@@ -145,169 +427,73 @@ def _emit_turn(emit: Emitter, to: Any, source: Any, step: Any, channels: Any, co
     to = emit.pointer(to)
     rows = _rows_of_lanes(emit, emit.pointer(source), step, channels)
 
-    def block(t: Any, acc: list[Any]) -> list[Any]:
+    def block(t: Any) -> None:
         p = builder.mul(t, emit.number(emit.lanes))
         mask = emit.lanes_below(builder.sub(count, p))
         pixels = emit.transposed([emit.load_masked(emit.at(row, p), mask) for row in rows])
         there = emit.at(to, builder.mul(p, emit.number(emit.lanes)))
         for i, pixel in enumerate(pixels):
             emit.store_vector(pixel, emit.at(there, i * emit.lanes))
-        return []
 
-    blocks = builder.udiv(builder.add(count, emit.number(emit.lanes - 1)), emit.number(emit.lanes))
-    emit.accumulate(blocks, [], block)
+    emit.loop(_vectors(emit, count), block)
 
 
-@intrinsic
-def spectrum(typingctx: Any, unit: Any, to: Any, plane: Any, source: Any, row: Any) -> Any:
-    """S d S' of the patch ``d[i][j] = source[i * row + j * lanes ...]``: element e at ``to[e * plane ...]``."""
-    return types.void(unit, *(types.intp,) * 4), emitted("spectrum", 4, _emit_spectrum)
-
-
-def _emit_spectrum(emit: Emitter, to: Any, plane: Any, source: Any, row: Any) -> None:
-    builder, source, to = emit.builder, emit.pointer(source), emit.pointer(to)
-    rows = [emit.at(source, builder.mul(row, emit.number(i))) for i in range(6)]
-    transform, e = _Arithmetic(emit).to_spectrum, 0
-    for part in range(4):  # of the columns; the patch is read anew for each, as 36 vectors would not stay in registers
-        columns = [[emit.load_vector(emit.at(one, j * emit.lanes)) for one in rows] for j in range(6)]
-        for line in zip(*(transform(column, part) for column in columns), strict=True):
-            for vector in transform(list(line)):
-                emit.store_vector(vector, emit.at(to, builder.mul(plane, emit.number(e))))
-                e += 1
-
-
-def _store_planes(emit: Emitter, square: list[list[Any]], to: Any, plane: Any) -> None:
-    to = emit.pointer(to)
-    for e, vector in enumerate(vector for row in square for vector in row):
-        emit.store_vector(vector, emit.at(to, emit.builder.mul(plane, emit.number(e))))
+def _vectors(emit: Emitter, count: Any) -> Any:
+    return emit.builder.udiv(emit.builder.add(count, emit.number(emit.lanes - 1)), emit.number(emit.lanes))
 
 
 @intrinsic
-def filters(typingctx: Any, unit: Any, to: Any, plane: Any, source: Any, step: Any, channels: Any, flipped: Any) -> Any:
-    """F g F' of filters whose 9 taps lie together, one every `step` elements: element e at ``to[e * plane ...]``.
+def turn_back(
+    typingctx: Any, unit: Any, to: Any, step: Any, row: Any, source: Any, source_row: Any, channels: Any, high: Any,
+    count: Any,
+) -> Any:  # fmt: skip
+    """``to[c * step + i * row + p] = source[i * source_row + p * lanes + c]``; the way back of `turn`, for some rows.
 
-    `flipped` says that the taps lie in reverse order.
+    For c < `channels`, i < `high`, p < `count`. Of the source whole vectors of pixels are read.
     """
-    return types.void(unit, *(types.intp,) * 6), emitted("filters", 6, _emit_filters)
+    return types.void(unit, *(types.intp,) * 8), emitted("turn_back", 8, _emit_turn_back)
 
 
-def _emit_filters(emit: Emitter, to: Any, plane: Any, source: Any, step: Any, channels: Any, flipped: Any) -> None:
-    builder = emit.builder
-    rows = _rows_of_lanes(emit, emit.pointer(source), step, channels)
-    taps: list[Any] = []
-    for row in rows:
-        _prefetch(emit, emit.at(row, 48))
-    for first in range(0, 9, emit.lanes):
-        mask = ir.Constant(emit.bits, [int(first + lane < 9) for lane in range(emit.lanes)])
-        taps += emit.transposed([emit.load_masked(emit.at(row, first), mask) for row in rows])
-    backwards = builder.trunc(flipped, ir.IntType(1))
-    taps = [builder.select(backwards, taps[8 - t], taps[t]) for t in range(9)]
-    square = [taps[3 * i : 3 * i + 3] for i in range(3)]
-    _store_planes(emit, _both_sides(_Arithmetic(emit).to_filters, square), to, plane)
-
-
-@intrinsic
-def outputs(typingctx: Any, unit: Any, to: Any, source: Any, plane: Any, bias: Any, relu: Any, doubt: Any) -> Any:
-    """T' m T of the elements ``m[e] = source[e * plane ...]``, plus bias: 4 rows of 4 pixels for every lane's channel.
-
-    They go to ``to[lane][i][j]``, of rows of `lanes` numbers. Bit ``lane`` of the number at `doubt` says that not all
-    of them are finite (before the ReLU).
-    """
-    return types.void(unit, *(types.intp,) * 6), emitted("outputs", 6, _emit_outputs)
-
-
-def _emit_outputs(emit: Emitter, to: Any, source: Any, plane: Any, bias: Any, relu: Any, doubt: Any) -> None:
-    builder, to, source = emit.builder, emit.pointer(to), emit.pointer(source)
-    m = [emit.load_vector(emit.at(source, builder.mul(plane, emit.number(e)))) for e in range(36)]
-    square = _both_sides(_Arithmetic(emit).to_outputs, [m[6 * i : 6 * i + 6] for i in range(6)])
-    biases = emit.load_vector(emit.pointer(bias))
-    square = [[builder.fadd(pixel, biases) for pixel in line] for line in square]
-    zeros = [emit.zero()] * 4
-    for line in square:  # 0 * y is 0, or NaN where y is not finite
-        zeros = [builder.call(emit.fma, [pixel, emit.zero(), zero]) for pixel, zero in zip(line, zeros, strict=True)]
-    zero = builder.fadd(builder.fadd(*zeros[:2]), builder.fadd(*zeros[2:]))
-    bits = builder.bitcast(builder.fcmp_unordered("uno", zero, zero), ir.IntType(emit.lanes))
-    builder.store(builder.zext(bits, emit.index), emit.pointer(doubt, emit.index))
-    for i, line in enumerate(square):
-        vectors = emit.transposed([emit.relu(pixel, relu) for pixel in line])
-        for lane in range(emit.lanes):  # four pixels of a channel lie together in every fourth vector
-            first = lane // 4 * 4
-            four = emit.shuffle(vectors[lane % 4], vectors[lane % 4], range(first, first + 4))
-            place = emit.at(to, (4 * lane + i) * emit.lanes)
-            builder.store(four, builder.bitcast(place, four.type.as_pointer())).align = emit.align
-
-
-@intrinsic
-def bring(
-    typingctx: Any, unit: Any, to: Any, channel: Any, row: Any, source: Any, channels: Any, high: Any, wide: Any
-) -> Any:
-    """``to[c * channel + i * row + j] = source[c][i][j]`` for c < `channels`, i < `high`, j < `wide`.
-
-    `source` is what `outputs` wrote; `high` is at most 4, `wide` at most `lanes`.
-    """
-    return types.void(unit, *(types.intp,) * 7), emitted("bring", 7, _emit_bring)
-
-
-def _emit_bring(
-    emit: Emitter, to: Any, channel: Any, row: Any, source: Any, channels: Any, high: Any, wide: Any
+def _emit_turn_back(
+    emit: Emitter, to: Any, step: Any, row: Any, source: Any, source_row: Any, channels: Any, high: Any, count: Any
 ) -> None:
-    builder, to, source = emit.builder, emit.pointer(to), emit.pointer(source)
-    mask, last = emit.lanes_below(wide), builder.sub(high, emit.number(1))
-    lines = [emit.number(i) for i in range(4)]
-    lines = [builder.select(builder.icmp_signed("<", i, last), i, last) for i in lines]  # the last one several times
-    froms, steps = ([builder.mul(i, step) for i in lines] for step in (emit.number(emit.lanes), row))
+    builder, source = emit.builder, emit.pointer(source)
+    lines = _rows_of_lanes(emit, emit.pointer(to), step, channels)  # the last one comes last, after those behind it
 
-    def bring_channel(c: Any, acc: list[Any]) -> list[Any]:
-        here = emit.at(source, builder.mul(c, emit.number(4 * emit.lanes)))
-        there = emit.at(to, builder.mul(c, channel))
-        for origin, step in zip(froms, steps, strict=True):
-            emit.store_masked(emit.load_vector(emit.at(here, origin)), emit.at(there, step), mask)
-        return []
+    def block(t: Any) -> None:
+        p = builder.mul(t, emit.number(emit.lanes))
+        mask = emit.lanes_below(builder.sub(count, p))
+        pixels = emit.at(source, builder.mul(p, emit.number(emit.lanes)))
 
-    emit.accumulate(channels, [], bring_channel)
+        def line(i: Any) -> None:
+            here = emit.at(pixels, builder.mul(i, source_row))
+            there = builder.add(p, builder.mul(i, row))
+            turned = emit.transposed([emit.load_vector(emit.at(here, k * emit.lanes)) for k in range(emit.lanes)])
+            for lane in reversed(range(emit.lanes)):
+                emit.store_masked(turned[lane], emit.at(lines[lane], there), mask)
 
+        emit.loop(high, line)
 
-@intrinsic
-def gradients(typingctx: Any, unit: Any, to: Any, plane: Any, source: Any, row: Any) -> Any:
-    """T gy T' of ``gy[i][j] = source[i * row + j * lanes ...]``, 4x4 of them: element e at ``to[e * plane ...]``."""
-    return types.void(unit, *(types.intp,) * 4), emitted("gradients", 4, _emit_gradients)
-
-
-def _emit_gradients(emit: Emitter, to: Any, plane: Any, source: Any, row: Any) -> None:
-    rows = [emit.at(emit.pointer(source), emit.builder.mul(row, emit.number(i))) for i in range(4)]
-    square = [[emit.load_vector(emit.at(one, j * emit.lanes)) for j in range(4)] for one in rows]
-    _store_planes(emit, _both_sides(_Arithmetic(emit).from_outputs, square), to, plane)
+    emit.loop(_vectors(emit, count), block)
 
 
 @intrinsic
-def weights(typingctx: Any, unit: Any, to: Any, step: Any, count: Any, source: Any, plane: Any, doubt: Any) -> Any:
-    """F' m F of the elements ``m[e] = source[e * plane ...]``: 9 taps, those of lane i to ``to[i * step ...]``.
+def move(
+    typingctx: Any, unit: Any, to: Any, step: Any, source: Any, source_step: Any, channels: Any, count: Any
+) -> Any:
+    """``to[p * step + c] = source[p * source_step + c]`` for p < `count` and c < `channels`, at most `lanes`."""
+    return types.void(unit, *(types.intp,) * 6), emitted("move", 6, _emit_move)
 
-    For i < `count`. The number at `doubt` becomes 1 if not all of them are finite.
-    """
-    return types.void(unit, *(types.intp,) * 6), emitted("weights", 6, _emit_weights)
 
-
-def _emit_weights(emit: Emitter, to: Any, step: Any, count: Any, source: Any, plane: Any, doubt: Any) -> None:
+def _emit_move(emit: Emitter, to: Any, step: Any, source: Any, source_step: Any, channels: Any, count: Any) -> None:
     builder, to, source = emit.builder, emit.pointer(to), emit.pointer(source)
-    m = [emit.load_vector(emit.at(source, builder.mul(plane, emit.number(e)))) for e in range(36)]
-    square = _both_sides(_Arithmetic(emit).from_filters, [m[6 * i : 6 * i + 6] for i in range(6)])
-    taps = [tap for line in square for tap in line]
-    zero = emit.zero()
-    for tap in taps:  # 0 * tap is 0, or NaN where the tap is not finite
-        zero = builder.call(emit.fma, [tap, emit.zero(), zero])
-    finite = builder.fcmp_ordered("ord", zero, zero)
-    bits = builder.bitcast(builder.and_(builder.not_(finite), emit.lanes_below(count)), ir.IntType(emit.lanes))
-    doubt = emit.pointer(doubt, emit.index)
-    found = builder.zext(builder.icmp_unsigned("!=", bits, ir.Constant(bits.type, 0)), emit.index)
-    builder.store(builder.or_(builder.load(doubt), found), doubt)
-    places = _rows_of_lanes(emit, to, step, count)  # those from `count` on are the last one's, which is stored last
-    for first in range(0, 9, emit.lanes):
-        some = taps[first : first + emit.lanes]
-        mask = ir.Constant(emit.bits, [int(lane < len(some)) for lane in range(emit.lanes)])
-        lines = emit.transposed([*some, *[emit.zero()] * (emit.lanes - len(some))])
-        for lane in reversed(range(emit.lanes)):
-            emit.store_masked(lines[lane], emit.at(places[lane], first), mask)
+    mask = emit.lanes_below(channels)
+
+    def pixel(p: Any) -> None:
+        value = emit.load_masked(emit.at(source, builder.mul(p, source_step)), mask)
+        emit.store_masked(value, emit.at(to, builder.mul(p, step)), mask)
+
+    emit.loop(count, pixel)
 
 
 # ---------------------------------------------------------------- single numbers, by their address

@@ -20,7 +20,7 @@ from cnnkit.rooms.numba.activation import RELU, call
 from cnnkit.rooms.numba.convolve import aligned, pack_blocks, weight_numbers
 from cnnkit.rooms.numba.emit import itemsize, lanes
 from cnnkit.rooms.numba.lines import parts
-from cnnkit.rooms.numba.machine import FMAS, L2, MULTIPLY_ADDS
+from cnnkit.rooms.numba.machine import FMAS, L2, MULTIPLY_ADDS, address_of
 from cnnkit.rooms.numba.moves import fill, transpose
 from cnnkit.rooms.numba.straight import straight
 from cnnkit.rooms.numba.tile import Tile, gather, tiles
@@ -181,11 +181,11 @@ def forward(
     """As `convolve.convolve`, of arrays whose channels lie together."""
     tile, sizes, _ = _forward_way(plan, x.dtype)
     terms, counts, work = sizes.channels * sizes.taps, tuple(sizes), _work(plan)
-    weights, bias_address = weight_numbers(weight, plan.groups, swapped), 0 if bias is None else bias.ctypes.data
+    weights, bias_address = weight_numbers(weight, plan.groups, swapped), address_of(bias)
     packed, there = None, 0
     if threads.many(work):
         packed = np.empty((sizes.groups * sizes.blocks, 1 + terms, sizes.columns), x.dtype)
-        there = packed.ctypes.data
+        there = address_of(packed)
         threads.run(
             pack_terms, sizes.groups * sizes.blocks, weight.size,
             tile.unit, counts, plan.kernel_size, weights, bias_address, there, keep=(weight, bias, packed),
@@ -205,11 +205,11 @@ def weight_gradient(grad_output: Array, x: Array, plan: ConvPlan, grad_weight: A
     threads.run(
         _correlate, sizes.groups * sizes.blocks * tall, _work(plan),
         tile.unit, tile.loop, tuple(sizes), plan.kernel_size, plan.stride, plan.dilation, plan.before,
-        lines.numbers(x), lines.numbers(grad_output), total.ctypes.data, keep=(x, grad_output, total),
+        lines.numbers(x), lines.numbers(grad_output), address_of(total), keep=(x, grad_output, total),
     )  # fmt: skip
     threads.run(
         _turn, sizes.groups * sizes.blocks, grad_weight.size,
-        tile.unit, tuple(sizes), total.ctypes.data, tall * sizes.rows, grad_weight.ctypes.data,
+        tile.unit, tuple(sizes), address_of(total), tall * sizes.rows, address_of(grad_weight),
         keep=(total, grad_weight),
     )  # fmt: skip
 

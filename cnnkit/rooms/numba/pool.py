@@ -59,14 +59,19 @@ Plan = PoolPlan | AdaptivePlan
 
 def max_pool(x: Array, plan: Plan, out: Array, indices: Array | None) -> None:
     lowest = x.dtype.type(-np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min)
-    in_doubt = np.zeros(1, np.bool_)
+    in_doubt = np.zeros(x.shape[:2], np.bool_)
     _pool(x, plan, None, lowest, in_doubt, out, indices)
-    if in_doubt[0] and indices is None:  # which of 0.0 and -0.0 comes first is known where places are
-        _pool(x, plan, None, lowest, in_doubt, out, np.empty(out.shape, np.int64))
+    if indices is not None or not in_doubt.any():
+        return
+    for n in np.flatnonzero(in_doubt.any(1)):  # which of 0.0 and -0.0 comes first is known where places are
+        doubtful = np.flatnonzero(in_doubt[n])
+        some = slice(n, n + 1), slice(doubtful[0], doubtful[-1] + 1)
+        few = plan._replace(batch=1, channels=int(doubtful[-1] - doubtful[0]) + 1)
+        _pool(x[some], few, None, lowest, in_doubt[some], out[some], np.empty(out[some].shape, np.int64))
 
 
 def avg_pool(x: Array, plan: Plan, divisors: tuple[Ints, ...], out: Array) -> None:
-    _pool(x, plan, divisors, x.dtype.type(0), np.zeros(1, np.bool_), out, None)
+    _pool(x, plan, divisors, x.dtype.type(0), np.zeros(x.shape[:2], np.bool_), out, None)
 
 
 class Lines(NamedTuple):
@@ -110,6 +115,7 @@ def _pool(
     indices: Array | None,
 ) -> None:
     way, by_channels, x = _way(plan, x.dtype, divisors), channels_together(out, x), arrays.lift(x)
+    doubts = in_doubt.reshape(-1)
     to, found = dense(out, by_channels), None if indices is None else dense(indices, by_channels)
     source = address(x), x.strides, way.channels, way.sizes
     results = address(to), None if found is None else address(found)
@@ -119,13 +125,11 @@ def _pool(
     if way.whole and not by_channels and x[:1, :1].flags.c_contiguous:
         divisor = x.dtype.type(geometry.volume(sum(divisors or (), ())))
         whole = geometry.volume(plan.input_size), divisor
-        threads.run(
-            _whole_planes, way.items[0], work / 2, empty, way.nowhere, summing, source, whole, *results, in_doubt
-        )
+        threads.run(_whole_planes, way.items[0], work / 2, empty, way.nowhere, summing, source, whole, *results, doubts)
     elif by_channels:
         threads.run(_pixels, way.items[1], work, *given)
     else:
-        threads.run(_planes, way.items[0], work, *given, tuple(way.lines), in_doubt)
+        threads.run(_planes, way.items[0], work, *given, tuple(way.lines), doubts)
     for result, wanted in ((to, out), (found, indices)):
         if wanted is not None and result is not wanted:
             wanted[...] = result
@@ -220,10 +224,10 @@ def _planes(start, stop, empty, nowhere, summing, source, window, axes, out, ind
     to_line, to_keys = line + before * item, keys + before * size(nowhere)
     outputs, high = first_w.size, first_h.size
     windows = before, first_w.ctypes.data, count_w.ctypes.data
-    doubt, done = False, start * first_d.size * high * outputs
+    done = start * first_d.size * high * outputs
     n, c = divmod(start, channels)
-    for _ in range(start, stop):
-        plane = base + n * strides[0] + c * strides[1]
+    for o in range(start, stop):
+        plane, doubt = base + n * strides[0] + c * strides[1], False
         n, c = (n, c + 1) if c + 1 < channels else (n + 1, 0)
         for i in range(first_d.size):
             deep = plane + first_d[i] * steps[0]
@@ -258,8 +262,7 @@ def _planes(start, stop, empty, nowhere, summing, source, window, axes, out, ind
                 else:
                     _across(stride, empty, summing, line, taps, dilation[2], shape, factors, to)
                 done += n_lines * outputs
-    if doubt:
-        in_doubt[0] = True
+        in_doubt[o] = doubt
 
 
 def _down(near, empty, summing, source, steps, block, dilation, line, pitch, width):
@@ -401,7 +404,6 @@ def _whole_planes(start, stop, empty, nowhere, summing, source, whole, out, indi
     """Global pooling: one output for each plane, which is read once, as it lies in memory."""
     base, strides, channels, _ = source
     pixels, divisor = whole
-    doubt = minus_zero(splat(empty, empty))
     n, c = divmod(start, channels)
     for o in range(start, stop):
         plane = base + n * strides[0] + c * strides[1]
@@ -412,12 +414,10 @@ def _whole_planes(start, stop, empty, nowhere, summing, source, whole, out, indi
         v0, v1, v2, v3 = _whole_lanes(empty, summing, plane, pixels)
         best = _combined(summing, _combined(summing, v0, v1), _combined(summing, v2, v3))
         if summing is None:
-            doubt = doubt | minus_zero(v0) | minus_zero(v1) | minus_zero(v2) | minus_zero(v3)
+            in_doubt[o] = any_lane(minus_zero(v0) | minus_zero(v1) | minus_zero(v2) | minus_zero(v3))
             put(out, o, largest(best), empty)
         else:
             put(out, o, sum_lanes(best) / divisor, empty)
-    if any_lane(doubt):
-        in_doubt[0] = True
 
 
 def _whole_lanes(empty, summing, plane, pixels):

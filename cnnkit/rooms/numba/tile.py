@@ -23,7 +23,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from cnnkit.rooms.numba.emit import NUMBER, Emitter, UnitType, function, opaque, unit
+from cnnkit.rooms.numba.emit import NUMBER, Emitter, UnitType, called, function, opaque, unit
 from cnnkit.rooms.numba.machine import REGISTERS, VECTOR_BYTES, kernel
 
 
@@ -68,12 +68,12 @@ if REGISTERS >= 32:
     OUTER = [(5, 5), (6, 4), (8, 3), (4, 4), (10, 2), (16, 1), (4, 1), (3, 7), (2, 6), (1, 12)]
     INNER = [(6, 4), (8, 2), (9, 1)]
     PRODUCT = [(6, 4), (4, 4), (8, 2), (8, 1)]
-    GATHER = [(6, 4), (8, 3), (8, 2), (8, 1)]
+    GATHER = [(6, 4), (8, 3), (8, 2), (1, 8), (8, 1)]
 else:
     OUTER = [(4, 3), (3, 3), (6, 2), (2, 4), (12, 1), (4, 1), (1, 6)]
     INNER = [(3, 3), (4, 2), (9, 1)]
     PRODUCT = [(6, 2), (4, 2)]
-    GATHER = [(4, 3), (3, 3), (6, 2), (8, 1)]
+    GATHER = [(4, 3), (3, 3), (6, 2), (1, 8), (8, 1)]
 if VECTOR_BYTES == 16:  # the largest spills: SSE needs a register for a product too, ARM's scheduler one to spare
     OUTER, GATHER = OUTER[1:], GATHER[1:]
 NARROW = [share for share in (2, 4) if VECTOR_BYTES // share >= 16]  # of `gather`: few output channels fill few lanes
@@ -94,7 +94,7 @@ def compile_all(dtype: np.dtype) -> None:
             tile.loop  # noqa: B018
 
 
-def _compiled(name: str, numbers: int, body: Any) -> Any:
+def compiled(name: str, numbers: int, body: Any) -> Any:
     """An intrinsic that emits a tile's loop, by ``body(emit, tile, *numbers)``, and gives its address."""
 
     @intrinsic
@@ -107,17 +107,6 @@ def _compiled(name: str, numbers: int, body: Any) -> Any:
         return types.intp(tile), codegen
 
     return address
-
-
-def _called(numbers: int) -> Any:
-    """What an intrinsic ``f(loop, *numbers)`` returns that calls the loop at an address."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        kind = ir.FunctionType(ir.VoidType(), [NUMBER] * numbers)
-        builder.call(builder.inttoptr(args[0], kind.as_pointer()), args[1:])
-        return context.get_dummy_value()
-
-    return types.void(*(types.intp,) * (numbers + 1)), codegen
 
 
 # ---------------------------------------------------------------- outer products: lanes are kept apart
@@ -133,7 +122,7 @@ def outer(
     Arguments are addresses, but for `step` (elements between rows of `out`), `here` (at most the tile's rows), `count`
     (at most its columns), `relu` (0 or 1) and `terms`. Of b whole vectors are read: `count` rounded up to `lanes`.
     """
-    return _called(10)
+    return called(10)
 
 
 def _emit_outer(emit: Emitter, tile: TileType, *args: Any) -> None:
@@ -196,7 +185,7 @@ def _emit_outer_loop(
     builder.position_at_end(stored)
 
 
-_outer_loop = _compiled("outer", 10, _emit_outer)
+_outer_loop = compiled("outer", 10, _emit_outer)
 
 
 @kernel
@@ -217,7 +206,7 @@ def inner(
     For i < `here`, j < `across`. Arguments are addresses, but for `step` (elements), `here` (at most the tile's rows),
     `across` (at most its vectors) and `count`. All offsets must be ones to read at; nothing is read behind `count`.
     """
-    return _called(9)
+    return called(9)
 
 
 def _emit_inner(
@@ -295,7 +284,7 @@ def sum_lanes(emit: Emitter, vectors: list[Any]) -> Any:
     return vectors[0]
 
 
-_inner_loop = _compiled("inner", 9, _emit_inner)
+_inner_loop = compiled("inner", 9, _emit_inner)
 
 
 @kernel
@@ -312,7 +301,7 @@ def product(typingctx: Any, loop: Any, out: Any, step: Any, begin: Any, a: Any, 
 
     Arguments are addresses, but for steps (elements), `begin` (1 if what stood in `out` does not count) and `terms`.
     """
-    return _called(7)
+    return called(7)
 
 
 def _emit_product(
@@ -342,7 +331,7 @@ def _emit_product(
         emit.store_vector(total, one)
 
 
-_product_loop = _compiled("product", 7, _emit_product)
+_product_loop = compiled("product", 7, _emit_product)
 
 
 @kernel
@@ -363,7 +352,7 @@ def gather(
     For all of the tile's rows, p < `count` (at most its columns). Arguments are addresses, but for `count`, steps
     (elements), `relu` (0 or 1) and `terms`. Of b and `more` whole vectors are read: `count` rounded up to `lanes`.
     """
-    return _called(12)
+    return called(12)
 
 
 def _emit_gather(emit: Emitter, tile: TileType, *args: Any) -> None:
@@ -404,7 +393,7 @@ def _emit_gather_loop(
                 emit.store_masked(value, emit.at(to, at), last)
 
 
-_gather_loop = _compiled("gather", 12, _emit_gather)
+_gather_loop = compiled("gather", 12, _emit_gather)
 
 
 @kernel

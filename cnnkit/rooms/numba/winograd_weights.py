@@ -19,11 +19,26 @@ from cnnkit.rooms import threads
 from cnnkit.rooms.numba.emit import lanes
 from cnnkit.rooms.numba.lines import parts
 from cnnkit.rooms.numba.machine import FMAS, keep, kernel
-from cnnkit.rooms.numba.patches import gradients, weights
+from cnnkit.rooms.numba.patches import FLOAT, Form, gradients, step, weights
 from cnnkit.rooms.numba.tile import Tile, gather, tiles
-from cnnkit.rooms.numba.winograd import CLEARLY, ELEMENTS, FLOAT, PAD, SEGMENT, WORK, gather_rows, place, tile_spectra
+from cnnkit.rooms.numba.winograd import (
+    CLEARLY,
+    PAD,
+    WORK,
+    Patches,
+    corner,
+    cut,
+    dilation,
+    forms,
+    gather_rows,
+    gathered_size,
+    patches,
+    place,
+    tile_spectra,
+    worse,
+)
 
-BAND = 64  # tiles that are summed by themselves
+BAND = 64  # tiles that are summed by themselves, twice as many if one axis has taps
 NEAR = 2 << 20  # bytes of sums that are made at a time, if one band has all tiles
 FAR = 8 << 20  # the same if bands are added up: for each part, all output gradients are transformed anew
 
@@ -31,6 +46,7 @@ FAR = 8 << 20  # the same if bands are added up: for each part, all output gradi
 class Sizes(NamedTuple):
     """How a gradient is cut: what the kernel counts by, and how it is chosen."""
 
+    form: Form
     tile: Tile
     tiles: Ints  # of an image: (depth, down, across)
     band: int  # tiles
@@ -50,7 +66,12 @@ class Job(NamedTuple):
     images: int
     channels: int  # of a group, in
     per_group: int  # output channels of a group
-    taps: int  # along the depth
+    taps: int  # blocks of them
+    kernel: Ints
+    depth: int  # the dilation along it
+    patches: Patches
+    gradients: int  # the addresses of code
+    weights: int
     tiles: Ints
     band: int
     chunk: int
@@ -63,9 +84,9 @@ class Job(NamedTuple):
 def chosen(x: Array, plan: ConvPlan) -> bool:
     """Whether a gradient is to be had this way: it can be, in the workspace, and is faster or was asked for."""
     algorithm = settings.current().algorithm
-    if algorithm == "direct" or x.dtype != FLOAT or plan.kernel_size[1:] != (3, 3):
+    if algorithm == "direct" or x.dtype != FLOAT or not forms(plan.kernel_size[1:]):
         return False
-    if plan.stride != (1, 1, 1) or plan.dilation != (1, 1, 1) or not plan.in_channels * plan.batch:
+    if plan.stride != (1, 1, 1) or not plan.in_channels * plan.batch:
         return False
     sizes = _sizes(plan, settings.current().max_workspace)
     return sizes.workers > 0 and (algorithm == "winograd" or sizes.pays)
@@ -73,10 +94,16 @@ def chosen(x: Array, plan: ConvPlan) -> bool:
 
 @lru_cache(1024)
 def _sizes(plan: ConvPlan, workspace: int) -> Sizes:
-    d, h, w = plan.output_size
-    cut = d, parts(h, 4), parts(w, 4)
-    total = plan.batch * volume(cut)
-    channels, per_group, taps = plan.in_channels // plan.groups, plan.out_channels // plan.groups, plan.kernel_size[0]
+    """The form that takes the fewest cycles."""
+    ways = [_fit(plan, form, workspace) for form in forms(plan.kernel_size[1:], dilation(plan)[1] > 1)]
+    best = min(ways, key=lambda way: _cycles(plan, way) * worse(way.form))
+    return best._replace(pays=plan.groups * _cycles(plan, best) * CLEARLY < _cycles_directly(plan))
+
+
+def _fit(plan: ConvPlan, form: Form, workspace: int) -> Sizes:
+    tiles_, tap_blocks = cut(plan, form)
+    total, taps = plan.batch * volume(tiles_), volume(tap_blocks)
+    channels, per_group = plan.in_channels // plan.groups, plan.out_channels // plan.groups
 
     def cycles(tile: Tile) -> tuple[float, int]:
         a_term = max(tile.rows * tile.vectors / FMAS, (tile.rows + 1) / 2 + tile.vectors)
@@ -85,32 +112,33 @@ def _sizes(plan: ConvPlan, workspace: int) -> Sizes:
     whole = [tile for tile in tiles("gather", FLOAT) if tile.lanes == tile.unit.lanes]
     tile = min(whole, key=cycles)
     blocks, vectors = parts(per_group, tile.columns), parts(channels, tile.lanes)
-    band = parts(total, parts(total, BAND))
-    a_vector = ELEMENTS * taps * tile.lanes * blocks * tile.columns * FLOAT.itemsize
+    knot = dilation(plan)[1]  # not to be parted
+    band = parts(parts(total, parts(total, BAND * form.thin)), knot) * knot
+    a_vector = form.elements * taps * tile.lanes * blocks * tile.columns * FLOAT.itemsize
     chunk = max(1, min(vectors, (NEAR if band == total else FAR) // a_vector))
-    sizes = Sizes(tile, cut, band, chunk, blocks, 0, False)
-    pays = plan.groups * _cycles(plan, sizes, total) * CLEARLY < _cycles_directly(plan)
-    return sizes._replace(workers=workspace // _workspace(sizes, taps), pays=pays)
+    sizes = Sizes(form, tile, tiles_, band, chunk, blocks, 0, False)
+    return sizes._replace(workers=workspace // _workspace(plan, sizes))
 
 
-def _workspace(sizes: Sizes, taps: int) -> int:
+def _workspace(plan: ConvPlan, sizes: Sizes) -> int:
     """Bytes that a thread takes."""
-    tile = sizes.tile
-    rows = taps * sizes.chunk * tile.lanes
+    tile, form = sizes.tile, sizes.form
+    rows = volume(cut(plan, form)[1]) * sizes.chunk * tile.lanes
     near = sizes.band * (rows + PAD) + sizes.blocks * (sizes.band + rows + tile.rows) * tile.columns + 3 * PAD
-    return (ELEMENTS * near + 6 * (4 * SEGMENT + 3) * tile.lanes) * FLOAT.itemsize
+    return (form.elements * near + gathered_size(plan, form, tile.lanes)) * FLOAT.itemsize
 
 
-def _cycles(plan: ConvPlan, sizes: Sizes, total: int) -> float:
+def _cycles(plan: ConvPlan, sizes: Sizes) -> float:
     """What the steps of a group take, as measured on one core of an AMD EPYC of the Zen 4 kind."""
-    tile, taps, channels = sizes.tile, plan.kernel_size[0], plan.in_channels // plan.groups
+    tile, form, channels = sizes.tile, sizes.form, plan.in_channels // plan.groups
+    taps, total = volume(cut(plan, form)[1]), plan.batch * volume(sizes.tiles)
     vectors, out = parts(channels, tile.lanes), parts(plan.out_channels // plan.groups, tile.lanes)
     rows = parts((taps - 1) * vectors * tile.lanes + channels, tile.rows) * tile.rows
     bands, passes = parts(total, sizes.band), parts(vectors, sizes.chunk)
-    sums = ELEMENTS * rows * out * (total / FMAS / 0.9 + 12 * bands)
-    patches = total * vectors * taps * 500
-    grads = total * out * 400 * (passes if bands > 1 else 1)
-    return sums + patches + grads + rows * out * 400
+    sums = form.elements * rows * out * (total / FMAS / 0.9 + 12 * bands)
+    patches_ = total * vectors * taps * form.elements * 14
+    grads = total * out * form.elements * 11 * (passes if bands > 1 else 1)
+    return sums + patches_ + grads + rows * out * form.elements * 11
 
 
 def _cycles_directly(plan: ConvPlan) -> float:
@@ -120,20 +148,24 @@ def _cycles_directly(plan: ConvPlan) -> float:
 
 
 def weight_gradient(grad_output: Array, x: Array, plan: ConvPlan, total: Array) -> bool:
-    """Fill total (C_out, C_in / groups, depth, 3, 3) from gradients (N, C_out, D, H, W) and x (N, C_in, D, H, W).
+    """Fill total (C_out, C_in / groups, *kernel) from gradients (N, C_out, D, H, W) and x (N, C_in, D, H, W).
 
     False if not all of it is finite: then it is better summed directly, and `total` unfinished.
     """
     sizes = _sizes(plan, settings.current().max_workspace)
     tile, channels = sizes.tile, plan.in_channels // plan.groups
+    how = patches(plan, sizes.form)
     job = Job(
         (x.ctypes.data, x.strides, x.shape[2:]), (grad_output.ctypes.data, grad_output.strides, grad_output.shape[2:]),
-        plan.before, total.ctypes.data, plan.batch, channels, plan.out_channels // plan.groups, plan.kernel_size[0],
-        sizes.tiles, sizes.band, sizes.chunk, sizes.blocks, tile.rows, tile.columns, tile.loop,
+        plan.before, total.ctypes.data, plan.batch, channels, plan.out_channels // plan.groups,
+        volume(how.blocks), plan.kernel_size, plan.dilation[0], how, step("gradients", sizes.form),
+        step("weights", sizes.form), sizes.tiles, sizes.band, sizes.chunk, sizes.blocks,
+        tile.rows, tile.columns, tile.loop,
     )  # fmt: skip
     items = plan.groups * parts(channels, tile.lanes)
     doubtful = np.zeros(items, np.int64)
-    work = total.size / 9 * ELEMENTS * plan.batch * volume(sizes.tiles) / WORK
+    products = volume(how.blocks) * how.elements * plan.batch * volume(sizes.tiles)
+    work = total.size / volume(plan.kernel_size) * products / WORK
     work = min(work, sizes.workers * threads.GRAIN)
     threads.run(_correlate, items, work, tile.unit, job, doubtful, keep=(grad_output, x, total))
     return not doubtful.any()
@@ -153,11 +185,12 @@ def _correlate(start, stop, unit, job, doubtful):
     plane, grads_plane = job.band * step + PAD, job.blocks * job.band * job.columns + PAD
     high = job.taps * job.chunk * lanes(unit) + job.rows
     sums_plane = job.blocks * high * job.columns + PAD
-    memory = np.empty(ELEMENTS * (plane + grads_plane + sums_plane) + PAD, np.float32)
+    elements = job.patches.elements
+    memory = np.empty(elements * (plane + grads_plane + sums_plane) + PAD, np.float32)
     spectra = (memory.ctypes.data + 63) // 64 * 64
-    grads = spectra + ELEMENTS * plane * 4
-    sums = grads + ELEMENTS * grads_plane * 4
-    gathered = np.empty((6 * (4 * SEGMENT + 2) + lanes(unit)) * lanes(unit), np.float32)
+    grads = spectra + elements * plane * 4
+    sums = grads + elements * grads_plane * 4
+    gathered = np.empty((job.patches.points[0] * (job.patches.pixels + 1) + lanes(unit)) * lanes(unit), np.float32)
     nothing = np.zeros(job.columns, np.float32)
     rows, places = np.arange(job.rows), np.arange(job.rows) * job.columns
     offsets = np.arange(job.band) * step
@@ -171,14 +204,14 @@ def _correlate(start, stop, unit, job, doubtful):
         for first in range(0, all_tiles, job.band):
             last = min(first + job.band, all_tiles)
             tile_spectra(
-                unit, job.x, job.tiles, job.before, job.taps, g * job.channels + c, channels, first, last, gathered,
-                spectra, plane, step, padded,
+                unit, job.x, job.patches, job.tiles, job.before, job.depth, g * job.channels + c, channels, first,
+                last, gathered, spectra, plane, step, padded,
             )  # fmt: skip
             if ready != g or job.band < all_tiles:
                 _gradient_spectra(unit, job, g, first, last, gathered, grads, grads_plane)
                 ready = g
             more, more_step = nothing.ctypes.data, 0
-            for e in range(ELEMENTS):
+            for e in range(elements):
                 for block in range(job.blocks):
                     b = grads + (e * grads_plane + block * job.band * job.columns) * 4
                     count = min(job.columns, job.per_group - block * job.columns)
@@ -200,30 +233,42 @@ def _correlate(start, stop, unit, job, doubtful):
 
 @kernel
 def _gradient_spectra(unit, job, g, first, last, gathered, to, plane):
-    """Transform the gradients of tiles `first` to `last`, of a group, to (36, blocks, tiles, columns)."""
-    row = (4 * SEGMENT + 2) * lanes(unit)
+    """Transform the gradients of tiles `first` to `last`, of a group, to (elements, blocks, tiles, columns)."""
+    row = (job.patches.pixels + 1) * lanes(unit)
+    high, wide = job.patches.outputs
+    apart, between = job.patches.dilation
     t = first
     while t < last:
         n, d, down, across = place(job.tiles, t)
-        count = min(SEGMENT, last - t, job.tiles[2] - across)
+        count = min(job.patches.segment, last - t, job.tiles[2] - across)
         for o in range(0, job.per_group, lanes(unit)):
             block, i = divmod(o, job.columns)
             channel, left = g * job.per_group + o, job.per_group - o
-            gather_rows(unit, job.grads, gathered, 4, n, channel, left, d, 4 * down, 4 * across, 4 * count)
-            for k in range(count):
-                here = to + ((block * job.band + t - first + k) * job.columns + i) * 4
-                gradients(unit, here, plane, gathered.ctypes.data + k * 4 * lanes(unit) * 4, row)
+            h, w = corner(down, high, apart), corner(across, wide, between)
+            gather_rows(unit, job.grads, gathered, row, high, apart, n, channel, left, d, h, w, wide * count)
+            here = to + ((block * job.band + t - first) * job.columns + i) * 4
+            for k in range(0, wide * count, wide * between):
+                for pixel in range(k, k + between):
+                    there = gathered.ctypes.data + pixel * lanes(unit) * 4
+                    gradients(job.gradients, here, plane, there, row, between * lanes(unit))
+                    here += job.columns * 4
         t += count
 
 
 @kernel
 def _finish(unit, job, g, c, channels, padded, sums, plane, high, doubtful):
     """Turn the sums of some channels from c on into the gradients of their weights."""
-    of_output = job.channels * job.taps * 9
+    of_depth, of_block = job.kernel[1] * job.kernel[2], job.patches.taps[0] * job.patches.taps[1]
+    of_output = job.channels * job.kernel[0] * of_depth
     for o in range(0, job.per_group, lanes(unit)):
         block, i = divmod(o, job.columns)
         for k in range(channels):
             for tap in range(job.taps):
-                to = job.total + ((g * job.per_group + o) * of_output + ((c + k) * job.taps + tap) * 9) * 4
+                z, cut = divmod(tap, job.patches.blocks[1] * job.patches.blocks[2])
+                skipped = cut * of_block
+                to = (g * job.per_group + o) * of_output + ((c + k) * job.kernel[0] + z) * of_depth + skipped
                 source = sums + ((block * high + tap * padded + k) * job.columns + i) * 4
-                weights(unit, to, of_output, job.per_group - o, source, plane, doubtful.ctypes.data)
+                weights(
+                    job.weights, job.total + to * 4, of_output, job.per_group - o, source, plane,
+                    min(of_block, of_depth - skipped), doubtful.ctypes.data,
+                )  # fmt: skip

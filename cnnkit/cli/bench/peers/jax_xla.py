@@ -6,7 +6,18 @@ from typing import Any
 
 import numpy as np
 
-from cnnkit.cli.bench.cases import AdaptivePool, Conv, ConvTranspose, Dense, Elementwise, LPPool, Norm, Pool, Unpool
+from cnnkit.cli.bench.cases import (
+    AdaptivePool,
+    Conv,
+    ConvTranspose,
+    Dense,
+    Elementwise,
+    LPPool,
+    Network,
+    Norm,
+    Pool,
+    Unpool,
+)
 
 jax: Any = importlib.import_module("jax")
 lax: Any = jax.lax
@@ -81,6 +92,11 @@ def elementwise(case: Elementwise, arrays: Arrays, direction: str) -> Work:
 
 def norm(case: Norm, arrays: Arrays, direction: str) -> Work | None:
     """Not raced: it has no such function."""
+    return None
+
+
+def network(case: Network, arrays: Arrays, direction: str) -> Work | None:
+    """Not raced: it has no layers."""
     return None
 
 

@@ -1,12 +1,25 @@
-"""ONNX Runtime: a model of one node, its weights constants of the model; forward only."""
+"""ONNX Runtime: a model of one node, or a whole network, its weights constants of the model; forward only."""
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from cnnkit.cli.bench.cases import AdaptivePool, Conv, ConvTranspose, Dense, Elementwise, LPPool, Norm, Pool, Unpool
+from cnnkit.cli.bench import networks
+from cnnkit.cli.bench.cases import (
+    AdaptivePool,
+    Conv,
+    ConvTranspose,
+    Dense,
+    Elementwise,
+    LPPool,
+    Network,
+    Norm,
+    Pool,
+    Unpool,
+)
 
 ort: Any = importlib.import_module("onnxruntime")
 onnx: Any = importlib.import_module("onnx")
@@ -15,6 +28,7 @@ helper: Any = importlib.import_module("onnx.helper")
 NAME = "ONNX Runtime"
 Arrays = dict[str, np.ndarray]
 Work = Callable[[], tuple[Any, ...]] | None
+Shapes = Mapping[str, tuple[int, ...]]
 _options = ort.SessionOptions()
 
 
@@ -74,6 +88,91 @@ def norm(case: Norm, arrays: Arrays, direction: str) -> Work:
     return None
 
 
+def network(case: Network, arrays: Arrays, direction: str) -> Work:
+    if direction == "backward":
+        return None
+    graph = _Graph()
+    y = getattr(networks, case.op)(PARTS)(graph, "x", "")
+    return _session(_model(graph.nodes, graph.constants, arrays["x"].shape, y), arrays)
+
+
+class _Graph:
+    """Nodes and constants under way."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Any] = []
+        self.constants: Arrays = {}
+
+    def add(
+        self,
+        node: str,
+        x: list[str],
+        constants: Mapping[str, tuple[int, ...]] = MappingProxyType({}),
+        **attributes: Any,
+    ) -> str:
+        """A node of some inputs and then of constants, which have names and shapes; the name of what it makes."""
+        self.constants |= {name: networks.numbers(name, shape) for name, shape in constants.items()}
+        self.nodes.append(helper.make_node(node, [*x, *constants], [f"y{len(self.nodes)}"], **attributes))
+        return self.nodes[-1].output[0]
+
+
+Part = Callable[[_Graph, str, str], str]  # adds itself to a graph behind an input, its constants called by its name
+
+
+def _sequential(*parts: Part) -> Part:
+    def add(graph: _Graph, x: str, name: str) -> str:
+        for i, part in enumerate(parts):
+            x = part(graph, x, f"{name}{i}.")
+        return x
+
+    return add
+
+
+def _residual(body: Part, shortcut: Part = lambda graph, x, name: x) -> Part:
+    def add(graph: _Graph, x: str, name: str) -> str:
+        return graph.add("Add", [body(graph, x, f"{name}body."), shortcut(graph, x, f"{name}shortcut.")])
+
+    return add
+
+
+def _conv(ins: int, outs: int, kernel: int, stride: int, padding: int, dilation: int, groups: int, bias: bool) -> Part:
+    window = {"strides": [stride] * 2, "pads": [padding] * 4, "dilations": [dilation] * 2, "group": groups}
+    return _part("Conv", {"weight": (outs, ins // groups, kernel, kernel)}, **window)
+
+
+def _batch_norm(channels: int) -> Part:
+    names = ("weight", "bias", "running_mean", "running_var")
+    return _part("BatchNormalization", dict.fromkeys(names, (channels,)))
+
+
+def _max_pool(kernel: int, stride: int, padding: int) -> Part:
+    return _part("MaxPool", {}, kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=[padding] * 4)
+
+
+def _dense(ins: int, outs: int) -> Part:
+    return _part("Gemm", {"weight": (outs, ins), "bias": (outs,)}, transB=1)
+
+
+def _part(node: str, constants: Shapes, **attributes: Any) -> Part:
+    def add(graph: _Graph, x: str, name: str) -> str:
+        return graph.add(node, [x], {name + each: shape for each, shape in constants.items()}, **attributes)
+
+    return add
+
+
+PARTS = SimpleNamespace(  # the layers of `cnnkit.nn` as parts of a graph
+    Sequential=_sequential,
+    Residual=_residual,
+    Conv2d=_conv,
+    BatchNorm2d=_batch_norm,
+    ReLU=lambda: _part("Relu", {}),
+    MaxPool2d=_max_pool,
+    AdaptiveAvgPool2d=lambda size: _part("GlobalAveragePool", {}),
+    Flatten=lambda: _part("Flatten", {}),
+    Dense=_dense,
+)
+
+
 def numpy_arrays(results: tuple[Any, ...]) -> list[np.ndarray]:
     return list(results)
 
@@ -81,17 +180,22 @@ def numpy_arrays(results: tuple[Any, ...]) -> list[np.ndarray]:
 def _work(node: str, arrays: Arrays, direction: str, constants: tuple[str, ...] = (), **attributes: Any) -> Work:
     if direction == "backward":
         return None
-    session = ort.InferenceSession(_model(node, arrays, constants, attributes), _options, ["CPUExecutionProvider"])
+    only = helper.make_node(node, ["x", *constants], ["y"], **attributes)
+    return _session(_model([only], {name: arrays[name] for name in constants}, arrays["x"].shape, "y"), arrays)
+
+
+def _session(model: bytes, arrays: Arrays) -> Work:
+    session = ort.InferenceSession(model, _options, ["CPUExecutionProvider"])
     given = {"x": arrays["x"]}
     return lambda: tuple(session.run(None, given))
 
 
-def _model(node: str, arrays: Arrays, constants: tuple[str, ...], attributes: dict[str, Any]) -> bytes:
-    x = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, arrays["x"].shape)
-    y = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)
-    weights = [importlib.import_module("onnx.numpy_helper").from_array(arrays[name], name) for name in constants]
-    graph = helper.make_graph(
-        [helper.make_node(node, ["x", *constants], ["y"], **attributes)], "layer", [x], [y], weights
-    )
+def _model(nodes: list[Any], constants: Arrays, shape: tuple[int, ...], result: str) -> bytes:
+    x = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, shape)
+    y = helper.make_tensor_value_info(result, onnx.TensorProto.FLOAT, None)
+    weights = [
+        importlib.import_module("onnx.numpy_helper").from_array(array, name) for name, array in constants.items()
+    ]
+    graph = helper.make_graph(nodes, "layers", [x], [y], weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     return model.SerializeToString()

@@ -6,7 +6,19 @@ from typing import Any
 import numpy as np
 
 import cnnkit
-from cnnkit.cli.bench.cases import AdaptivePool, Conv, ConvTranspose, Dense, Elementwise, LPPool, Norm, Pool, Unpool
+from cnnkit.cli.bench import networks
+from cnnkit.cli.bench.cases import (
+    AdaptivePool,
+    Conv,
+    ConvTranspose,
+    Dense,
+    Elementwise,
+    LPPool,
+    Network,
+    Norm,
+    Pool,
+    Unpool,
+)
 
 NAME = "cnnkit"
 Arrays = dict[str, np.ndarray]
@@ -90,6 +102,22 @@ def norm(case: Norm, arrays: Arrays, direction: str) -> Work:
     if direction == "forward":
         return lambda: (forward(x, over, gamma, beta),)
     return lambda: tuple(backward(arrays["grad"], x, over, gamma))
+
+
+def network(case: Network, arrays: Arrays, direction: str) -> Work:
+    model, x = getattr(networks, case.op)(cnnkit.nn), arrays["x"]
+    for name, array in model.state_dict().items():
+        array[...] = networks.numbers(name, array.shape)
+    if direction == "forward":
+        fused = cnnkit.nn.fuse(model)
+        return lambda: (fused(x),)
+
+    def step() -> tuple[Any, ...]:
+        y, pullback = model.forward(x)
+        pullback(arrays["grad"])
+        return (y,)
+
+    return step
 
 
 def numpy_arrays(results: tuple[Any, ...]) -> list[np.ndarray]:

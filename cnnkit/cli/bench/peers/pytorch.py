@@ -2,11 +2,24 @@
 
 import importlib
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from cnnkit.cli.bench.cases import AdaptivePool, Conv, ConvTranspose, Dense, Elementwise, LPPool, Norm, Pool, Unpool
+from cnnkit.cli.bench import networks
+from cnnkit.cli.bench.cases import (
+    AdaptivePool,
+    Conv,
+    ConvTranspose,
+    Dense,
+    Elementwise,
+    LPPool,
+    Network,
+    Norm,
+    Pool,
+    Unpool,
+)
 
 torch: Any = importlib.import_module("torch")
 F: Any = torch.nn.functional
@@ -134,6 +147,41 @@ def norm(case: Norm, arrays: Arrays, direction: str) -> Work:
     sizes = *case.x[:2], x[0, 0].numel(), case.groups
     _, *kept = aten.native_group_norm(x, gamma, beta, *sizes, 1e-5)
     return lambda: aten.native_group_norm_backward(grad, x, *kept, gamma, *sizes, every)
+
+
+def network(case: Network, arrays: Arrays, direction: str) -> Work:
+    model, (x, grad) = getattr(networks, case.op)(parts()), _tensors(arrays, "x", "grad")
+    for name, tensor in model.state_dict().items():
+        if tensor.ndim:  # not the count of batches
+            tensor.copy_(torch.from_numpy(networks.numbers(name, tuple(tensor.shape))))
+    if direction == "forward":
+        fused = importlib.import_module("torch.fx.experimental.optimization").fuse(model.eval())
+        return lambda: (fused(x),)
+    learnt = [x.requires_grad_(), *model.parameters()]
+
+    def step() -> tuple[Any, ...]:
+        with torch.enable_grad():
+            y = model(x)
+            torch.autograd.grad(y, learnt, grad)
+        return (y.detach(),)
+
+    return step
+
+
+def parts() -> SimpleNamespace:
+    """PyTorch's layers under the names of `cnnkit.nn`."""
+    nn = torch.nn
+
+    class Residual(nn.Module):  # type: ignore[name-defined]
+        def __init__(self, body: Any, shortcut: Any = None) -> None:
+            super().__init__()
+            self.body, self.shortcut = body, shortcut or nn.Identity()
+
+        def forward(self, x: Any) -> Any:
+            return self.body(x) + self.shortcut(x)
+
+    same = ("Conv2d", "BatchNorm2d", "ReLU", "MaxPool2d", "AdaptiveAvgPool2d", "Flatten", "Sequential")
+    return SimpleNamespace(Dense=nn.Linear, Residual=Residual, **{name: getattr(nn, name) for name in same})
 
 
 def numpy_arrays(results: tuple[Any, ...]) -> list[np.ndarray]:
