@@ -178,6 +178,9 @@ class _Call(ast.NodeVisitor):
         for target in node.targets:
             self.store(target, value)
 
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
+        self.store(node.target, self.visit(node.value or ast.Constant(None)))
+
     def visit_AugAssign(self, node: ast.AugAssign) -> None:
         value = self.arithmetic(node.op, self.visit(_loaded(node.target)), self.visit(node.value))
         self.store(node.target, value)

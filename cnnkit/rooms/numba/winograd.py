@@ -27,7 +27,7 @@ from cnnkit.geometry import ConvPlan, Ints, volume
 from cnnkit.rooms import threads
 from cnnkit.rooms.numba.activation import RELU, call
 from cnnkit.rooms.numba.emit import lanes
-from cnnkit.rooms.numba.machine import FMAS, keep, kernel
+from cnnkit.rooms.numba.machine import FMAS
 from cnnkit.rooms.numba.patches import (
     ALONE,
     FLOAT,
@@ -44,6 +44,7 @@ from cnnkit.rooms.numba.patches import (
     turn,
     turn_back,
 )
+from cnnkit.rooms.numba.straight import apart, straight
 from cnnkit.rooms.numba.tile import Tile, product, tiles
 
 PIXELS = 32  # of a row that are gathered together, for as many tiles as they suffice, or more for one: two vectors
@@ -335,7 +336,7 @@ def forward(x: Array, weight: Array, bias: Array | None, plan: ConvPlan, then: i
 # ---------------------------------------------------------------- kernels
 
 
-@kernel
+@straight
 def _make_ready(start, stop, unit, job):
     """A work item is the spectra of the filters of a block of output channels for a chunk of channels."""
     size = job.patches.elements * (job.chunk * job.columns + PAD)
@@ -346,7 +347,6 @@ def _make_ready(start, stop, unit, job):
         _filter_spectra(unit, job, g, block, part, job.spectra + item * size * 4)
 
 
-@kernel
 def _filter_spectra(unit, job, g, block, part, to):
     """Transform the filters of a block of output channels for one part of the terms, to (elements, channels, block)."""
     plane = job.chunk * job.columns + PAD
@@ -367,14 +367,12 @@ def _filter_spectra(unit, job, g, block, part, to):
             )  # fmt: skip
 
 
-@kernel
 def _part(job, part):
     """The block of taps, and the first channel, of a part of the terms."""
     tap, chunk = divmod(part, -(-job.channels // job.chunk))
     return tap, chunk * job.chunk
 
 
-@kernel
 def _taps(job, tap):
     """A block's depth, how many taps of that depth come before it, and how many it has."""
     size = job.patches.taps[0] * job.patches.taps[1]
@@ -382,7 +380,7 @@ def _taps(job, tap):
     return z, block * size, min(size, job.kernel[1] * job.kernel[2] - block * size)
 
 
-@kernel
+@straight
 def _convolve(start, stop, unit, job, doubtful):
     """A work item is a band of tiles for a block of output channels; blocks vary fastest and share the band's spectra.
 
@@ -435,10 +433,8 @@ def _convolve(start, stop, unit, job, doubtful):
         )
         if doubtful[start] > job.repairs:
             break
-    keep(memory, gathered, pixels, doubt)
 
 
-@kernel
 def place(tiles, t):
     """Where a tile lies: image, depth, row of tiles, tile of the row."""
     rest, across = divmod(t, tiles[2])
@@ -447,7 +443,6 @@ def place(tiles, t):
     return n, d, down, across
 
 
-@kernel
 def corner(tile, outputs, dilation):
     """The first pixel, along an axis, of a tile; of a knot, if it is a knot's first one."""
     if dilation == 1:
@@ -456,7 +451,6 @@ def corner(tile, outputs, dilation):
     return knot * outputs * dilation + between
 
 
-@kernel
 def tile_spectra(
     unit, x, patches, tiles, before, depth, channel, channels, first, last, gathered, to, plane, step, padded
 ):
@@ -492,7 +486,7 @@ def tile_spectra(
             t += count
 
 
-@kernel
+@apart
 def gather_rows(unit, x, gathered, row, rows, apart, n, c, channels, z, h0, w0, width):
     """Some rows of `width` pixels, `apart` from each other, channels side by side, zeros where the padding is."""
     address, strides, size = x
@@ -524,7 +518,6 @@ def gather_rows(unit, x, gathered, row, rows, apart, n, c, channels, z, h0, w0, 
             gathered[at + k] = 0
 
 
-@kernel
 def _finish(unit, job, g, block, first, last, sums, plane, pixels, doubt, repairs):
     """Turn a band's sums into outputs: as many tiles of a row as make a vector of pixels, and then their lines.
 
@@ -579,7 +572,6 @@ def _finish(unit, job, g, block, first, last, sums, plane, pixels, doubt, repair
     return found
 
 
-@kernel
 def _bring_apart(to, strides, pixels, channels, wide):
     """What `turn_back` does, to a row whose pixels do not lie side by side."""
     for c in range(channels):
@@ -587,7 +579,6 @@ def _bring_apart(to, strides, pixels, channels, wide):
             poke(to + c * strides[1] + j * strides[4], pixels[j, c])
 
 
-@kernel
 def _sum_directly(job, g, o, n, d, h0, w0):
     """The outputs of a tile by the definition, for one output channel of a group: padding is zeros."""
     strides = job.out_strides
@@ -609,7 +600,6 @@ def _sum_directly(job, g, o, n, d, h0, w0):
                 call(job.then, place, place, 0, 1, 1)
 
 
-@kernel
 def _input(job, n, c, d, h, w, tap):
     """What the tap of a window meets."""
     rest, right = divmod(tap, job.kernel[2])
@@ -625,7 +615,6 @@ def _input(job, n, c, d, h, w, tap):
     return np.float32(0)
 
 
-@kernel
 def _weight(job, g, o, c, tap):
     s = job.weight_strides
     deep, near = divmod(tap, job.kernel[1] * job.kernel[2])

@@ -18,8 +18,9 @@ from cnnkit.geometry import ConvPlan, Ints, volume
 from cnnkit.rooms import threads
 from cnnkit.rooms.numba.emit import lanes
 from cnnkit.rooms.numba.lines import parts
-from cnnkit.rooms.numba.machine import FMAS, keep, kernel
+from cnnkit.rooms.numba.machine import FMAS
 from cnnkit.rooms.numba.patches import FLOAT, Form, gradients, step, weights
+from cnnkit.rooms.numba.straight import straight
 from cnnkit.rooms.numba.tile import Tile, gather, tiles
 from cnnkit.rooms.numba.winograd import (
     CLEARLY,
@@ -171,7 +172,7 @@ def weight_gradient(grad_output: Array, x: Array, plan: ConvPlan, total: Array) 
     return not doubtful.any()
 
 
-@kernel
+@straight
 def _correlate(start, stop, unit, job, doubtful):
     """A work item is a vector of input channels of a group, for all its output channels.
 
@@ -192,8 +193,11 @@ def _correlate(start, stop, unit, job, doubtful):
     sums = grads + elements * grads_plane * 4
     gathered = np.empty((job.patches.points[0] * (job.patches.pixels + 1) + lanes(unit)) * lanes(unit), np.float32)
     nothing = np.zeros(job.columns, np.float32)
-    rows, places = np.arange(job.rows), np.arange(job.rows) * job.columns
-    offsets = np.arange(job.band) * step
+    rows, places, offsets = np.empty(job.rows, np.int64), np.empty(job.rows, np.int64), np.empty(job.band, np.int64)
+    for i in range(job.rows):
+        rows[i], places[i] = i, i * job.columns
+    for i in range(job.band):
+        offsets[i] = i * step
     ready = -1
     item = start
     while item < stop:
@@ -228,10 +232,8 @@ def _correlate(start, stop, unit, job, doubtful):
         if doubtful[start]:
             break
         item += here
-    keep(memory, gathered, nothing, rows, places, offsets)
 
 
-@kernel
 def _gradient_spectra(unit, job, g, first, last, gathered, to, plane):
     """Transform the gradients of tiles `first` to `last`, of a group, to (elements, blocks, tiles, columns)."""
     row = (job.patches.pixels + 1) * lanes(unit)
@@ -255,7 +257,6 @@ def _gradient_spectra(unit, job, g, first, last, gathered, to, plane):
         t += count
 
 
-@kernel
 def _finish(unit, job, g, c, channels, padded, sums, plane, high, doubtful):
     """Turn the sums of some channels from c on into the gradients of their weights."""
     of_depth, of_block = job.kernel[1] * job.kernel[2], job.patches.taps[0] * job.patches.taps[1]
