@@ -97,7 +97,8 @@ def _gradient_way(plan: ConvPlan, dtype: np.dtype) -> Way:
     per_group, windows = plan.out_channels // plan.groups, plan.batch * volume(plan.output_size)
     way = _way(plan, dtype, min(NEAR, 4 * L2 // dtype.itemsize // per_group), _terms(plan), windows)
     vectors, rest = divmod(per_group, way.tile.unit.lanes)
-    copied = plan.groups * windows * (vectors + 1) * COPY if rest else 0  # gradients
+    groups = min(plan.groups, parts(way.tile.unit.lanes, max(1, per_group)))  # whose last vector may cross the end
+    copied = groups * windows * (vectors + 1) * COPY if rest else 0  # gradients
     return way._replace(cycles=way.cycles + copied)
 
 
@@ -356,12 +357,8 @@ def _convolve(
     offsets = np.empty(terms, np.int64)
     sources, targets = np.empty(most + sizes.rows, np.int64), np.empty(most + sizes.rows, np.int64)
     memory = np.empty(64 + (sizes.copied + lanes(unit)) * bytes_, np.uint8)
-    a, rows, places, offsets_ = (
-        aligned(memory.ctypes.data),
-        sources.ctypes.data,
-        targets.ctypes.data,
-        offsets.ctypes.data,
-    )
+    a, rows = aligned(memory.ctypes.data), sources.ctypes.data
+    places, offsets_ = targets.ctypes.data, offsets.ctypes.data
     offsets_of_taps(sizes, kernel, dilation, steps, offsets)
     rest, block = divmod(start, sizes.blocks)
     band, g = divmod(rest, sizes.groups)
@@ -402,7 +399,8 @@ def _correlate(
     """A work item is `rows` neighbouring weights (tap, channel) of a block of output channels of a group.
 
     A band of x, and its output gradients in whole vectors, stay in the cache for all items; gradients that lie so are
-    read where they are. Each band is summed by itself, and the bands' sums are added up in order.
+    read where they are (of a vector across a group's end, lanes of the next group count nowhere). Each band is summed
+    by itself, and the bands' sums are added up in order.
     """
     sizes = Sizes(*counts)
     whole = sizes.per_group % lanes(unit) == 0 or sizes.per_group == sizes.columns  # no vector is read across the end
@@ -424,11 +422,12 @@ def _correlate(
     for band in range(sizes.bands):
         where = band_at(sizes, band, grads)
         count, wide = _windows(sizes, where, kernel, stride, steps, x, grads, sources, targets), where[5]
-        in_place = whole and _even(targets, count, wide, grads.w)
+        even = _even(targets, count, wide, grads.w)
         item = start
         while item < stop:
             g, first = item // (sizes.blocks * tall), item // tall
             end = min(stop, (g + 1) * sizes.blocks * tall)
+            in_place = even and (whole or (sizes.groups - 1 - g) * sizes.per_group >= lanes(unit))
             if not sizes.copied:
                 a = x.address + g * sizes.channels * bytes_
             else:
