@@ -202,6 +202,7 @@ def dilation(plan: ConvPlan) -> Ints:
     return tuple(d if taps > 1 else 1 for taps, d in zip(plan.kernel_size[1:], plan.dilation[1:], strict=True))
 
 
+@lru_cache(1024)
 def patches(plan: ConvPlan, form: Form) -> Patches:
     points, outs, taps = zip(*((axis.points, axis.outputs, axis.taps) for axis in form), strict=True)
     d = dilation(plan)
@@ -279,7 +280,7 @@ def _cycles(plan: ConvPlan, sizes: Sizes) -> float:
     sums = _up(total, tile.rows) * form.elements * terms * sizes.blocks * tile.vectors / FMAS / 0.9
     patches_ = total * -(-terms // tile.lanes) * form.elements * 14
     outputs_ = total * out * form.elements * 11
-    filters_ = terms * out * form.elements * 8 * (1 if sizes.ready else bands)
+    filters_ = terms * out * (form.elements * 4 + 130) * (1 if sizes.ready else bands)
     return plan.groups * (sums + patches_ + outputs_ + filters_) + 20_000
 
 

@@ -139,7 +139,7 @@ def _cycles(plan: ConvPlan, sizes: Sizes) -> float:
     sums = form.elements * rows * out * (total / FMAS / 0.9 + 12 * bands)
     patches_ = total * vectors * taps * form.elements * 14
     grads = total * out * form.elements * 11 * (passes if bands > 1 else 1)
-    return sums + patches_ + grads + rows * out * form.elements * 11
+    return sums + patches_ + grads + rows * out * (form.elements * 7 + 150)
 
 
 def _cycles_directly(plan: ConvPlan) -> float:
