@@ -16,7 +16,8 @@ from cnnkit.arrays import Array
 from cnnkit.rooms import threads
 from cnnkit.rooms.numba import functions
 from cnnkit.rooms.numba.emit import NUMBER, UnitType, function, opaque, unit
-from cnnkit.rooms.numba.machine import keep, kernel
+from cnnkit.rooms.numba.machine import kernel
+from cnnkit.rooms.numba.straight import straight
 from cnnkit.rooms.numba.vectors import address, at, lanes, load, load_all, size, store, store_all
 
 NONE, RELU = 0, 1  # instead of a closure's address: what convolutions do to sums that are still in registers
@@ -180,17 +181,15 @@ def call(typingctx: Any, closure: Any, a: Any, b: Any, c: Any, d: Any, e: Any) -
     return types.void(*(types.intp,) * 6), codegen
 
 
-@kernel
+@straight
 def _one(start, stop, closure, x, out):
     """A work item is a number: ``out[i] = function(x[i])``. Numbers are read and written once."""
-    before = start * out.itemsize
+    before = start * out.strides[0]
     call(closure, x.ctypes.data + before, out.ctypes.data + before, 0, 1, stop - start)
-    keep(x, out)
 
 
-@kernel
+@straight
 def _two(start, stop, closure, a, b, out):
     """A work item is a number: ``out[i] = function(a[i], b[i])``. Numbers are read and written once."""
-    before = start * out.itemsize
+    before = start * out.strides[0]
     call(closure, a.ctypes.data + before, b.ctypes.data + before, out.ctypes.data + before, stop - start, 0)
-    keep(a, b, out)

@@ -8,7 +8,7 @@ that it calls, which become a part of it. They are written in this much of Pytho
     + - * / // % << >> & | ^   comparisons   is   and, or, not   ... if ... else ...
     min   max   divmod   len   math.sqrt   math.log
     np.empty, np.zeros, np.full     memory until the function ends; x[i, j], x[i:], x.size, x.shape, x.ctypes.data
-    a[i], a[i] = ...                of an integer: the i-th 64-bit integer behind the address a
+    a[i], a[i] = ..., a[2:4]        of an integer: 64-bit integers behind the address a; the last one is a tuple
     f(...)                          a function, an intrinsic, a NamedTuple
 
 Tuples and NamedTuples are names for several values, and cost nothing. What is known when a kernel is compiled, such as
@@ -350,6 +350,8 @@ class _Call(ast.NodeVisitor):
 
     def visit_Subscript(self, node: ast.Subscript) -> Any:
         base, index = self.visit(node.value), self.visit(node.slice)
+        if isinstance(base, Value) and isinstance(index, slice):
+            return tuple(self.item(base, i) for i in range(index.start or 0, index.stop))
         if isinstance(base, Value | Memory):
             return self.item(base, index)
         if not isinstance(index, Value):
