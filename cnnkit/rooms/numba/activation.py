@@ -17,7 +17,7 @@ from cnnkit.rooms import threads
 from cnnkit.rooms.numba import functions
 from cnnkit.rooms.numba.emit import NUMBER, UnitType, function, opaque, unit
 from cnnkit.rooms.numba.machine import kernel
-from cnnkit.rooms.numba.straight import straight
+from cnnkit.rooms.numba.straight import emit_call, straight
 from cnnkit.rooms.numba.vectors import address, at, lanes, load, load_all, size, store, store_all
 
 NONE, RELU = 0, 1  # instead of a closure's address: what convolutions do to sums that are still in registers
@@ -111,15 +111,11 @@ def _address(loop):
 def _compiled(typingctx: Any, loop: Any) -> Any:
     two = loop.function in TWO
     body = (_rows_of_two if two else _rows_of_one)({**ONE, **TWO}[loop.function])
-    body.__qualname__ = f"{__name__}.{loop.function}_rows"  # the linker knows it by that, in every process
     like = types.float32 if loop.unit.dtype == "float32" else types.float64
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         def emit_loop(emit: Any, *numbers: Any) -> None:
-            typed = types.none(like, *(types.intp,) * len(numbers))
-            compiled = context.compile_subroutine(emit.builder, body, typed)
-            zero = context.get_constant(like, 0)
-            context.call_internal_no_propagate(emit.builder, compiled.fndesc, typed, [zero, *numbers])
+            emit_call(context, emit.builder, body, like, numbers)
 
         made = function(builder.module, f"loop.{loop.function}", loop.unit, 6, emit_loop)
         return builder.ptrtoint(made, NUMBER)

@@ -129,6 +129,13 @@ def _each(change: Callable[[Any], Any], value: Any) -> Any:
     return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
 
 
+def emit_call(context: Any, builder: Any, function: Callable[..., Any], like: Any, numbers: Any) -> None:
+    """Emit a function of a zero of type `like` and of 64-bit integers."""
+    _Call(context, builder, function).run(
+        [Value(like, context.get_constant(like, 0)), *(Value(INTEGER, number) for number in numbers)]
+    )
+
+
 class _Call(ast.NodeVisitor):
     """A call of a function: its variables, and the code that it becomes."""
 
@@ -332,7 +339,8 @@ class _Call(ast.NodeVisitor):
     def visit_Name(self, node: ast.Name) -> Any:
         if node.id in self.names:
             return self.read(self.names[node.id])
-        known = self.function.__globals__
+        around = zip(self.function.__code__.co_freevars, self.function.__closure__ or (), strict=True)
+        known = self.function.__globals__ | {name: cell.cell_contents for name, cell in around}
         return known[node.id] if node.id in known else known["__builtins__"][node.id]
 
     def visit_Attribute(self, node: ast.Attribute) -> Any:
