@@ -16,7 +16,8 @@ from cnnkit.arrays import Array
 from cnnkit.rooms import threads
 from cnnkit.rooms.numba import functions
 from cnnkit.rooms.numba.emit import NUMBER, UnitType, function, opaque, unit
-from cnnkit.rooms.numba.machine import keep, kernel
+from cnnkit.rooms.numba.machine import kernel
+from cnnkit.rooms.numba.straight import emit_call, straight
 from cnnkit.rooms.numba.vectors import address, at, lanes, load, load_all, size, store, store_all
 
 NONE, RELU = 0, 1  # instead of a closure's address: what convolutions do to sums that are still in registers
@@ -110,15 +111,11 @@ def _address(loop):
 def _compiled(typingctx: Any, loop: Any) -> Any:
     two = loop.function in TWO
     body = (_rows_of_two if two else _rows_of_one)({**ONE, **TWO}[loop.function])
-    body.__qualname__ = f"{__name__}.{loop.function}_rows"  # the linker knows it by that, in every process
     like = types.float32 if loop.unit.dtype == "float32" else types.float64
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         def emit_loop(emit: Any, *numbers: Any) -> None:
-            typed = types.none(like, *(types.intp,) * len(numbers))
-            compiled = context.compile_subroutine(emit.builder, body, typed)
-            zero = context.get_constant(like, 0)
-            context.call_internal_no_propagate(emit.builder, compiled.fndesc, typed, [zero, *numbers])
+            emit_call(context, emit.builder, body, like, numbers)
 
         made = function(builder.module, f"loop.{loop.function}", loop.unit, 6, emit_loop)
         return builder.ptrtoint(made, NUMBER)
@@ -180,17 +177,15 @@ def call(typingctx: Any, closure: Any, a: Any, b: Any, c: Any, d: Any, e: Any) -
     return types.void(*(types.intp,) * 6), codegen
 
 
-@kernel
+@straight
 def _one(start, stop, closure, x, out):
     """A work item is a number: ``out[i] = function(x[i])``. Numbers are read and written once."""
-    before = start * out.itemsize
+    before = start * out.strides[0]
     call(closure, x.ctypes.data + before, out.ctypes.data + before, 0, 1, stop - start)
-    keep(x, out)
 
 
-@kernel
+@straight
 def _two(start, stop, closure, a, b, out):
     """A work item is a number: ``out[i] = function(a[i], b[i])``. Numbers are read and written once."""
-    before = start * out.itemsize
+    before = start * out.strides[0]
     call(closure, a.ctypes.data + before, b.ctypes.data + before, out.ctypes.data + before, stop - start, 0)
-    keep(a, b, out)

@@ -17,7 +17,7 @@ from cnnkit.rooms.numba import lines
 from cnnkit.rooms.numba.activation import RELU, call
 from cnnkit.rooms.numba.emit import itemsize, lanes
 from cnnkit.rooms.numba.lines import COLUMNS, Lines, Windows, lay_out, parts
-from cnnkit.rooms.numba.machine import FMAS, L2, MULTIPLY_ADDS, VECTOR_BYTES, address_of, part
+from cnnkit.rooms.numba.machine import FMAS, L2, MULTIPLY_ADDS, VECTOR_BYTES, address_of
 from cnnkit.rooms.numba.moves import STEPS, copy, pack, transpose, weave
 from cnnkit.rooms.numba.straight import straight
 from cnnkit.rooms.numba.tile import Tile, outer, tiles
@@ -44,7 +44,7 @@ class Sizes(NamedTuple):
     """What `_convolve` counts by: lines, bands of a line, groups, blocks of output channels, and what they hold.
 
     `terms` are those of all `residues`, `woven` says how many residues lie next to each other in a row of results.
-    It comes to kernels as a plain tuple of ints, which Numba takes faster.
+    Kernels read it in memory: to take it apart argument by argument costs time in each call, and in compiling.
     """
 
     lines: int
@@ -64,6 +64,10 @@ class Sizes(NamedTuple):
     in_place: int
     rows: int
     columns: int
+
+
+COUNTS = len(Sizes._fields)
+TABLE = COUNTS + 12  # what comes before the table of the lines: sizes of lines and windows, and their steps
 
 
 class Grid(NamedTuple):
@@ -96,8 +100,8 @@ def convolve(
         _in_halves(x, weight, bias, plan, then, out, swapped, back)
         return
     near = x.strides[1] == x.itemsize, out.strides[1] == out.itemsize, out.strides[-1] == out.itemsize
-    way, sizes, work = _way(plan, back, x.dtype, x[0, 0].flags.c_contiguous, *near)
-    windows, solved, tile, counts = way.windows, way.lines, way.tile, tuple(sizes)
+    way, sizes, numbers, work = _way(plan, back, x.dtype, x[0, 0].flags.c_contiguous, *near)
+    tile, plan_ = way.tile, address_of(numbers)
     weights = weight_numbers(weight, plan.groups, swapped)
     bias_address = address_of(bias)
     packed, there = None, 0
@@ -106,13 +110,12 @@ def convolve(
         there = address_of(packed)
         threads.run(
             _pack, sizes.groups * sizes.blocks, weight.size,
-            tile.unit, counts, weights, solved.at, bias_address, there, keep=(weight, bias, packed),
+            tile.unit, plan_, weights, bias_address, there, keep=(weight, bias, numbers, packed),
         )  # fmt: skip
     threads.run(
         _convolve, sizes.lines * sizes.bands * sizes.groups * sizes.blocks, work,
-        tile.unit, tile.loop, lines.numbers(x), solved.size, windows.stride, solved.at,
-        counts, weights, bias_address, there, then, lines.numbers(out), windows.size, windows.apart,
-        keep=(x, weight, bias, packed, out),
+        tile.unit, tile.loop, plan_, lines.numbers(x), weights, bias_address, there, then, lines.numbers(out),
+        keep=(x, weight, bias, numbers, packed, out),
     )  # fmt: skip
 
 
@@ -152,11 +155,11 @@ def _channels(back: bool) -> tuple[str, str]:
 @lru_cache(1024)
 def _way(
     plan: ConvPlan, back: bool, dtype: np.dtype, contiguous: bool, x_last: bool, channels_last: bool, rows: bool
-) -> tuple[Way, Sizes, float]:
+) -> tuple[Way, Sizes, Array, float]:
     """The way that takes the fewest cycles: lines of each image, of all images together, or in place.
 
-    And its sizes, and about how many nanoseconds it takes a core. x has its channels last if `x_last`; results lie in
-    `rows`, or with `channels_last`.
+    And its sizes, all numbers of it that kernels read, and about how many nanoseconds it takes a core. x has its
+    channels last if `x_last`; results lie in `rows`, or with `channels_last`.
     """
     windows = lines.backward(plan) if back else lines.forward(plan)
     channels, per_group = (getattr(plan, name) // plan.groups for name in _channels(back))
@@ -178,7 +181,8 @@ def _way(
         len(windows.residues), woven if woven in STEPS else 1, int(way.in_place), tile.rows, tile.columns,
     )  # fmt: skip
     work = plan.batch * volume(windows.size) * plan.groups * per_group * channels * taps / MULTIPLY_ADDS
-    return way, sizes, work
+    numbers = [*sizes, *solved.size, *windows.stride, *windows.size, *windows.apart, *solved.table.ravel()]
+    return way, sizes, np.array(numbers, np.int64), work
 
 
 def _estimate(
@@ -239,12 +243,12 @@ def of_planes(plan: ConvPlan, dtype: np.dtype) -> float:
 
 
 @straight
-def _pack(start, stop, unit, counts, weights, table, bias, packed):
+def _pack(start, stop, unit, plan, weights, bias, packed):
     """Bring weights into blocks: a work item is `rows` output channels of a group, of which the rows lie together.
 
     Each block begins with its biases; behind them come the terms (channel, tap) of each residue, in that order.
     """
-    sizes, bytes_ = Sizes(*counts), itemsize(unit)
+    sizes, table, bytes_ = Sizes(*plan[:COUNTS]), plan + 8 * TABLE, itemsize(unit)
     address, group_step, out_step, channel_step, d_step, h_step, w_step = weights
     offsets = np.empty(1 + sizes.terms, np.int64)
     offsets[0] = 0  # of a bias
@@ -263,7 +267,6 @@ def _pack(start, stop, unit, counts, weights, table, bias, packed):
     )  # fmt: skip
 
 
-@part
 def pack_blocks(
     start, stop, unit, blocks, rows, per_group, offsets, terms, address, group_step, out_step, bias, packed
 ):  # fmt: skip
@@ -287,8 +290,7 @@ def pack_blocks(
 
 @straight
 def _convolve(
-    start, stop, unit, loop, x_numbers, size, stride, table, counts, weights, bias, packed, then, out_numbers,
-    windows, apart,
+    start, stop, unit, loop, plan, x_numbers, weights, bias, packed, then, out_numbers
 ):  # fmt: skip
     """A work item is a block of output channels of a group in one band of windows.
 
@@ -297,8 +299,10 @@ def _convolve(
     there; others go by way of `sums`. What comes `then` is done to a tile's results while they are in the L1 cache.
     Weights that were not `packed` before (0) are packed here.
     """
-    sizes = Sizes(*counts)
-    x, out, grid = lines.block(unit, x_numbers), lines.block(unit, out_numbers), Grid(*windows)
+    sizes, table = Sizes(*plan[:COUNTS]), plan + 8 * TABLE
+    size, stride = plan[COUNTS : COUNTS + 3], plan[COUNTS + 3 : COUNTS + 6]
+    grid, apart = Grid(*plan[COUNTS + 6 : COUNTS + 9]), plan[COUNTS + 9 : COUNTS + 12]
+    x, out = lines.block(unit, x_numbers), lines.block(unit, out_numbers)
     if apart == (1, 1, 1):
         out = _rows_joined(out)
         grid = Grid(out.depth, out.height, out.width)
@@ -306,7 +310,7 @@ def _convolve(
     if not packed:
         own = np.empty(sizes.groups * sizes.blocks * (1 + sizes.terms) * rows * bytes_, np.uint8)
         packed = own.ctypes.data
-        _pack(0, sizes.groups * sizes.blocks, unit, counts, weights, table, bias, packed)
+        _pack(0, sizes.groups * sizes.blocks, unit, plan, weights, bias, packed)
     step = x.c if sizes.in_place else sizes.phases * sizes.pitch
     residues = table + 8 * COLUMNS * sizes.phases
     offsets = np.empty(sizes.terms, np.int64)
@@ -374,12 +378,6 @@ def _convolve(
             g, band = 0, band + 1
         if band == sizes.bands:
             band, line = 0, line + 1
-
-
-@part
-def aligned(address):
-    """The first address from one on that begins a cache line."""
-    return (address + 63) // 64 * 64
 
 
 def _rows_joined(out):

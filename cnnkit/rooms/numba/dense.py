@@ -11,12 +11,13 @@ from cnnkit.rooms import threads
 from cnnkit.rooms.numba import lines, pixels
 from cnnkit.rooms.numba.activation import NONE, activate, epilogue
 from cnnkit.rooms.numba.channels import sum_channels
-from cnnkit.rooms.numba.convolve import aligned, convolve
+from cnnkit.rooms.numba.convolve import convolve
 from cnnkit.rooms.numba.correlate import LONG
 from cnnkit.rooms.numba.emit import itemsize
 from cnnkit.rooms.numba.lines import parts
-from cnnkit.rooms.numba.machine import FMAS, L2, MULTIPLY_ADDS, address_of, keep, kernel
+from cnnkit.rooms.numba.machine import FMAS, L2, MULTIPLY_ADDS, address_of
 from cnnkit.rooms.numba.moves import copy
+from cnnkit.rooms.numba.straight import straight
 from cnnkit.rooms.numba.tile import Tile, inner, tiles
 
 LONG_ROW = 3072  # bytes of a row that are summed at a time where other rows come that need it again: all stay in L1
@@ -95,7 +96,7 @@ def _way(outputs: int, features: int, examples: int, dtype: np.dtype) -> tuple[T
     return tile, stretch, max(1, rows // tile.rows), near, pitch
 
 
-@kernel
+@straight
 def _products(
     start, stop, unit, loop, rows, vectors, stretch, some, near, pitch, weight, x, out, outputs, features, examples
 ):  # fmt: skip
@@ -107,7 +108,7 @@ def _products(
     bytes_ = itemsize(unit)
     weights, examples_ = np.empty(rows, np.int64), np.empty(vectors, np.int64)
     memory = np.empty(64 + near * pitch * bytes_, np.uint8)
-    copies = aligned(memory.ctypes.data)
+    copies = memory.ctypes.data
     for item in range(start, stop, some):
         for p in range(0, features, stretch):
             length = min(stretch, features - p)
@@ -126,7 +127,6 @@ def _products(
                             loop, out + (e * outputs + o) * bytes_, outputs, min(rows, outputs - o), last - e,
                             weight, weights.ctypes.data, copies, examples_.ctypes.data, length,
                         )  # fmt: skip
-    keep(weights, examples_, memory)
 
 
 def dense_backward(

@@ -13,7 +13,7 @@ from cnnkit.geometry import ConvPlan, volume
 from cnnkit.rooms import threads
 from cnnkit.rooms.numba import lines, pixels
 from cnnkit.rooms.numba.activation import NONE, RELU, call, closure
-from cnnkit.rooms.numba.convolve import aligned, weight_numbers
+from cnnkit.rooms.numba.convolve import weight_numbers
 from cnnkit.rooms.numba.emit import itemsize, lanes
 from cnnkit.rooms.numba.lines import parts
 from cnnkit.rooms.numba.machine import FMAS, address_of
@@ -74,7 +74,7 @@ def _sum(
     x, out = lines.block(unit, x_numbers), lines.block(unit, out_numbers)
     bytes_, terms, per_group, rows = itemsize(unit), sizes.channels * sizes.taps, sizes.per_group, sizes.rows
     filter_memory = np.empty(64 + sizes.groups * per_group * (1 + terms) * bytes_, np.uint8)
-    filters = aligned(filter_memory.ctypes.data)
+    filters = filter_memory.ctypes.data
     pixels.pack_terms(0, sizes.groups * per_group, unit, counts, kernel, weights, bias, filters)
     steps = pixels.steps_of(sizes, dilation, x)
     offsets = np.empty(terms, np.int64)
@@ -86,7 +86,7 @@ def _sum(
     x_, filter_ = x_offsets.ctypes.data, filter_offsets.ctypes.data
     memory = np.empty(64 + (sizes.copied + lanes(unit)) * bytes_, np.uint8)
     sum_memory = np.empty(64 + (per_group * sizes.wide + lanes(unit)) * bytes_, np.uint8)
-    a, sums = aligned(memory.ctypes.data), aligned(sum_memory.ctypes.data)
+    a, sums = memory.ctypes.data, sum_memory.ctypes.data
     for item in range(start, stop):
         band, g = divmod(item, sizes.groups)
         where = pixels.band_at(sizes, band, out)

@@ -16,7 +16,6 @@ from cnnkit.arrays import Array
 from cnnkit.geometry import ConvPlan, volume
 from cnnkit.rooms import threads
 from cnnkit.rooms.numba import depthwise, lines
-from cnnkit.rooms.numba.convolve import aligned
 from cnnkit.rooms.numba.depthwise import Window
 from cnnkit.rooms.numba.emit import itemsize, unit
 from cnnkit.rooms.numba.lines import parts
@@ -150,7 +149,7 @@ def _forward(start, stop, unit, loop, x_numbers, counts, window, stretches, weig
     sizes, x, out = Sizes(*counts), lines.block(unit, x_numbers), lines.block(unit, out_numbers)
     bytes_ = itemsize(unit)
     memory = np.zeros(64 + sizes.channels * sizes.high * sizes.wide * window.channels * bytes_, np.uint8)
-    to = aligned(memory.ctypes.data)
+    to = memory.ctypes.data
     for item in range(start, stop):
         n, band = divmod(item, sizes.bands)
         first = band * sizes.band
@@ -169,7 +168,7 @@ def _weight_gradient(start, stop, unit, loop, some, zero, grad_numbers, x_number
     sizes, x, grad = Sizes(*counts), lines.block(unit, x_numbers), lines.block(unit, grad_numbers)
     bytes_ = itemsize(unit)
     memory = np.zeros(64 + sizes.channels * sizes.high * sizes.wide * window.channels * bytes_, np.uint8)
-    to = aligned(memory.ctypes.data)
+    to = memory.ctypes.data
     address, n_step, c_step, d_step, h_step, w_step = grad_numbers[:6]
     for n in range(x.batch):
         for first in range(0, grad.height, sizes.band):

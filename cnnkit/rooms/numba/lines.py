@@ -23,7 +23,7 @@ import numpy as np
 from cnnkit.arrays import Array
 from cnnkit.geometry import ConvPlan, Ints, Slices, input_gradient, volume
 from cnnkit.rooms.numba.emit import itemsize
-from cnnkit.rooms.numba.machine import address_of, part
+from cnnkit.rooms.numba.machine import address_of
 from cnnkit.rooms.numba.moves import STEPS, fill, transpose
 from cnnkit.rooms.numba.straight import apart
 
@@ -124,7 +124,6 @@ def numbers(array: Array) -> Ints:
     return (address_of(array), *strides[:2], *ZEROS[:more], *strides[2:], shape[0], *ONES[:more], *shape[2:])
 
 
-@part
 def block(unit, numbers):
     """The `numbers` of an array as a `Block`."""
     bytes_ = itemsize(unit)

@@ -48,26 +48,16 @@ class _Cache(FunctionCache):
             super().save_overload(sig, data)
 
 
-def _jit(**flags: Any) -> Any:
-    """Numba's decorator, with flags of which its types do not know all."""
-    jit: Any = numba.njit
-    return jit(nogil=True, error_model="numpy", **flags)
-
-
 def kernel(function: Callable[..., Any], fastmath: frozenset[str] = frozenset({"contract"})) -> Callable[..., Any]:
     """Compile on first use, without the GIL, kept on disk where there is a writable place for it.
 
     Of fast maths only the fused multiply-add: NaN, infinities and rounding are as written.
     """
-    compiled: Any = _jit(no_cfunc_wrapper=True, fastmath=set(fastmath))(function)
+    jit: Any = numba.njit  # its types do not know all of these
+    compiled = jit(nogil=True, error_model="numpy", no_cfunc_wrapper=True, fastmath=set(fastmath))(function)
     with suppress(RuntimeError):  # Numba finds no folder that it can write to: compile anew in each process
         compiled._cache = _Cache(function)
     return compiled
-
-
-def part(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile as a part of the kernels that call it: Python cannot, which saves compiling how it would."""
-    return _jit(no_cpython_wrapper=True, no_cfunc_wrapper=True, fastmath={"contract"})(function)
 
 
 def summing_kernel(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -90,11 +80,6 @@ _HEAD = object.__basicsize__  # bytes of every Python object; of an array, the a
 def address_of(array: np.ndarray | None) -> int:
     """``array.ctypes.data``, in a tenth of the microsecond that NumPy takes; 0 if there is no array."""
     return 0 if array is None else c_ssize_t.from_address(id(array) + _HEAD).value
-
-
-@part
-def keep(*memory):
-    """Arrays of which a kernel uses addresses only live until here; Numba would free them at their last use by name."""
 
 
 def _vector_unit() -> tuple[int, int]:

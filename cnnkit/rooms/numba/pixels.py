@@ -17,7 +17,7 @@ from cnnkit.geometry import ConvPlan, volume
 from cnnkit.rooms import threads
 from cnnkit.rooms.numba import lines
 from cnnkit.rooms.numba.activation import RELU, call
-from cnnkit.rooms.numba.convolve import aligned, pack_blocks, weight_numbers
+from cnnkit.rooms.numba.convolve import pack_blocks, weight_numbers
 from cnnkit.rooms.numba.emit import itemsize, lanes
 from cnnkit.rooms.numba.lines import parts
 from cnnkit.rooms.numba.machine import FMAS, L2, MULTIPLY_ADDS, address_of
@@ -351,13 +351,13 @@ def _convolve(
     bytes_, terms, most = itemsize(unit), sizes.channels * sizes.taps, sizes.planes * sizes.high * sizes.wide
     own = np.empty(0 if packed else 64 + sizes.groups * sizes.blocks * (1 + terms) * sizes.columns * bytes_, np.uint8)
     if not packed:
-        packed = aligned(own.ctypes.data)
+        packed = own.ctypes.data
         pack_terms(0, sizes.groups * sizes.blocks, unit, counts, kernel, weights, bias, packed)
     steps = steps_of(sizes, dilation, x)
     offsets = np.empty(terms, np.int64)
     sources, targets = np.empty(most + sizes.rows, np.int64), np.empty(most + sizes.rows, np.int64)
     memory = np.empty(64 + (sizes.copied + lanes(unit)) * bytes_, np.uint8)
-    a, rows = aligned(memory.ctypes.data), sources.ctypes.data
+    a, rows = memory.ctypes.data, sources.ctypes.data
     places, offsets_ = targets.ctypes.data, offsets.ctypes.data
     offsets_of_taps(sizes, kernel, dilation, steps, offsets)
     rest, block = divmod(start, sizes.blocks)
@@ -414,7 +414,7 @@ def _correlate(
     memory = np.empty(64 + (sizes.copied + lanes(unit)) * bytes_, np.uint8)
     size_b = (most * sizes.columns + lanes(unit)) * bytes_  # a vector behind each block may be written
     grad_memory = np.empty(64 + sizes.blocks * size_b, np.uint8)
-    a, b = aligned(memory.ctypes.data), aligned(grad_memory.ctypes.data)
+    a, b = memory.ctypes.data, grad_memory.ctypes.data
     rows, places, offsets_ = sources.ctypes.data, across.ctypes.data, offsets.ctypes.data
     offsets_of_taps(sizes, kernel, dilation, steps, offsets)
     offsets[terms:] = offsets[terms - 1]

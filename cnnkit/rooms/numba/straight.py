@@ -8,7 +8,7 @@ that it calls, which become a part of it. They are written in this much of Pytho
     + - * / // % << >> & | ^   comparisons   is   and, or, not   ... if ... else ...
     min   max   divmod   len   math.sqrt   math.log
     np.empty, np.zeros, np.full     memory until the function ends; x[i, j], x[i:], x.size, x.shape, x.ctypes.data
-    a[i], a[i] = ...                of an integer: the i-th 64-bit integer behind the address a
+    a[i], a[i] = ..., a[2:4]        of an integer: 64-bit integers behind the address a; the last one is a tuple
     f(...)                          a function, an intrinsic, a NamedTuple
 
 Tuples and NamedTuples are names for several values, and cost nothing. What is known when a kernel is compiled, such as
@@ -127,6 +127,13 @@ def _each(change: Callable[[Any], Any], value: Any) -> Any:
         return change(value)
     parts = [_each(change, part) for part in value]
     return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+
+
+def emit_call(context: Any, builder: Any, function: Callable[..., Any], like: Any, numbers: Any) -> None:
+    """Emit a function of a zero of type `like` and of 64-bit integers."""
+    _Call(context, builder, function).run(
+        [Value(like, context.get_constant(like, 0)), *(Value(INTEGER, number) for number in numbers)]
+    )
 
 
 class _Call(ast.NodeVisitor):
@@ -332,7 +339,8 @@ class _Call(ast.NodeVisitor):
     def visit_Name(self, node: ast.Name) -> Any:
         if node.id in self.names:
             return self.read(self.names[node.id])
-        known = self.function.__globals__
+        around = zip(self.function.__code__.co_freevars, self.function.__closure__ or (), strict=True)
+        known = self.function.__globals__ | {name: cell.cell_contents for name, cell in around}
         return known[node.id] if node.id in known else known["__builtins__"][node.id]
 
     def visit_Attribute(self, node: ast.Attribute) -> Any:
@@ -350,6 +358,8 @@ class _Call(ast.NodeVisitor):
 
     def visit_Subscript(self, node: ast.Subscript) -> Any:
         base, index = self.visit(node.value), self.visit(node.slice)
+        if isinstance(base, Value) and isinstance(index, slice):
+            return tuple(self.item(base, i) for i in range(index.start or 0, index.stop))
         if isinstance(base, Value | Memory):
             return self.item(base, index)
         if not isinstance(index, Value):

@@ -9,8 +9,8 @@ from typing import Any
 from cnnkit import geometry
 from cnnkit.arrays import Array
 from cnnkit.rooms import threads
-from cnnkit.rooms.numba.machine import kernel
 from cnnkit.rooms.numba.planes import channels_together, dense, fill, gapless
+from cnnkit.rooms.numba.straight import straight
 from cnnkit.rooms.numba.vectors import address, at, put, size
 
 NEAR = 16 << 10  # bytes of planes that are filled with zeros at a time: they still are in the L1 cache afterwards
@@ -54,7 +54,7 @@ def _scatter(adding: Any, values: Array, indices: Array, out: Array) -> None:
         out[...] = result
 
 
-@kernel
+@straight
 def _scatter_planes(start, stop, adding, zero, values, indices, out, pixels, outputs):
     """Planes: filled with zeros, and every value added to or, if `adding` is None, put in its place."""
     values, indices = values + start * outputs * size(zero), indices + start * outputs * 8
@@ -70,7 +70,7 @@ def _scatter_planes(start, stop, adding, zero, values, indices, out, pixels, out
         values, indices, to = values + outputs * size(zero), indices + outputs * 8, to + pixels * size(zero)
 
 
-@kernel
+@straight
 def _scatter_pixels(start, stop, adding, zero, values, indices, out, channels, pixels, outputs, parts):
     """The same, where channels lie together: images, in so many parts of their channels."""
     item = size(zero)
@@ -89,7 +89,7 @@ def _scatter_pixels(start, stop, adding, zero, values, indices, out, channels, p
                 put(to, place, value if adding is None else at(to, place, zero) + value, zero)
 
 
-@kernel
+@straight
 def _gather(start, stop, like, source, indices, out, pixels, outputs, channels):
     """Images of `channels` that lie together, or planes: every result read from where its index says."""
     each, c = outputs * channels, 0

@@ -209,23 +209,6 @@ def put(typingctx: Any, to: Any, index: Any, value: Any, like: Any) -> Any:
 
 
 @intrinsic
-def keep(typingctx: Any, array: Any) -> Any:
-    """The memory of an array is ours up to here: Numba gives it back after the last use of the array by its name."""
-    return types.void(array), lambda context, builder, signature, args: context.get_dummy_value()
-
-
-@intrinsic
-def inlined(typingctx: Any) -> Any:
-    """Let the kernel that this stands in be part of its callers: its many arguments would take longer than its work."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        builder.function.attributes.add("alwaysinline")
-        return context.get_dummy_value()
-
-    return types.void(), codegen
-
-
-@intrinsic
 def rolled(typingctx: Any) -> Any:
     """Keep the loop around this from being unrolled: it mostly runs two or three times."""
 
