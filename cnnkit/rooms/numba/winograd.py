@@ -28,6 +28,7 @@ from cnnkit.rooms import threads
 from cnnkit.rooms.numba.activation import RELU, call
 from cnnkit.rooms.numba.emit import lanes
 from cnnkit.rooms.numba.machine import FMAS, keep, kernel
+from cnnkit.rooms.numba.machine import part as callee
 from cnnkit.rooms.numba.patches import (
     ALONE,
     FLOAT,
@@ -46,7 +47,7 @@ from cnnkit.rooms.numba.patches import (
 )
 from cnnkit.rooms.numba.tile import Tile, product, tiles
 
-PIXELS = 32  # of a row that are gathered together, for as many tiles as they suffice, or more for one: two vectors
+PIXELS = 30  # of a row that are gathered together, for as many tiles as they suffice, or more for a knot: two vectors
 PAD = 16  # numbers between planes, lest all of them lie in the same few places of the cache
 WORK = 64  # a nanosecond and core, about: multiply-adds
 BAND = 48  # tiles that are done together, twice as many if one axis has taps; more do not make it faster
@@ -217,7 +218,7 @@ def _pixels(plan: ConvPlan, form: Form) -> int:
 
 def gathered_size(plan: ConvPlan, form: Form, lanes: int) -> int:
     """Numbers of the rows of pixels that `tile_spectra` needs."""
-    return (form.down.points * (_pixels(plan, form) + 1) + lanes) * lanes
+    return (form.down.points * _pixels(plan, form) + lanes) * lanes
 
 
 def _fit(plan: ConvPlan, form: Form, workspace: int, workers: int) -> Sizes | None:
@@ -347,7 +348,7 @@ def _make_ready(start, stop, unit, job):
         _filter_spectra(unit, job, g, block, part, job.spectra + item * size * 4)
 
 
-@kernel
+@callee
 def _filter_spectra(unit, job, g, block, part, to):
     """Transform the filters of a block of output channels for one part of the terms, to (elements, channels, block)."""
     plane = job.chunk * job.columns + PAD
@@ -368,14 +369,14 @@ def _filter_spectra(unit, job, g, block, part, to):
             )  # fmt: skip
 
 
-@kernel
+@callee
 def _part(job, part):
     """The block of taps, and the first channel, of a part of the terms."""
     tap, chunk = divmod(part, -(-job.channels // job.chunk))
     return tap, chunk * job.chunk
 
 
-@kernel
+@callee
 def _taps(job, tap):
     """A block's depth, how many taps of that depth come before it, and how many it has."""
     size = job.patches.taps[0] * job.patches.taps[1]
@@ -402,8 +403,9 @@ def _convolve(start, stop, unit, job, doubtful):
     spectra = (memory.ctypes.data + 63) // 64 * 64
     sums = spectra + elements * plane * 4
     own = sums + elements * sums_plane * 4
-    gathered = np.empty((job.patches.points[0] * (job.patches.pixels + 1) + lanes(unit)) * lanes(unit), np.float32)
-    pixels = np.empty((high, -(-wide // lanes(unit)) * lanes(unit), lanes(unit)), np.float32)
+    gathered = aligned((job.patches.points[0] * job.patches.pixels + lanes(unit)) * lanes(unit))
+    across = -(-wide // lanes(unit)) * lanes(unit)
+    pixels = aligned(high * across * lanes(unit)).reshape(high, across, lanes(unit))
     doubt = np.zeros(pixels.shape[1], np.int64)
     ready = -1
     for item in range(start, stop):
@@ -439,7 +441,15 @@ def _convolve(start, stop, unit, job, doubtful):
     keep(memory, gathered, pixels, doubt)
 
 
-@kernel
+@callee
+def aligned(count):
+    """Numbers whose first one begins a cache line."""
+    memory = np.empty(count + 16, np.float32)
+    skipped = -memory.ctypes.data % 64 // 4
+    return memory[skipped : skipped + count]
+
+
+@callee
 def place(tiles, t):
     """Where a tile lies: image, depth, row of tiles, tile of the row."""
     rest, across = divmod(t, tiles[2])
@@ -448,7 +458,7 @@ def place(tiles, t):
     return n, d, down, across
 
 
-@kernel
+@callee
 def corner(tile, outputs, dilation):
     """The first pixel, along an axis, of a tile; of a knot, if it is a knot's first one."""
     if dilation == 1:
@@ -457,12 +467,12 @@ def corner(tile, outputs, dilation):
     return knot * outputs * dilation + between
 
 
-@kernel
+@callee
 def tile_spectra(
     unit, x, patches, tiles, before, depth, channel, channels, first, last, gathered, to, plane, step, padded
 ):
     """Transform the patches of tiles `first` to `last`, of some channels, to (elements, tiles, blocks, channels)."""
-    row = (patches.pixels + 1) * lanes(unit)
+    row = patches.pixels * lanes(unit)
     apart, between = patches.dilation
     knot = patches.outputs[1] * between
     for tap in range(patches.blocks[0] * patches.blocks[1] * patches.blocks[2]):
@@ -493,7 +503,7 @@ def tile_spectra(
             t += count
 
 
-@kernel
+@callee
 def gather_rows(unit, x, gathered, row, rows, apart, n, c, channels, z, h0, w0, width):
     """Some rows of `width` pixels, `apart` from each other, channels side by side, zeros where the padding is."""
     address, strides, size = x
@@ -525,7 +535,7 @@ def gather_rows(unit, x, gathered, row, rows, apart, n, c, channels, z, h0, w0, 
             gathered[at + k] = 0
 
 
-@kernel
+@callee
 def _finish(unit, job, g, block, first, last, sums, plane, pixels, doubt, repairs):
     """Turn a band's sums into outputs: as many tiles of a row as make a vector of pixels, and then their lines.
 
@@ -580,7 +590,7 @@ def _finish(unit, job, g, block, first, last, sums, plane, pixels, doubt, repair
     return found
 
 
-@kernel
+@callee
 def _bring_apart(to, strides, pixels, channels, wide):
     """What `turn_back` does, to a row whose pixels do not lie side by side."""
     for c in range(channels):
@@ -588,7 +598,7 @@ def _bring_apart(to, strides, pixels, channels, wide):
             poke(to + c * strides[1] + j * strides[4], pixels[j, c])
 
 
-@kernel
+@callee
 def _sum_directly(job, g, o, n, d, h0, w0):
     """The outputs of a tile by the definition, for one output channel of a group: padding is zeros."""
     strides = job.out_strides
@@ -610,7 +620,7 @@ def _sum_directly(job, g, o, n, d, h0, w0):
                 call(job.then, place, place, 0, 1, 1)
 
 
-@kernel
+@callee
 def _input(job, n, c, d, h, w, tap):
     """What the tap of a window meets."""
     rest, right = divmod(tap, job.kernel[2])
@@ -626,7 +636,7 @@ def _input(job, n, c, d, h, w, tap):
     return np.float32(0)
 
 
-@kernel
+@callee
 def _weight(job, g, o, c, tap):
     s = job.weight_strides
     deep, near = divmod(tap, job.kernel[1] * job.kernel[2])

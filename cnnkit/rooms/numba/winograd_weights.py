@@ -18,7 +18,7 @@ from cnnkit.geometry import ConvPlan, Ints, volume
 from cnnkit.rooms import threads
 from cnnkit.rooms.numba.emit import lanes
 from cnnkit.rooms.numba.lines import parts
-from cnnkit.rooms.numba.machine import FMAS, keep, kernel
+from cnnkit.rooms.numba.machine import FMAS, keep, kernel, part
 from cnnkit.rooms.numba.patches import FLOAT, Form, gradients, step, weights
 from cnnkit.rooms.numba.tile import Tile, gather, tiles
 from cnnkit.rooms.numba.winograd import (
@@ -26,6 +26,7 @@ from cnnkit.rooms.numba.winograd import (
     PAD,
     WORK,
     Patches,
+    aligned,
     corner,
     cut,
     dilation,
@@ -190,7 +191,7 @@ def _correlate(start, stop, unit, job, doubtful):
     spectra = (memory.ctypes.data + 63) // 64 * 64
     grads = spectra + elements * plane * 4
     sums = grads + elements * grads_plane * 4
-    gathered = np.empty((job.patches.points[0] * (job.patches.pixels + 1) + lanes(unit)) * lanes(unit), np.float32)
+    gathered = aligned((job.patches.points[0] * job.patches.pixels + lanes(unit)) * lanes(unit))
     nothing = np.zeros(job.columns, np.float32)
     rows, places = np.arange(job.rows), np.arange(job.rows) * job.columns
     offsets = np.arange(job.band) * step
@@ -231,10 +232,10 @@ def _correlate(start, stop, unit, job, doubtful):
     keep(memory, gathered, nothing, rows, places, offsets)
 
 
-@kernel
+@part
 def _gradient_spectra(unit, job, g, first, last, gathered, to, plane):
     """Transform the gradients of tiles `first` to `last`, of a group, to (elements, blocks, tiles, columns)."""
-    row = (job.patches.pixels + 1) * lanes(unit)
+    row = job.patches.pixels * lanes(unit)
     high, wide = job.patches.outputs
     apart, between = job.patches.dilation
     t = first
@@ -255,7 +256,7 @@ def _gradient_spectra(unit, job, g, first, last, gathered, to, plane):
         t += count
 
 
-@kernel
+@part
 def _finish(unit, job, g, c, channels, padded, sums, plane, high, doubtful):
     """Turn the sums of some channels from c on into the gradients of their weights."""
     of_depth, of_block = job.kernel[1] * job.kernel[2], job.patches.taps[0] * job.patches.taps[1]
