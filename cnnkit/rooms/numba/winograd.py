@@ -47,7 +47,7 @@ from cnnkit.rooms.numba.patches import (
 from cnnkit.rooms.numba.straight import apart, straight
 from cnnkit.rooms.numba.tile import Tile, product, tiles
 
-PIXELS = 32  # of a row that are gathered together, for as many tiles as they suffice, or more for one: two vectors
+PIXELS = 30  # of a row that are gathered together, for as many tiles as they suffice, or more for a knot: two vectors
 PAD = 16  # numbers between planes, lest all of them lie in the same few places of the cache
 WORK = 64  # a nanosecond and core, about: multiply-adds
 BAND = 48  # tiles that are done together, twice as many if one axis has taps; more do not make it faster
@@ -218,7 +218,7 @@ def _pixels(plan: ConvPlan, form: Form) -> int:
 
 def gathered_size(plan: ConvPlan, form: Form, lanes: int) -> int:
     """Numbers of the rows of pixels that `tile_spectra` needs."""
-    return (form.down.points * (_pixels(plan, form) + 1) + lanes) * lanes
+    return (form.down.points * _pixels(plan, form) + lanes) * lanes
 
 
 def _fit(plan: ConvPlan, form: Form, workspace: int, workers: int) -> Sizes | None:
@@ -400,8 +400,9 @@ def _convolve(start, stop, unit, job, doubtful):
     spectra = (memory.ctypes.data + 63) // 64 * 64
     sums = spectra + elements * plane * 4
     own = sums + elements * sums_plane * 4
-    gathered = np.empty((job.patches.points[0] * (job.patches.pixels + 1) + lanes(unit)) * lanes(unit), np.float32)
-    pixels = np.empty((high, -(-wide // lanes(unit)) * lanes(unit), lanes(unit)), np.float32)
+    gathered = np.empty((job.patches.points[0] * job.patches.pixels + lanes(unit)) * lanes(unit), np.float32)
+    across = -(-wide // lanes(unit)) * lanes(unit)
+    pixels = np.empty((high, across, lanes(unit)), np.float32)
     doubt = np.zeros(pixels.shape[1], np.int64)
     ready = -1
     for item in range(start, stop):
@@ -456,7 +457,7 @@ def tile_spectra(
     unit, x, patches, tiles, before, depth, channel, channels, first, last, gathered, to, plane, step, padded
 ):
     """Transform the patches of tiles `first` to `last`, of some channels, to (elements, tiles, blocks, channels)."""
-    row = (patches.pixels + 1) * lanes(unit)
+    row = patches.pixels * lanes(unit)
     apart, between = patches.dilation
     knot = patches.outputs[1] * between
     for tap in range(patches.blocks[0] * patches.blocks[1] * patches.blocks[2]):

@@ -191,7 +191,7 @@ def _correlate(start, stop, unit, job, doubtful):
     spectra = (memory.ctypes.data + 63) // 64 * 64
     grads = spectra + elements * plane * 4
     sums = grads + elements * grads_plane * 4
-    gathered = np.empty((job.patches.points[0] * (job.patches.pixels + 1) + lanes(unit)) * lanes(unit), np.float32)
+    gathered = np.empty((job.patches.points[0] * job.patches.pixels + lanes(unit)) * lanes(unit), np.float32)
     nothing = np.zeros(job.columns, np.float32)
     rows, places, offsets = np.empty(job.rows, np.int64), np.empty(job.rows, np.int64), np.empty(job.band, np.int64)
     for i in range(job.rows):
@@ -236,7 +236,7 @@ def _correlate(start, stop, unit, job, doubtful):
 
 def _gradient_spectra(unit, job, g, first, last, gathered, to, plane):
     """Transform the gradients of tiles `first` to `last`, of a group, to (elements, blocks, tiles, columns)."""
-    row = (job.patches.pixels + 1) * lanes(unit)
+    row = job.patches.pixels * lanes(unit)
     high, wide = job.patches.outputs
     apart, between = job.patches.dilation
     t = first
