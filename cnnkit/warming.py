@@ -112,6 +112,9 @@ def common(dtype: Any) -> dict[str, Callable[[], None]]:
         "small groups, channels last": lambda: _layer(
             Conv2d(32, 32, 3, groups=8, dtype=kind), (2, 32, 24, 24), channels_last=True
         ),
+        "depthwise with a multiplier, channels last": lambda: _layer(
+            Conv2d(16, 32, 3, groups=16, dtype=kind), (2, 16, 24, 24), channels_last=True
+        ),
         "Winograd": lambda: _layer(Conv2d(16, 16, 3, padding=1, dtype=kind), (2, 16, 12, 12), "winograd"),
         "Winograd, large images": lambda: _layer(Conv2d(16, 16, 3, dtype=kind), (2, 16, 48, 48), "winograd"),
         "Winograd, other kernels": lambda: _winograd(kind),
@@ -119,7 +122,7 @@ def common(dtype: Any) -> dict[str, Callable[[], None]]:
         "depthwise, few windows": lambda: _layer(_depthwise(kind, 2), (2, 16, 12, 12)),
         "depthwise, channels last": lambda: _layer(_depthwise(kind), (2, 16, 12, 12), channels_last=True),
         "dense": lambda: _layer(Dense(32, 10, dtype=kind), (8, 32)),
-        "dense, long rows": lambda: _layer(Dense(1024, 10, dtype=kind), (16, 1024)),
+        "dense, many examples": lambda: _layer(Dense(64, 64, dtype=kind), (256, 64)),
         "max pooling": lambda: _layer(MaxPool2d(2), (2, 4, 12, 12), dtype=kind),
         "max pooling, overlapping": lambda: _layer(MaxPool2d(3, 2, 1), (2, 4, 12, 12), dtype=kind),
         "max pooling, channels last": lambda: _layer(MaxPool2d(2), (2, 4, 12, 12), channels_last=True, dtype=kind),

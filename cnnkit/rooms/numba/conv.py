@@ -39,7 +39,10 @@ def conv(
     x: Array, weight: Array, bias: Array | None, plan: ConvPlan, activation: tuple[str, float] | None, out: Array
 ) -> None:
     if _sees_all(plan, out):
-        dense(_rows(x), _rows(weight), bias, activation, _rows(out))
+        images, outputs = plan.batch, plan.out_channels
+        features = plan.in_channels * volume(plan.kernel_size)
+        one, filters, y = x.reshape(images, features), weight.reshape(outputs, features), out.reshape(images, outputs)
+        dense(one, filters, bias, activation, y)
         return
     if _alone(plan) and _by_rows(x, weight, bias, plan, activation, out):
         return

@@ -1,5 +1,7 @@
 """Depthwise convolution of channels-last arrays: every channel by itself, vectors run along channels.
 
+Or by small groups: each number of a group of 2 or 4 lanes is given to all of them, one after another.
+
 Nothing is laid out: numbers are read where they are, and taps that meet no number are left out. (Planes of few windows
 are brought into this form: channels fill vectors that a row of seven pixels does not.) The three ways are one
 loop, `sums`, whose accumulators are pixels and whose terms are taps (forward, and the input gradient, which is a
@@ -37,7 +39,7 @@ STRETCH = 64  # windows of a row that are a work item, and that the weight gradi
 FEWEST = 8  # channels: with fewer, most lanes would be idle
 BANDWIDTH = 2  # numbers read or written in a nanosecond, about
 TERM = 1.25  # cycles for a vector's product
-GIVEN = 1.2  # the same for the weight gradient of groups, where each product needs lanes moved
+GIVEN = 1.2  # times as many for the weights' gradient of groups, where lanes are moved for each product
 TERMS = 16  # multiply-adds in a nanosecond, about
 
 
