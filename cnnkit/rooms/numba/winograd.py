@@ -469,15 +469,11 @@ def tile_spectra(
         while t < last:
             n, d, down, across = place(tiles, t)
             count = min(patches.segment, last - t, tiles[2] - across)
+            h, w = corner(down, patches.outputs[0], apart) + below, corner(across, patches.outputs[1], between) + right
+            z, pixels = d + deep, patches.outputs[1] * (count - between) + patches.points[1] * between
             for c in range(0, channels, lanes(unit)):
-                h, w = (
-                    corner(down, patches.outputs[0], apart) + below,
-                    corner(across, patches.outputs[1], between) + right,
-                )
-                pixels = patches.outputs[1] * (count - between) + patches.points[1] * between
                 gather_rows(
-                    unit, x, gathered, row, patches.points[0], apart, n, channel + c, channels - c, d + deep, h, w,
-                    pixels,
+                    unit, x, gathered, row, patches.points[0], apart, n, channel + c, channels - c, z, h, w, pixels
                 )  # fmt: skip
                 here = to + ((t - first) * step + tap * padded + c) * 4
                 for k in range(0, patches.outputs[1] * count, knot):

@@ -243,10 +243,10 @@ def _gradient_spectra(unit, job, g, first, last, gathered, to, plane):
     while t < last:
         n, d, down, across = place(job.tiles, t)
         count = min(job.patches.segment, last - t, job.tiles[2] - across)
+        h, w = corner(down, high, apart), corner(across, wide, between)
         for o in range(0, job.per_group, lanes(unit)):
             block, i = divmod(o, job.columns)
             channel, left = g * job.per_group + o, job.per_group - o
-            h, w = corner(down, high, apart), corner(across, wide, between)
             gather_rows(unit, job.grads, gathered, row, high, apart, n, channel, left, d, h, w, wide * count)
             here = to + ((block * job.band + t - first) * job.columns + i) * 4
             for k in range(0, wide * count, wide * between):
