@@ -22,6 +22,7 @@ CASES = {  # x, weight, stride, padding, dilation, groups
     "dilation, after alone": Conv((2, 20, 16, 15), (16, 20, 2, 3), (1, 2), ((0, 2), (0, 3)), (3, 2), 1),
     "groups": Conv((2, 36, 11, 12), (39, 12, 3, 3), 1, 1, 1, 3),
     "groups in place": Conv((2, 32, 12, 11), (48, 16, 2, 1), (2, 1), 0, 1, 2),
+    "groups of 9, gradients in place": Conv((2, 60, 11, 12), (54, 10, 1, 1), 1, 0, 1, 6),
     "many small images": Conv((41, 10, 3, 2), (24, 10, 3, 3), 1, 1, 1, 1),
     "parts of a row": Conv((2, 6, 700), (16, 6, 5), 1, 2, 3, 1),
     "volume": Conv((2, 9, 5, 6, 7), (17, 9, 3, 2, 3), (2, 1, 1), (1, 0, 2), (1, 2, 1), 1),
