@@ -110,3 +110,12 @@ def test_memory_begins_a_cache_line_and_none_is_an_error():
         assert out.tolist() == [0, 1]
     with pytest.raises(MemoryError):
         kernel(0, 1, out.ctypes.data, 1 << 50)
+
+
+def test_nothing_stops_at_a_division_by_zero():
+    def kernel(start, stop, out, a, b):
+        out[0], out[1] = a // b, a % b
+
+    out = np.ones(2, np.int64)
+    straight.straight(kernel)(0, 1, out.ctypes.data, 7, 0)
+    assert out.tolist() == [7, 0]

@@ -58,9 +58,9 @@ class Conv(WeightedLayer):
         return self.stride, self.padding, self.dilation, self.groups
 
     def __call__(self, x: Array) -> Array:
-        return self.activated(x, None)
+        return self._activated(x, None)
 
-    def activated(self, x: Array, activation: str | None) -> Array:
+    def _activated(self, x: Array, activation: str | None) -> Array:
         """Infer, with an activation in the same pass."""
         return self._conv(x, self.weight, self.bias, *self._windows(), activation=activation)
 

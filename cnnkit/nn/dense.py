@@ -51,9 +51,9 @@ class Dense(WeightedLayer):
         self._initialise((self.out_features, self.in_features), bias, rng, dtype)
 
     def __call__(self, x: Array) -> Array:
-        return self.activated(x, None)
+        return self._activated(x, None)
 
-    def activated(self, x: Array, activation: str | None) -> Array:
+    def _activated(self, x: Array, activation: str | None) -> Array:
         """Infer, with an activation in the same pass."""
         return dense(x, self.weight, self.bias, activation=activation)
 

@@ -61,7 +61,7 @@ class Sequential(Layer):
         while done < len(self.layers):
             layer, then = self.layers[done], self._activation(done)
             with located(f"layer {done}", layer, x):
-                x = layer.activated(x, then) if then else layer(x)
+                x = layer._activated(x, then) if then else layer(x)
             done += 2 if then else 1
         return x
 

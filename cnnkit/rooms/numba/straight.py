@@ -513,13 +513,14 @@ class _Call(ast.NodeVisitor):
         return kind, self.cast(a, kind), self.cast(b, kind)
 
     def divided(self, a: Any, b: Any) -> tuple[Value, Value]:
-        """Quotient and remainder, rounded down."""
-        builder, zero = self.builder, ir.Constant(NUMBER, 0)
+        """Quotient and remainder, rounded down. A number divided by zero is itself, as a processor would stop there."""
+        builder, zero, one = self.builder, ir.Constant(NUMBER, 0), ir.Constant(NUMBER, 1)
         a, b = self.number(a).value, self.number(b).value
         if isinstance(b, ir.Constant) and b.constant > 0 and not b.constant & (b.constant - 1):
             shift = ir.Constant(NUMBER, b.constant.bit_length() - 1)
             mask = ir.Constant(NUMBER, b.constant - 1)
             return Value(INTEGER, builder.ashr(a, shift)), Value(INTEGER, builder.and_(a, mask))
+        b = builder.select(builder.icmp_signed("==", b, zero), one, b)
         quotient = builder.sdiv(a, b)
         rest = builder.sub(a, builder.mul(quotient, b))
         unlike = builder.icmp_signed("<", builder.xor(rest, b), zero)
