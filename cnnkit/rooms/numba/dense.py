@@ -1,6 +1,7 @@
 """Dense layers from the same two loops: forward the inner products of rows, backward two matrix products."""
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from cnnkit.rooms.numba.activation import NONE, activate, epilogue
 from cnnkit.rooms.numba.channels import sum_channels
 from cnnkit.rooms.numba.convolve import convolve
 from cnnkit.rooms.numba.correlate import LONG
+from cnnkit.rooms.numba.depthwise import empty, turn_back
 from cnnkit.rooms.numba.emit import itemsize
 from cnnkit.rooms.numba.lines import parts
 from cnnkit.rooms.numba.machine import FMAS, L2, MULTIPLY_ADDS, address_of
@@ -21,19 +23,22 @@ from cnnkit.rooms.numba.straight import straight
 from cnnkit.rooms.numba.tile import Tile, inner, tiles
 
 LONG_ROW = 3072  # bytes of a row that are summed at a time where other rows come that need it again: all stay in L1
+MANY_TERMS = 2048  # of some examples, which stay in the L2 cache
 END = 120  # cycles to add up the lanes of a tile's sums
 PACK = 2  # cycles to bring a weight together
 CALL = 10_000  # cycles that it takes beside
 
 
 def dense(x: Array, weight: Array, bias: Array | None, activation: tuple[str, float] | None, out: Array) -> None:
-    """``out[n, o] = <x[n], weight[o]>``: a 1x1 convolution of pixels with their channels last, which examples are.
+    """``out[n, o] = <x[n], weight[o]>``, in the way that takes the fewest cycles.
 
-    Of few examples, for which bringing weights together does not pay, inner products of rows as they stand.
+    A 1x1 convolution of pixels with their channels last, which examples are, or, with the sides exchanged, weights, and
+    examples are its filters; or, where bringing filters together does not pay, inner products of rows as they stand.
     """
     if not out.size:
         return
-    if not _products_pay(len(weight), *x.shape[::-1], x.dtype, settings.current().max_workspace):
+    way = _best_way(len(weight), *x.shape[::-1], x.dtype, settings.current().max_workspace)
+    if way is None:
         bias = None if bias is None else np.ascontiguousarray(bias)
         then, _memory = epilogue(activation, x.dtype)
         x, y = np.ascontiguousarray(x), out if out.flags.c_contiguous else np.empty(out.shape, out.dtype)
@@ -42,7 +47,7 @@ def dense(x: Array, weight: Array, bias: Array | None, activation: tuple[str, fl
         x, weight = np.ascontiguousarray(x), np.ascontiguousarray(weight)
         y = out if out.flags.c_contiguous else np.empty(out.shape, out.dtype)
         y[...] = 0 if bias is None else bias
-        _add_products(weight, x, y)
+        way(weight, x, y)
         if activation is not None:
             activate(activation, y, y)
     if y is not out:
@@ -50,11 +55,34 @@ def dense(x: Array, weight: Array, bias: Array | None, activation: tuple[str, fl
 
 
 @lru_cache(1024)
-def _products_pay(outputs: int, features: int, examples: int, dtype: np.dtype, workspace: int) -> bool:
+def _best_way(outputs: int, features: int, examples: int, dtype: np.dtype, workspace: int) -> Any:
+    """The function that adds up the products; None if examples are pixels."""
     if not features:
-        return True
-    together = pixels.forward_cycles(_matrix_plan(features, examples, outputs), dtype, workspace)
-    return products_cycles(outputs, features, examples, dtype) < together + PACK * outputs * features + CALL
+        return _add_products
+    as_pixels = pixels.forward_cycles(_matrix_plan(features, examples, outputs), dtype, workspace)
+    terms = (stop - start for start, stop in _stretches(features))
+    as_filters = (pixels.forward_cycles(_matrix_plan(n, outputs, examples), dtype, workspace) + CALL for n in terms)
+    ways = {
+        _add_products: products_cycles(outputs, features, examples, dtype),
+        None: as_pixels + PACK * outputs * features + CALL,
+        _add_by_filters: sum(as_filters) + PACK * examples * (features + outputs),
+    }
+    return min(ways, key=lambda way: ways[way])
+
+
+def _stretches(features: int) -> list[tuple[int, int]]:
+    """Terms of some examples that stay in the L2 cache, from one to another."""
+    return [(start, min(start + MANY_TERMS, features)) for start in range(0, features, MANY_TERMS)]
+
+
+def _add_by_filters(weight: Array, x: Array, out: Array) -> None:
+    """As `_add_products`, examples being filters that are brought together, and weights read as they stand."""
+    sums, products = empty(out[None]), np.empty_like(out)
+    for start, stop in _stretches(x.shape[1]):
+        plan = _matrix_plan(stop - start, len(weight), len(x))
+        pixels.forward(weight[:, start:stop].T[None], x[:, start:stop], None, plan, NONE, sums)
+        turn_back(sums, products[None])
+        out += products
 
 
 def products_cycles(outputs: int, features: int, examples: int, dtype: np.dtype) -> float:
