@@ -119,3 +119,10 @@ def test_nothing_stops_at_a_division_by_zero():
     out = np.ones(2, np.int64)
     straight.straight(kernel)(0, 1, out.ctypes.data, 7, 0)
     assert out.tolist() == [7, 0]
+
+
+def test_a_source_that_cannot_be_read_is_named():
+    names: dict = {}
+    exec(compile("def kernel(start, stop):\n    return", "frozen.py", "exec"), names)
+    with pytest.raises(Exception, match=r"kernel is compiled from its source, but frozen\.py cannot be read"):
+        straight.straight(names["kernel"])(0, 1)

@@ -116,7 +116,12 @@ def _unpacked(context: Any, builder: Any, kind: Any, value: Any) -> Any:
 @lru_cache
 def _tree(function: Callable[..., Any]) -> tuple[list[str], list[ast.stmt], set[str]]:
     """The names of a function's arguments, its body, and the names that it assigns to."""
-    tree: Any = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
+    try:
+        source = inspect.getsource(function)
+    except OSError as error:  # an application that was frozen without sources
+        sentence = f"{function.__name__} is compiled from its source, but {function.__code__.co_filename} cannot be read"
+        raise OSError(sentence) from error
+    tree: Any = ast.parse(textwrap.dedent(source)).body[0]
     assigned = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
     return [one.arg for one in tree.args.args], tree.body, assigned
 
