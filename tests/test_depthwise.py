@@ -51,6 +51,8 @@ CASES = {
     "even kernel": layer(20, (9, 11), (4, 2), 2, 1),
     "5x5": layer(24, (12, 13), (5, 5), 1, 2),
     "5x5, stride 2": layer(24, (12, 13), (5, 5), 2, 2),
+    "5x5, stride 2, long rows": layer(20, (7, 25), (5, 5), 2, 2),
+    "5x5, stride 2, dilation 2": layer(20, (11, 29), (5, 5), 2, 4, 2),
     "7x7": layer(40, (9, 14), (7, 7), 1, 3),
     "1x1": layer(40, (5, 6), (1, 1)),
     "one pixel": layer(40, (1, 1), (3, 3), 1, 1),

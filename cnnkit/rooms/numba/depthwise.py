@@ -35,6 +35,7 @@ SUMS = 9  # taps that are summed at a time: a window of 3 x 3, and enough for mu
 GROUPS = (2, 4)  # channels in and out of a group, neighbouring lanes: of a vector, each is given to all of its group
 PIXELS = 8  # windows that the forward way computes at a time
 RUN = 3  # neighbouring taps whose numbers are read once
+LONG_RUNS = (5, 7)  # the same of kernels as wide, if there are registers
 STRETCH = 64  # windows of a row that are a work item, and that the weight gradient sums by themselves
 FEWEST = 8  # channels: with fewer, most lanes would be idle
 BANDWIDTH = 2  # numbers read or written in a nanosecond, about
@@ -52,6 +53,7 @@ class Window(NamedTuple):
     before: Ints
     channels: int
     taps: int
+    run: int = RUN  # neighbouring taps whose numbers are read once
 
 
 def takes(plan: ConvPlan, *given: Array) -> bool:
@@ -104,26 +106,23 @@ def _turn_images(start, stop, unit, rows, columns, source, to):
         transpose(unit, to + image * step, rows, source + image * step, columns, rows, columns)
 
 
-class Loops(NamedTuple):
-    """The addresses of the two loops, and how many taps the second sums at a time."""
-
-    windows: int
-    sums: int
-    some: int
-
-
 class Group:
-    """A vector of a dtype whose lanes are in groups of so many channels, to compile loops for."""
+    """A vector of a dtype whose lanes are in groups of so many channels, to compile loops for; runs are so long."""
 
-    def __init__(self, dtype: np.dtype, group: int) -> None:
-        self._numba_type_ = TileType(group, 1, UnitType(dtype.name, unit(dtype).lanes))
+    def __init__(self, dtype: np.dtype, group: int, run: int) -> None:
+        self._numba_type_ = TileType(group, run, UnitType(dtype.name, unit(dtype).lanes))
 
 
 @lru_cache
-def loops(dtype: np.dtype, group: int) -> Loops:
-    """The loops for groups of so many channels, compiled (or read from the disk) when they are first asked for."""
-    one: Any = Group(dtype, group)
-    return Loops(_windows_address(one), _sums_address(one), at_once(group))
+def windows_loop(dtype: np.dtype, group: int, run: int) -> int:
+    """The address of the loop over windows, compiled (or read from the disk) when it is first asked for."""
+    return _windows_address(Group(dtype, group, run))
+
+
+@lru_cache
+def sums_loop(dtype: np.dtype, group: int) -> tuple[int, int]:
+    """The same of the loop that sums, and how many taps it sums at a time."""
+    return _sums_address(Group(dtype, group, RUN)), at_once(group)
 
 
 def forward(
@@ -136,10 +135,10 @@ def forward(
         weight = weight.reshape(plan.groups, group, group, *weight.shape[2:]).swapaxes(1, 2)
     packed = np.ascontiguousarray(weight.reshape(channels, -1).T)
     first = np.zeros(channels, x.dtype) if bias is None else np.ascontiguousarray(bias)
-    rows = stretches(plan)
+    rows, by = stretches(plan), window(plan)
     threads.run(
         forward_kernel, plan.batch * volume(plan.output_size[:2]) * len(rows), _work(plan),
-        unit(x.dtype), loops(x.dtype, channels // plan.groups).windows, lines.numbers(x), window(plan), rows,
+        unit(x.dtype), windows_loop(x.dtype, channels // plan.groups, by.run), lines.numbers(x), by, rows,
         address_of(packed), address_of(first), then, lines.numbers(out), keep=(x, packed, first, out),
     )  # fmt: skip
 
@@ -148,7 +147,7 @@ def weight_gradient(grad: Array, x: Array, plan: ConvPlan, grad_weight: Array) -
     """Fill grad_weight (C, C / groups, *kernel): over all windows, the output gradient times what taps met."""
     vector, group = unit(x.dtype), plan.in_channels // plan.groups
     total = np.zeros((group * volume(plan.kernel_size), plan.in_channels))
-    _, loop, some = loops(x.dtype, group)
+    loop, some = sums_loop(x.dtype, group)
     threads.run(
         gradient_kernel, parts(plan.in_channels, vector.lanes), _work(plan),
         vector, loop, group, some, x.dtype.type(0), lines.numbers(grad), lines.numbers(x), window(plan),
@@ -159,7 +158,10 @@ def weight_gradient(grad: Array, x: Array, plan: ConvPlan, grad_weight: Array) -
 
 def window(plan: ConvPlan) -> Window:
     """What the kernels count by."""
-    return Window(plan.kernel_size, plan.stride, plan.dilation, plan.before, plan.in_channels, volume(plan.kernel_size))
+    taps, wide = volume(plan.kernel_size), plan.kernel_size[2]
+    long = wide in LONG_RUNS and plan.output_size[2] >= 2 * wide  # few windows meet the padding, and fewer taps
+    run = wide if long and REGISTERS >= 32 and plan.groups == plan.in_channels else RUN
+    return Window(plan.kernel_size, plan.stride, plan.dilation, plan.before, plan.in_channels, taps, run)
 
 
 def _work(plan: ConvPlan) -> float:
@@ -218,7 +220,7 @@ def _reach(x, window, n, d, h, first, end, table, channels, run):
     Fill table with the tap's number times `channels` and the element of x that it has in the window at column 0 (of
     the whole row, so that it may lie in the padding), of every `run`-th tap of a row.
     """
-    size, stride, dilation, before, _, _ = window
+    size, stride, dilation, before = window.size, window.stride, window.dilation, window.before
     d_low, d_high = _met(d, stride[0], before[0], dilation[0], size[0], x.depth)
     h_low, h_high = _met(h, stride[1], before[1], dilation[1], size[1], x.height)
     t = 0
@@ -252,9 +254,11 @@ def forward_kernel(start, stop, unit, loop, x_numbers, window, stretches, weight
     n, d = divmod(row, out.depth)
     for _ in range(start, stop):
         w, end, first, last = stretches[s]
-        in_runs = first + ((last - first) // RUN * RUN if shared else 0)
-        runs = _reach(x, window, n, d, h, first, in_runs, terms, channels, RUN)
-        singles = _reach(x, window, n, d, h, in_runs, last, terms[runs:], channels, 1)
+        in_runs = first + ((last - first) // window.run * window.run if shared else 0)
+        in_threes = in_runs + ((last - in_runs) // RUN * RUN if shared else 0)
+        runs = _reach(x, window, n, d, h, first, in_runs, terms, channels, window.run)
+        threes = _reach(x, window, n, d, h, in_runs, in_threes, terms[runs:], channels, RUN)
+        singles = _reach(x, window, n, d, h, in_threes, last, terms[runs + threes :], channels, 1)
         to = out.address + (n * out.n + d * out.d + h * out.h) * bytes_
         here = PIXELS
         while w < end:
@@ -262,7 +266,7 @@ def forward_kernel(start, stop, unit, loop, x_numbers, window, stretches, weight
                 here //= 2
             windows(
                 loop, here, spread, to + w * out.w * bytes_, out.w, bias, weight, channels,
-                x.address + w * step * bytes_, step // spread, terms.ctypes.data, runs, singles, channels,
+                x.address + w * step * bytes_, step // spread, terms.ctypes.data, runs, threes, singles, channels,
                 then == RELU, fresh, x.h, here * window.stride[2], x.w, window.taps * channels,
             )  # fmt: skip
             if then > RELU:
@@ -321,32 +325,34 @@ def gradient_kernel(start, stop, unit, loop, group, some, zero, grad_numbers, x_
 @intrinsic
 def windows(
     typingctx: Any, loop: Any, count: Any, spread: Any, to: Any, to_step: Any, first: Any, weight: Any, tap_step: Any,
-    x: Any, step: Any, terms: Any, runs: Any, singles: Any, channels: Any, relu: Any, rows: Any, row_step: Any,
-    pixels: Any, pixel_step: Any, beside: Any,
+    x: Any, step: Any, terms: Any, runs: Any, threes: Any, singles: Any, channels: Any, relu: Any, rows: Any,
+    row_step: Any, pixels: Any, pixel_step: Any, beside: Any,
 ) -> Any:  # fmt: skip
     """Of `count` (1, 2, 4 or 8) windows, for every channel c < `channels`, the sums over taps, and over its group.
 
     ``to[j * to_step + c] = first[c] + sum over taps and g of weight[g * beside + tap[0] + c] * number``, where the
     number is ``x[j * spread * step + tap[1] + first channel of the group + g]``.
 
-    The first `runs` terms are of `RUN` taps each, whose weights are `tap_step` apart and whose numbers are `step`, so
-    that windows that are `spread` (1 or 2) steps apart share numbers that are read once; then come `singles` terms of
-    one tap. What the next windows will read of the last `rows` rows of taps is fetched ahead, and what they write.
+    The first `runs` terms are of a run of taps each, whose weights are `tap_step` apart and whose numbers are `step`,
+    so that windows that are `spread` (1 or 2) steps apart share numbers that are read once; then come `threes` terms of
+    `RUN` taps and `singles` of one. What the next windows will read of the last `rows` rows of taps is fetched ahead,
+    and what they write.
 
     Arguments are addresses or, as all steps, numbers; what lies behind the channels is neither read nor written.
     """
-    return called(19)
+    return called(20)
 
 
 def _emit_windows(
     emit: Emitter, group: TileType, count: Any, spread: Any, to: Any, to_step: Any, first: Any, weight: Any,
-    tap_step: Any, x: Any, step: Any, terms: Any, runs: Any, singles: Any, channels: Any, relu: Any, rows: Any,
-    row_step: Any, pixels: Any, pixel_step: Any, beside: Any,
+    tap_step: Any, x: Any, step: Any, terms: Any, runs: Any, threes: Any, singles: Any, channels: Any, relu: Any,
+    rows: Any, row_step: Any, pixels: Any, pixel_step: Any, beside: Any,
 ) -> None:  # fmt: skip
     builder = emit.builder
     to, first, weight, x = (emit.pointer(address) for address in (to, first, weight, x))
     terms = emit.pointer(terms, emit.index)
-    all_terms, one = builder.add(runs, singles), emit.number(1)
+    in_runs, one = builder.add(runs, threes), emit.number(1)
+    all_terms = builder.add(in_runs, singles)
     last = builder.sub(all_terms, builder.zext(builder.icmp_signed(">", all_terms, emit.number(0)), emit.index))
     newest = emit.at(x, builder.load(emit.at(terms, builder.add(builder.mul(last, emit.number(2)), one))))
     zero, lowest = (ir.Constant(emit.scalar, value) for value in (0.0, float("-inf")))
@@ -385,8 +391,10 @@ def _emit_windows(
 
             acc = [read(emit.at(first, c))] * number
             for g, one in enumerate(along(weight, beside, group.rows)):
-                acc = emit.accumulate(runs, acc, add_taps(RUN, emit.number(0), g, one))
-                acc = emit.accumulate(singles, acc, add_taps(1, runs, g, one))
+                acc = emit.accumulate(runs, acc, add_taps(group.vectors, emit.number(0), g, one))
+                if group.vectors != RUN:
+                    acc = emit.accumulate(threes, acc, add_taps(RUN, runs, g, one))
+                acc = emit.accumulate(singles, acc, add_taps(1, in_runs, g, one))
             for value, one in zip(acc, along(emit.at(to, c), to_step, number), strict=True):
                 write(builder.select(builder.fcmp_ordered("<", value, floor), floor, value), one)  # NaN stays
 
@@ -397,7 +405,7 @@ def _emit_windows(
     by_number(emit, case, tiles, lambda case: tile(*tiles[case]))
 
 
-_windows_loop = compiled("windows", 19, _emit_windows)
+_windows_loop = compiled("windows", 20, _emit_windows)
 
 
 @kernel

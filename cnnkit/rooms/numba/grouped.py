@@ -89,13 +89,14 @@ def forward(
     """As `convolve.convolve`, of arrays whose channels lie together."""
     sizes = _sizes(plan, x.dtype)
     copied = _copied(plan, sizes)
+    by = depthwise.window(copied)
     if swapped:
         weight = weight.reshape(sizes.groups, sizes.channels, sizes.per_group, *weight.shape[2:]).swapaxes(1, 2)
     packed = np.ascontiguousarray(weight.reshape(plan.out_channels, -1).T)
     first = np.zeros(plan.out_channels, x.dtype) if bias is None else bias
     threads.run(
         _forward, plan.batch * sizes.bands, cycles(plan, x.dtype) / 4,
-        unit(x.dtype), depthwise.loops(x.dtype, 1).windows, lines.numbers(x), tuple(sizes), depthwise.window(copied),
+        unit(x.dtype), depthwise.windows_loop(x.dtype, 1, by.run), lines.numbers(x), tuple(sizes), by,
         depthwise.stretches(copied), address_of(packed), address_of(first), then, lines.numbers(out),
         keep=(x, packed, first, out),
     )  # fmt: skip
@@ -108,7 +109,7 @@ def weight_gradient(grad_output: Array, x: Array, plan: ConvPlan, grad_weight: A
     total = np.zeros((volume(copied.kernel_size), plan.out_channels), np.float64)
     threads.run(
         _weight_gradient, parts(plan.out_channels, vector.lanes), cycles(plan, x.dtype) / 4,
-        vector, *depthwise.loops(x.dtype, 1)[1:], x.dtype.type(0), lines.numbers(grad_output), lines.numbers(x),
+        vector, *depthwise.sums_loop(x.dtype, 1), x.dtype.type(0), lines.numbers(grad_output), lines.numbers(x),
         tuple(sizes), depthwise.window(copied), depthwise.stretches(copied), total, keep=(grad_output, x),
     )  # fmt: skip
     grad_weight[...] = total.T.reshape(grad_weight.shape)

@@ -119,7 +119,9 @@ def _tree(function: Callable[..., Any]) -> tuple[list[str], list[ast.stmt], set[
     try:
         source = inspect.getsource(function)
     except OSError as error:  # an application that was frozen without sources
-        sentence = f"{function.__name__} is compiled from its source, but {function.__code__.co_filename} cannot be read"
+        sentence = (
+            f"{function.__name__} is compiled from its source, but {function.__code__.co_filename} cannot be read"
+        )
         raise OSError(sentence) from error
     tree: Any = ast.parse(textwrap.dedent(source)).body[0]
     assigned = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
