@@ -82,6 +82,7 @@ def _sum(
     run, apart = sizes.channels, stride[2] * steps[2]
     if dilation[2] == 1 and steps[2] == sizes.channels:
         run *= kernel[2]
+    near = not sizes.copied and 0 < apart <= 4 * sizes.channels  # pixels lie side by side, and can be asked for ahead
     x_offsets, filter_offsets = np.empty(rows, np.int64), np.empty(vectors, np.int64)
     x_, filter_ = x_offsets.ctypes.data, filter_offsets.ctypes.data
     memory = np.empty(64 + (sizes.copied + lanes(unit)) * bytes_, np.uint8)
@@ -103,7 +104,7 @@ def _sum(
                     source = x.address + (place + g * sizes.channels) * bytes_
                 fill(unit, sums, wide, here, per_group, 1 + terms, 1, 0, 0, 1, wide, 0, 0, wide)
                 for w in range(0, wide, rows):
-                    if not sizes.copied:
+                    if near:
                         newest = source + (w * apart + offsets[terms - run]) * bytes_
                         fetch(unit, newest + AHEAD, rows * apart)
                     for i in range(rows):

@@ -119,7 +119,7 @@ def fetch(typingctx: Any, unit: Any, address: Any, count: Any) -> Any:
 
 def _emit_fetch(emit: Emitter, address: Any, count: Any) -> None:
     start, line = emit.pointer(address), emit.number(64 // emit.align)
-    lines = emit.builder.udiv(count, line)
+    lines = emit.builder.sdiv(count, line)
     emit.loop(lines, lambda n: emit.fetch(emit.at(start, emit.builder.mul(n, line))))
 
 
