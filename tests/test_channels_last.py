@@ -243,3 +243,15 @@ def test_layers_take_the_way_that_fills_their_lanes():
     }
     for name, one in taken.items():
         assert room.forward_way(geometry.lift(one), f4, 1 << 26).__name__.endswith(name)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("groups", [1, 4, 8])
+def test_no_image_has_gradients_of_zero(stride, groups):
+    x = np.moveaxis(np.empty((0, 9, 8, 8), np.float32), -1, 1)
+    weight = np.ones((16, 8 // groups, 3, 3), np.float32)
+    grad = np.moveaxis(np.empty((0, *(-(-size // stride) for size in (9, 8)), 16), np.float32), -1, 1)
+    grads = cnnkit.conv2d_backward(grad, x, weight, stride, 1, 1, groups)
+    assert grads.x.shape == x.shape
+    assert not grads.weight.any()
+    assert not grads.bias.any()

@@ -226,12 +226,15 @@ def conv_transpose(x: Array, weight: Array, bias: Array | None, plan: ConvPlan, 
 
 def _backward_x(grad_output: Array, weight: Array, plan: ConvPlan, grad_x: Array, bias: Array | None = None) -> None:
     """Convolutions of the output gradient, the weights flipped, their input and output channels exchanged."""
+    nothing = 0 if bias is None else bias.reshape(-1, *(1,) * (grad_x.ndim - 2))
+    if not (grad_output.size and grad_x.size):
+        grad_x[...] = nothing
+        return
     if _better_turned(plan, FEW, 1, grad_output, grad_x):
         grad = depthwise.empty(grad_x)
         _backward_x(depthwise.turned(grad_output), weight, plan, grad, bias)
         depthwise.turn_back(grad, grad_x)
         return
-    nothing = 0 if bias is None else bias.reshape(-1, *(1,) * (grad_x.ndim - 2))
     if _sees_all(plan, grad_x):
         dense_backward(_rows(grad_output), None, _rows(weight), _rows(grad_x), None, None)
         if bias is not None:
@@ -278,6 +281,9 @@ def _phases_pay(plan: ConvPlan, dtype: np.dtype, workspace: int) -> bool:
 
 def _backward_weight(grad_output: Array, x: Array, plan: ConvPlan, grad_weight: Array) -> None:
     """Every weight's gradient is the inner product of its tap's line with the output gradient's line."""
+    if not (grad_output.size and x.size):
+        grad_weight[...] = 0
+        return
     if _sees_all(plan, grad_weight):
         dense_backward(_rows(grad_output), _rows(x), None, None, _rows(grad_weight), None)
         return
