@@ -16,9 +16,9 @@ from cnnkit.arrays import Array
 from cnnkit.rooms import threads
 from cnnkit.rooms.numba import functions
 from cnnkit.rooms.numba.emit import NUMBER, UnitType, function, opaque, unit
-from cnnkit.rooms.numba.machine import kernel
+from cnnkit.rooms.numba.machine import address_of, kernel
 from cnnkit.rooms.numba.straight import emit_call, straight
-from cnnkit.rooms.numba.vectors import address, at, lanes, load, load_all, size, store, store_all
+from cnnkit.rooms.numba.vectors import at, lanes, load, load_all, size, store, store_all
 
 NONE, RELU = 0, 1  # instead of a closure's address: what convolutions do to sums that are still in registers
 NAMES = ("relu", "leaky_relu", "elu", "gelu", "gelu_tanh", "silu", "sigmoid", "tanh")
@@ -69,7 +69,7 @@ def epilogue(activation: tuple[str, float] | None, dtype: np.dtype) -> tuple[int
 def closure(name: str, parameter: float, dtype: np.dtype) -> tuple[int, Array]:
     """The address of a closure, and its memory, which must live as long as that is used."""
     made = np.array((_loop(name, dtype), parameter), CLOSURE)
-    return address(made), made
+    return address_of(made), made
 
 
 # ---------------------------------------------------------------- loops

@@ -8,9 +8,10 @@ import numpy as np
 from cnnkit.arrays import Array
 from cnnkit.rooms import threads
 from cnnkit.rooms.numba.activation import pointwise
+from cnnkit.rooms.numba.machine import address_of
 from cnnkit.rooms.numba.softmax import Lines, exp_shifted, lines, place, sum_of_lines
 from cnnkit.rooms.numba.straight import straight
-from cnnkit.rooms.numba.vectors import address, at, lanes, load, nothing, put, size, splat, store, store_all
+from cnnkit.rooms.numba.vectors import at, lanes, load, nothing, put, size, splat, store, store_all
 
 
 def cross_entropy(logits: Array, labels: Array, label_smoothing: float, out: Array) -> None:
@@ -44,7 +45,7 @@ def _by_example(layout: Lines, array: Array) -> Array:
 
 def _run(run: Any, layout: Lines, logits: Array, labels: Array, label_smoothing: float, *results: Array) -> None:
     sources = layout.arrange(logits), np.ascontiguousarray(_by_example(layout, labels), np.int64)
-    places = [address(array) for array in (*sources, *results)]
+    places = [address_of(array) for array in (*sources, *results)]
     low, smoothing = logits.dtype.type(-np.inf), logits.dtype.type(label_smoothing)
     args = low, layout.classes, layout.inner, smoothing, *places
     threads.run(run, layout.pieces, logits.size / 2, *args, keep=(sources, results))

@@ -26,9 +26,9 @@ import numpy as np
 
 from cnnkit.arrays import Array
 from cnnkit.rooms import threads
-from cnnkit.rooms.numba.machine import L2
+from cnnkit.rooms.numba.machine import L2, address_of
 from cnnkit.rooms.numba.straight import straight
-from cnnkit.rooms.numba.vectors import address, at, lanes, load, load_all, size, splat, store, store_all, sum_lanes
+from cnnkit.rooms.numba.vectors import at, lanes, load, load_all, size, splat, store, store_all, sum_lanes
 
 BLOCK = 2048  # numbers that are summed in vectors, in x's dtype, before their sums go to float64
 ROWS = 32  # and rows, where channels lie closest together
@@ -126,7 +126,7 @@ def _filled(array: Array | None, like: Array, value: int) -> Array:
 
 def _place(array: Array | None) -> tuple[int, tuple[int, ...]]:
     """Address and steps in bytes; no address if there is no array."""
-    return (0, (0, 0, 0, 0)) if array is None else (address(array), array.strides)
+    return (0, (0, 0, 0, 0)) if array is None else (address_of(array), array.strides)
 
 
 # ---------------------------------------------------------------- the three ways

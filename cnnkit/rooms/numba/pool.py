@@ -18,11 +18,10 @@ from cnnkit import arrays, geometry
 from cnnkit.arrays import Array
 from cnnkit.geometry import AdaptivePlan, Ints, PoolPlan
 from cnnkit.rooms import threads
-from cnnkit.rooms.numba.machine import VECTOR_BYTES
+from cnnkit.rooms.numba.machine import VECTOR_BYTES, address_of
 from cnnkit.rooms.numba.planes import channels_together, copy, dense, fill
 from cnnkit.rooms.numba.straight import straight
 from cnnkit.rooms.numba.vectors import (
-    address,
     alike,
     any_lane,
     apart,
@@ -117,8 +116,8 @@ def _pool(
     way, by_channels, x = _way(plan, x.dtype, divisors), channels_together(out, x), arrays.lift(x)
     doubts = in_doubt.reshape(-1)
     to, found = dense(out, by_channels), None if indices is None else dense(indices, by_channels)
-    source = address(x), x.strides, way.channels, way.sizes
-    results = address(to), None if found is None else address(found)
+    source = address_of(x), x.strides, way.channels, way.sizes
+    results = address_of(to), None if found is None else address_of(found)
     summing = None if divisors is None else True
     given = empty, way.nowhere, summing, source, way.window, way.axes, *results
     work = (x.size + out.size) / 4
@@ -536,7 +535,7 @@ def avg_pool_backward(grad_output: Array, plan: Plan, divisors: tuple[Ints, ...]
     by_channels, zero = channels_together(grad_x, grad_output), grad_x.dtype.type(0)
     result, grad_output = dense(grad_x, by_channels), arrays.lift(grad_output)
     lines, axes, items = _way_back(plan, grad_x.dtype, divisors)
-    source, to = (address(grad_output), grad_output.strides, plan.channels), address(result)
+    source, to = (address_of(grad_output), grad_output.strides, plan.channels), address_of(result)
     work = (grad_x.size + grad_output.size) / 4
     if _whole(plan):
         share = grad_output / geometry.volume(sum(divisors, ()))
@@ -564,9 +563,9 @@ def _spread(share: Array, result: Array, by_channels: bool) -> None:
         share.size,
         result.size / 8,
         share.dtype.type(0),
-        address(share),
+        address_of(share),
         pixels,
-        address(result),
+        address_of(result),
         keep=share,
     )
 

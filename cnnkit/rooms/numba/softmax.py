@@ -10,10 +10,9 @@ from cnnkit.arrays import Array
 from cnnkit.rooms import threads
 from cnnkit.rooms.numba.activation import memory_order
 from cnnkit.rooms.numba.functions import exp
-from cnnkit.rooms.numba.machine import VECTOR_BYTES, summing_kernel
+from cnnkit.rooms.numba.machine import VECTOR_BYTES, address_of, summing_kernel
 from cnnkit.rooms.numba.straight import straight
 from cnnkit.rooms.numba.vectors import (
-    address,
     at,
     lanes,
     largest,
@@ -77,7 +76,7 @@ def lines(array: Array, axis: int) -> Lines:
 def _along(run: Callable[..., Any], axis: int, out: Array, *given: Array) -> None:
     layout = lines(out, axis)
     result, *sources = (layout.arrange(array) for array in (out, *given))
-    low, places = out.dtype.type(-np.inf), [address(array) for array in (*sources, result)]
+    low, places = out.dtype.type(-np.inf), [address_of(array) for array in (*sources, result)]
     threads.run(run, layout.pieces, out.size / 2, low, layout.classes, layout.inner, *places, keep=sources)
     if not np.may_share_memory(result, out):
         out.transpose(layout.order)[...] = result

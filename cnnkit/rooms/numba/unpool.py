@@ -9,9 +9,10 @@ from typing import Any
 from cnnkit import geometry
 from cnnkit.arrays import Array
 from cnnkit.rooms import threads
+from cnnkit.rooms.numba.machine import address_of
 from cnnkit.rooms.numba.planes import channels_together, dense, fill, gapless
 from cnnkit.rooms.numba.straight import straight
-from cnnkit.rooms.numba.vectors import address, at, put, size
+from cnnkit.rooms.numba.vectors import at, put, size
 
 NEAR = 16 << 10  # bytes of planes that are filled with zeros at a time: they still are in the L1 cache afterwards
 
@@ -28,7 +29,7 @@ def max_unpool_backward(grad_output: Array, indices: Array, grad_x: Array) -> No
     by_channels, like = channels_together(grad_x, grad_output), grad_x.dtype.type(0)
     result = dense(grad_x, by_channels)
     sources = gapless(grad_output, by_channels), gapless(indices, by_channels)
-    places = [address(each) for each in (*sources, result)]
+    places = [address_of(each) for each in (*sources, result)]
     batch, channels = grad_x.shape[:2]
     sizes = geometry.volume(grad_output.shape[2:]), geometry.volume(grad_x.shape[2:])
     images, together = (batch, channels) if by_channels else (batch * channels, 1)
@@ -41,7 +42,7 @@ def _scatter(adding: Any, values: Array, indices: Array, out: Array) -> None:
     by_channels, zero = channels_together(out, values), out.dtype.type(0)
     result = dense(out, by_channels)
     sources = gapless(values, by_channels), gapless(indices, by_channels)
-    places = [address(each) for each in (*sources, result)]
+    places = [address_of(each) for each in (*sources, result)]
     batch, channels = out.shape[:2]
     shape = channels, geometry.volume(out.shape[2:]), geometry.volume(values.shape[2:])
     work = out.size / 8 + values.size

@@ -22,11 +22,6 @@ intrinsic: Any = _intrinsic  # its results are Numba's to type
 BOOLEAN = types.boolean
 
 
-def address(array: Any) -> int:
-    """Where an array's first element lies."""
-    return array.__array_interface__["data"][0]
-
-
 class Vector(types.Type):
     """`lanes` numbers of a Numba scalar type."""
 

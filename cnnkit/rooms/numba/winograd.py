@@ -27,7 +27,7 @@ from cnnkit.geometry import ConvPlan, Ints, volume
 from cnnkit.rooms import threads
 from cnnkit.rooms.numba.activation import RELU, call
 from cnnkit.rooms.numba.emit import lanes
-from cnnkit.rooms.numba.machine import FMAS
+from cnnkit.rooms.numba.machine import FMAS, address_of
 from cnnkit.rooms.numba.patches import (
     ALONE,
     FLOAT,
@@ -312,9 +312,9 @@ def forward(x: Array, weight: Array, bias: Array | None, plan: ConvPlan, then: i
     how = patches(plan, sizes.form)
     taps = volume(how.blocks)
     job = Job(
-        x.ctypes.data, x.strides, x.shape[2:], plan.before, out.ctypes.data, out.strides, out.shape[2:],
-        weight.ctypes.data - 4 * (weight.shape[4] - 1) * flipped, weight.strides[:4], flipped, plan.kernel_size,
-        plan.dilation, step("filters", sizes.form), step("outputs", sizes.form), biases.ctypes.data, near, then,
+        address_of(x), x.strides, x.shape[2:], plan.before, address_of(out), out.strides, out.shape[2:],
+        address_of(weight) - 4 * (weight.shape[4] - 1) * flipped, weight.strides[:4], flipped, plan.kernel_size,
+        plan.dilation, step("filters", sizes.form), step("outputs", sizes.form), address_of(biases), near, then,
         x.shape[0], groups, channels, per_group, taps, how, sizes.tiles, sizes.band, sizes.chunk, sizes.blocks, 0, 0,
         sizes.tile.rows, sizes.tile.columns, sizes.tile.loop,
     )  # fmt: skip
@@ -322,7 +322,7 @@ def forward(x: Array, weight: Array, bias: Array | None, plan: ConvPlan, then: i
     if sizes.ready:
         parts = groups * sizes.blocks * taps * -(-channels // sizes.chunk)
         held.append(np.empty(parts * _part_size(sizes.form, sizes.tile, sizes.chunk) + PAD, FLOAT))
-        job = job._replace(spectra=_up(held[-1].ctypes.data, 64))
+        job = job._replace(spectra=_up(address_of(held[-1]), 64))
         work = groups * per_group * channels * taps * how.elements * 3 / WORK
         threads.run(_make_ready, parts, work, sizes.tile.unit, job, keep=held)
     total = plan.batch * volume(sizes.tiles)

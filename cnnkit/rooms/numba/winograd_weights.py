@@ -18,7 +18,7 @@ from cnnkit.geometry import ConvPlan, Ints, volume
 from cnnkit.rooms import threads
 from cnnkit.rooms.numba.emit import lanes
 from cnnkit.rooms.numba.lines import parts
-from cnnkit.rooms.numba.machine import FMAS
+from cnnkit.rooms.numba.machine import FMAS, address_of
 from cnnkit.rooms.numba.patches import FLOAT, Form, gradients, step, weights
 from cnnkit.rooms.numba.straight import straight
 from cnnkit.rooms.numba.tile import Tile, gather, tiles
@@ -157,8 +157,8 @@ def weight_gradient(grad_output: Array, x: Array, plan: ConvPlan, total: Array) 
     tile, channels = sizes.tile, plan.in_channels // plan.groups
     how = patches(plan, sizes.form)
     job = Job(
-        (x.ctypes.data, x.strides, x.shape[2:]), (grad_output.ctypes.data, grad_output.strides, grad_output.shape[2:]),
-        plan.before, total.ctypes.data, plan.batch, channels, plan.out_channels // plan.groups,
+        (address_of(x), x.strides, x.shape[2:]), (address_of(grad_output), grad_output.strides, grad_output.shape[2:]),
+        plan.before, address_of(total), plan.batch, channels, plan.out_channels // plan.groups,
         volume(how.blocks), plan.kernel_size, plan.dilation[0], how, step("gradients", sizes.form),
         step("weights", sizes.form), sizes.tiles, sizes.band, sizes.chunk, sizes.blocks,
         tile.rows, tile.columns, tile.loop,
