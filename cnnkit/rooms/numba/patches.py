@@ -26,7 +26,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
 from cnnkit.arrays import Array
@@ -185,15 +184,6 @@ def _rows_of_lanes(emit: Emitter, source: Any, step: Any, count: Any) -> list[An
     return [builder.gep(source, [builder.mul(lane, step)]) for lane in lanes]
 
 
-def _prefetch(emit: Emitter, pointer: Any, write: bool = False) -> None:
-    """Ask for the cache line at an address, which need not be ours."""
-    word = ir.IntType(32)
-    kind = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer(), word, word, word])
-    function = cgutils.get_or_insert_function(emit.builder.module, kind, "llvm.prefetch.p0")
-    where = emit.builder.bitcast(pointer, ir.IntType(8).as_pointer())
-    emit.builder.call(function, [where, *(ir.Constant(word, n) for n in (int(write), 3, 1))])
-
-
 # ---------------------------------------------------------------- the steps of a form: kernels call them by address
 
 
@@ -254,7 +244,7 @@ def _emit_filters(
     rows = _rows_of_lanes(emit, emit.pointer(source), step, channels)
     taps: list[Any] = []
     for row in rows:
-        _prefetch(emit, emit.at(row, 48))
+        emit.fetch(emit.at(row, 48))
     for first in range(0, form.taps, emit.lanes):
         mask = emit.lanes_from_to(builder.sub(low, emit.number(first)), builder.sub(high, emit.number(first)))
         taps += emit.transposed([emit.load_masked(emit.at(row, first), mask) for row in rows])
