@@ -135,7 +135,7 @@ def _products(
     """
     bytes_ = itemsize(unit)
     weights, examples_ = np.empty(rows, np.int64), np.empty(vectors, np.int64)
-    memory = np.empty(64 + near * pitch * bytes_, np.uint8)
+    memory = np.empty(near * pitch * bytes_, np.uint8)
     copies = memory.ctypes.data
     for item in range(start, stop, some):
         for p in range(0, features, stretch):

@@ -73,7 +73,7 @@ def _sum(
     sizes = Sizes(*counts)
     x, out = lines.block(unit, x_numbers), lines.block(unit, out_numbers)
     bytes_, terms, per_group, rows = itemsize(unit), sizes.channels * sizes.taps, sizes.per_group, sizes.rows
-    filter_memory = np.empty(64 + sizes.groups * per_group * (1 + terms) * bytes_, np.uint8)
+    filter_memory = np.empty(sizes.groups * per_group * (1 + terms) * bytes_, np.uint8)
     filters = filter_memory.ctypes.data
     pixels.pack_terms(0, sizes.groups * per_group, unit, counts, kernel, weights, bias, filters)
     steps = pixels.steps_of(sizes, dilation, x)
@@ -85,8 +85,8 @@ def _sum(
     near = not sizes.copied and 0 < apart <= 4 * sizes.channels  # pixels lie side by side, and can be asked for ahead
     x_offsets, filter_offsets = np.empty(rows, np.int64), np.empty(vectors, np.int64)
     x_, filter_ = x_offsets.ctypes.data, filter_offsets.ctypes.data
-    memory = np.empty(64 + (sizes.copied + lanes(unit)) * bytes_, np.uint8)
-    sum_memory = np.empty(64 + (per_group * sizes.wide + lanes(unit)) * bytes_, np.uint8)
+    memory = np.empty((sizes.copied + lanes(unit)) * bytes_, np.uint8)
+    sum_memory = np.empty((per_group * sizes.wide + lanes(unit)) * bytes_, np.uint8)
     a, sums = memory.ctypes.data, sum_memory.ctypes.data
     for item in range(start, stop):
         band, g = divmod(item, sizes.groups)

@@ -349,14 +349,14 @@ def _convolve(
     sizes = Sizes(*counts)
     x, out = lines.block(unit, x_numbers), lines.block(unit, out_numbers)
     bytes_, terms, most = itemsize(unit), sizes.channels * sizes.taps, sizes.planes * sizes.high * sizes.wide
-    own = np.empty(0 if packed else 64 + sizes.groups * sizes.blocks * (1 + terms) * sizes.columns * bytes_, np.uint8)
+    own = np.empty(0 if packed else sizes.groups * sizes.blocks * (1 + terms) * sizes.columns * bytes_, np.uint8)
     if not packed:
         packed = own.ctypes.data
         pack_terms(0, sizes.groups * sizes.blocks, unit, counts, kernel, weights, bias, packed)
     steps = steps_of(sizes, dilation, x)
     offsets = np.empty(terms, np.int64)
     sources, targets = np.empty(most + sizes.rows, np.int64), np.empty(most + sizes.rows, np.int64)
-    memory = np.empty(64 + (sizes.copied + lanes(unit)) * bytes_, np.uint8)
+    memory = np.empty((sizes.copied + lanes(unit)) * bytes_, np.uint8)
     a, rows = memory.ctypes.data, sources.ctypes.data
     places, offsets_ = targets.ctypes.data, offsets.ctypes.data
     offsets_of_taps(sizes, kernel, dilation, steps, offsets)
@@ -411,9 +411,9 @@ def _correlate(
     for i in range(sizes.rows):
         across[i] = i * sizes.columns
     sources, targets = np.empty(most + sizes.rows, np.int64), np.empty(most + sizes.rows, np.int64)
-    memory = np.empty(64 + (sizes.copied + lanes(unit)) * bytes_, np.uint8)
+    memory = np.empty((sizes.copied + lanes(unit)) * bytes_, np.uint8)
     size_b = (most * sizes.columns + lanes(unit)) * bytes_  # a vector behind each block may be written
-    grad_memory = np.empty(64 + sizes.blocks * size_b, np.uint8)
+    grad_memory = np.empty(sizes.blocks * size_b, np.uint8)
     a, b = memory.ctypes.data, grad_memory.ctypes.data
     rows, places, offsets_ = sources.ctypes.data, across.ctypes.data, offsets.ctypes.data
     offsets_of_taps(sizes, kernel, dilation, steps, offsets)

@@ -396,8 +396,8 @@ def _convolve(start, stop, unit, job, doubtful):
     total = job.images * job.tiles[0] * job.tiles[1] * job.tiles[2]
     elements = job.patches.elements
     high, wide = job.patches.outputs[0], job.patches.outputs[1] * job.patches.dilation[1]
-    memory = np.empty(elements * (plane + sums_plane) + part_size + PAD, np.float32)
-    spectra = (memory.ctypes.data + 63) // 64 * 64
+    memory = np.empty(elements * (plane + sums_plane) + part_size, np.float32)
+    spectra = memory.ctypes.data
     sums = spectra + elements * plane * 4
     own = sums + elements * sums_plane * 4
     gathered = np.empty((job.patches.points[0] * job.patches.pixels + lanes(unit)) * lanes(unit), np.float32)

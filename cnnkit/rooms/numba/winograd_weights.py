@@ -187,8 +187,8 @@ def _correlate(start, stop, unit, job, doubtful):
     high = job.taps * job.chunk * lanes(unit) + job.rows
     sums_plane = job.blocks * high * job.columns + PAD
     elements = job.patches.elements
-    memory = np.empty(elements * (plane + grads_plane + sums_plane) + PAD, np.float32)
-    spectra = (memory.ctypes.data + 63) // 64 * 64
+    memory = np.empty(elements * (plane + grads_plane + sums_plane), np.float32)
+    spectra = memory.ctypes.data
     grads = spectra + elements * plane * 4
     sums = grads + elements * grads_plane * 4
     gathered = np.empty((job.patches.points[0] * job.patches.pixels + lanes(unit)) * lanes(unit), np.float32)
