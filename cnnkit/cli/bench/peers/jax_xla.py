@@ -6,18 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cnnkit.cli.bench.cases import (
-    AdaptivePool,
-    Conv,
-    ConvTranspose,
-    Dense,
-    Elementwise,
-    LPPool,
-    Network,
-    Norm,
-    Pool,
-    Unpool,
-)
+from cnnkit.cli.bench import cases
 
 jax: Any = importlib.import_module("jax")
 lax: Any = jax.lax
@@ -32,7 +21,7 @@ def use_threads(n: int) -> None:
     """Nothing: see `race.environment`."""
 
 
-def conv(case: Conv, arrays: Arrays, direction: str) -> Work:
+def conv(case: cases.Conv, arrays: Arrays, direction: str) -> Work:
     axes = len(case.weight) - 2
     pads = [case.padding] * axes if isinstance(case.padding, int) else case.padding
     window = {"window_strides": [case.stride] * axes, "padding": [(pad, pad) for pad in pads]}
@@ -45,7 +34,7 @@ def conv(case: Conv, arrays: Arrays, direction: str) -> Work:
     return _work(layer, arrays, direction, "x", "weight", "bias")
 
 
-def convtranspose(case: ConvTranspose, arrays: Arrays, direction: str) -> Work:
+def convtranspose(case: cases.ConvTranspose, arrays: Arrays, direction: str) -> Work:
     """A convolution of x with zeros between its numbers, the kernel flipped and its channels exchanged."""
     axes = tuple(range(2, len(case.weight)))
     pads = [(size - 1 - case.padding, size - 1 - case.padding + case.output_padding) for size in case.weight[2:]]
@@ -58,11 +47,11 @@ def convtranspose(case: ConvTranspose, arrays: Arrays, direction: str) -> Work:
     return _work(layer, arrays, direction, "x", "weight", "bias")
 
 
-def dense(case: Dense, arrays: Arrays, direction: str) -> Work:
+def dense(case: cases.Dense, arrays: Arrays, direction: str) -> Work:
     return _work(lambda x, weight, bias: x @ weight.T + bias, arrays, direction, "x", "weight", "bias")
 
 
-def pool(case: Pool, arrays: Arrays, direction: str) -> Work:
+def pool(case: cases.Pool, arrays: Arrays, direction: str) -> Work:
     kernel, stride = ((1, 1, n, n) for n in (case.kernel_size, case.stride))
     pads = ((0, 0), (0, 0), *[(case.padding, case.padding)] * 2)
     if case.kind == "max":
@@ -71,31 +60,31 @@ def pool(case: Pool, arrays: Arrays, direction: str) -> Work:
     return _work(lambda x: lax.reduce_window(x, 0.0, lax.add, kernel, stride, pads) / area, arrays, direction, "x")
 
 
-def adaptivepool(case: AdaptivePool, arrays: Arrays, direction: str) -> None:
+def adaptivepool(case: cases.AdaptivePool, arrays: Arrays, direction: str) -> None:
     """Nothing: it has none."""
 
 
-def lppool(case: LPPool, arrays: Arrays, direction: str) -> None:
+def lppool(case: cases.LPPool, arrays: Arrays, direction: str) -> None:
     """Nothing: not raced."""
 
 
-def unpool(case: Unpool, arrays: Arrays, direction: str) -> None:
+def unpool(case: cases.Unpool, arrays: Arrays, direction: str) -> None:
     """Nothing: not raced."""
 
 
-def elementwise(case: Elementwise, arrays: Arrays, direction: str) -> Work:
+def elementwise(case: cases.Elementwise, arrays: Arrays, direction: str) -> Work:
     nn = jax.nn
     functions = {"relu": nn.relu, "silu": nn.silu, "tanh": jnp.tanh, "softmax": nn.softmax}
     functions["gelu"] = lambda x: nn.gelu(x, approximate=False)
     return _work(functions[case.op], arrays, direction, "x")
 
 
-def norm(case: Norm, arrays: Arrays, direction: str) -> Work | None:
+def norm(case: cases.Norm, arrays: Arrays, direction: str) -> Work | None:
     """Not raced: it has no such function."""
     return None
 
 
-def network(case: Network, arrays: Arrays, direction: str) -> Work | None:
+def network(case: cases.Network, arrays: Arrays, direction: str) -> Work | None:
     """Not raced: it has no layers."""
     return None
 

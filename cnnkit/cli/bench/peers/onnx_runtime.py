@@ -7,19 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cnnkit.cli.bench import networks
-from cnnkit.cli.bench.cases import (
-    AdaptivePool,
-    Conv,
-    ConvTranspose,
-    Dense,
-    Elementwise,
-    LPPool,
-    Network,
-    Norm,
-    Pool,
-    Unpool,
-)
+from cnnkit.cli.bench import cases, networks
 
 ort: Any = importlib.import_module("onnxruntime")
 onnx: Any = importlib.import_module("onnx")
@@ -38,24 +26,24 @@ def use_threads(n: int) -> None:
     _options.add_session_config_entry("session.force_spinning_stop", "1")  # between runs it would slow the others
 
 
-def conv(case: Conv, arrays: Arrays, direction: str) -> Work:
+def conv(case: cases.Conv, arrays: Arrays, direction: str) -> Work:
     axes = len(case.weight) - 2
     pads = [case.padding] * axes if isinstance(case.padding, int) else list(case.padding)
     window: dict[str, Any] = {"strides": [case.stride] * axes, "pads": pads * 2, "dilations": [case.dilation] * axes}
     return _work("Conv", arrays, direction, ("weight", "bias"), group=case.groups, **window)
 
 
-def convtranspose(case: ConvTranspose, arrays: Arrays, direction: str) -> Work:
+def convtranspose(case: cases.ConvTranspose, arrays: Arrays, direction: str) -> Work:
     strides, pads, output_padding = ([number] * (len(case.weight) - 2) for number in case.window)
     window = {"strides": strides, "pads": pads * 2, "output_padding": output_padding}
     return _work("ConvTranspose", arrays, direction, ("weight", "bias"), **window)
 
 
-def dense(case: Dense, arrays: Arrays, direction: str) -> Work:
+def dense(case: cases.Dense, arrays: Arrays, direction: str) -> Work:
     return _work("Gemm", arrays, direction, ("weight", "bias"), transB=1)
 
 
-def pool(case: Pool, arrays: Arrays, direction: str) -> Work:
+def pool(case: cases.Pool, arrays: Arrays, direction: str) -> Work:
     window: dict[str, Any] = {
         "kernel_shape": [case.kernel_size] * 2,
         "strides": [case.stride] * 2,
@@ -66,29 +54,29 @@ def pool(case: Pool, arrays: Arrays, direction: str) -> Work:
     return _work("MaxPool", arrays, direction, **window)
 
 
-def adaptivepool(case: AdaptivePool, arrays: Arrays, direction: str) -> None:
+def adaptivepool(case: cases.AdaptivePool, arrays: Arrays, direction: str) -> None:
     """Nothing: it has none."""
 
 
-def lppool(case: LPPool, arrays: Arrays, direction: str) -> None:
+def lppool(case: cases.LPPool, arrays: Arrays, direction: str) -> None:
     """Nothing: not raced."""
 
 
-def unpool(case: Unpool, arrays: Arrays, direction: str) -> None:
+def unpool(case: cases.Unpool, arrays: Arrays, direction: str) -> None:
     """Nothing: not raced."""
 
 
-def elementwise(case: Elementwise, arrays: Arrays, direction: str) -> Work:
+def elementwise(case: cases.Elementwise, arrays: Arrays, direction: str) -> Work:
     node = {"relu": "Relu", "softmax": "Softmax", "tanh": "Tanh"}.get(case.op)
     return _work(node, arrays, direction) if node else None
 
 
-def norm(case: Norm, arrays: Arrays, direction: str) -> Work:
+def norm(case: cases.Norm, arrays: Arrays, direction: str) -> Work:
     """Not raced: it is for inference, where this is part of the layer before."""
     return None
 
 
-def network(case: Network, arrays: Arrays, direction: str) -> Work:
+def network(case: cases.Network, arrays: Arrays, direction: str) -> Work:
     if direction == "backward":
         return None
     graph = _Graph()

@@ -6,19 +6,7 @@ from typing import Any
 import numpy as np
 
 import cnnkit
-from cnnkit.cli.bench import networks
-from cnnkit.cli.bench.cases import (
-    AdaptivePool,
-    Conv,
-    ConvTranspose,
-    Dense,
-    Elementwise,
-    LPPool,
-    Network,
-    Norm,
-    Pool,
-    Unpool,
-)
+from cnnkit.cli.bench import cases, networks
 
 NAME = "cnnkit"
 Arrays = dict[str, np.ndarray]
@@ -29,7 +17,7 @@ def use_threads(n: int) -> None:
     cnnkit.set_num_threads(n)
 
 
-def conv(case: Conv | ConvTranspose, arrays: Arrays, direction: str) -> Work:
+def conv(case: cases.Conv | cases.ConvTranspose, arrays: Arrays, direction: str) -> Work:
     x, weight, bias = arrays["x"], arrays["weight"], arrays["bias"]
     forward, backward = getattr(cnnkit, case.op), getattr(cnnkit, f"{case.op}_backward")
     if direction == "forward":
@@ -40,14 +28,14 @@ def conv(case: Conv | ConvTranspose, arrays: Arrays, direction: str) -> Work:
 convtranspose = conv
 
 
-def dense(case: Dense, arrays: Arrays, direction: str) -> Work:
+def dense(case: cases.Dense, arrays: Arrays, direction: str) -> Work:
     x, weight, bias = arrays["x"], arrays["weight"], arrays["bias"]
     if direction == "forward":
         return lambda: (cnnkit.dense(x, weight, bias),)
     return lambda: tuple(cnnkit.dense_backward(arrays["grad"], x, weight))
 
 
-def pool(case: Pool, arrays: Arrays, direction: str) -> Work:
+def pool(case: cases.Pool, arrays: Arrays, direction: str) -> Work:
     x = arrays["x"]
     forward, backward = getattr(cnnkit, case.op), getattr(cnnkit, f"{case.op}_backward")
     if direction == "forward":
@@ -58,7 +46,7 @@ def pool(case: Pool, arrays: Arrays, direction: str) -> Work:
     return lambda: (backward(arrays["grad"], indices, x.shape),)
 
 
-def adaptivepool(case: AdaptivePool, arrays: Arrays, direction: str) -> Work:
+def adaptivepool(case: cases.AdaptivePool, arrays: Arrays, direction: str) -> Work:
     x, size = arrays["x"], case.output_size
     forward, backward = getattr(cnnkit, case.op), getattr(cnnkit, f"{case.op}_backward")
     if direction == "forward":
@@ -69,21 +57,21 @@ def adaptivepool(case: AdaptivePool, arrays: Arrays, direction: str) -> Work:
     return lambda: (backward(arrays["grad"], indices, x.shape),)
 
 
-def lppool(case: LPPool, arrays: Arrays, direction: str) -> Work:
+def lppool(case: cases.LPPool, arrays: Arrays, direction: str) -> Work:
     x = arrays["x"]
     if direction == "forward":
         return lambda: (cnnkit.lp_pool2d(x, *case.window),)
     return lambda: (cnnkit.lp_pool2d_backward(arrays["grad"], x, *case.window),)
 
 
-def unpool(case: Unpool, arrays: Arrays, direction: str) -> Work:
+def unpool(case: cases.Unpool, arrays: Arrays, direction: str) -> Work:
     x, indices = arrays["x"], arrays["indices"]
     if direction == "forward":
         return lambda: (cnnkit.max_unpool2d(x, indices, case.kernel_size),)
     return lambda: (cnnkit.max_unpool2d_backward(arrays["grad"], indices),)
 
 
-def elementwise(case: Elementwise, arrays: Arrays, direction: str) -> Work:
+def elementwise(case: cases.Elementwise, arrays: Arrays, direction: str) -> Work:
     x = arrays["x"]
     parameters = (-1,) if case.op == "softmax" else ()
     if direction == "forward":
@@ -91,7 +79,7 @@ def elementwise(case: Elementwise, arrays: Arrays, direction: str) -> Work:
     return lambda: (getattr(cnnkit, f"{case.op}_backward")(arrays["grad"], x, *parameters),)
 
 
-def norm(case: Norm, arrays: Arrays, direction: str) -> Work:
+def norm(case: cases.Norm, arrays: Arrays, direction: str) -> Work:
     x, gamma, beta = arrays["x"], arrays["gamma"], arrays["beta"]
     forward, backward = getattr(cnnkit, case.op), getattr(cnnkit, f"{case.op}_backward")
     if case.op == "batch_norm":
@@ -104,7 +92,7 @@ def norm(case: Norm, arrays: Arrays, direction: str) -> Work:
     return lambda: tuple(backward(arrays["grad"], x, over, gamma))
 
 
-def network(case: Network, arrays: Arrays, direction: str) -> Work:
+def network(case: cases.Network, arrays: Arrays, direction: str) -> Work:
     model, x = getattr(networks, case.op)(cnnkit.nn), arrays["x"]
     for name, array in model.state_dict().items():
         array[...] = networks.numbers(name, array.shape)

@@ -7,19 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cnnkit.cli.bench import networks
-from cnnkit.cli.bench.cases import (
-    AdaptivePool,
-    Conv,
-    ConvTranspose,
-    Dense,
-    Elementwise,
-    LPPool,
-    Network,
-    Norm,
-    Pool,
-    Unpool,
-)
+from cnnkit.cli.bench import cases, networks
 
 torch: Any = importlib.import_module("torch")
 F: Any = torch.nn.functional
@@ -35,7 +23,7 @@ def use_threads(n: int) -> None:
     torch.set_grad_enabled(False)
 
 
-def conv(case: Conv, arrays: Arrays, direction: str) -> Work:
+def conv(case: cases.Conv, arrays: Arrays, direction: str) -> Work:
     x, weight, bias, grad = _tensors(arrays, "x", "weight", "bias", "grad")
     if direction == "forward":
         forward = getattr(F, case.op)
@@ -46,7 +34,7 @@ def conv(case: Conv, arrays: Arrays, direction: str) -> Work:
     return lambda: aten.convolution_backward(grad, x, weight, *window)
 
 
-def convtranspose(case: ConvTranspose, arrays: Arrays, direction: str) -> Work:
+def convtranspose(case: cases.ConvTranspose, arrays: Arrays, direction: str) -> Work:
     x, weight, bias, grad = _tensors(arrays, "x", "weight", "bias", "grad")
     if direction == "forward":
         forward = getattr(F, case.op)
@@ -56,14 +44,14 @@ def convtranspose(case: ConvTranspose, arrays: Arrays, direction: str) -> Work:
     return lambda: aten.convolution_backward(grad, x, weight, *window)
 
 
-def dense(case: Dense, arrays: Arrays, direction: str) -> Work:
+def dense(case: cases.Dense, arrays: Arrays, direction: str) -> Work:
     x, weight, bias, grad = _tensors(arrays, "x", "weight", "bias", "grad")
     if direction == "forward":
         return lambda: (F.linear(x, weight, bias),)
     return lambda: (grad @ weight, grad.T @ x, grad.sum(0))
 
 
-def pool(case: Pool, arrays: Arrays, direction: str) -> Work:
+def pool(case: cases.Pool, arrays: Arrays, direction: str) -> Work:
     x, grad = _tensors(arrays, "x", "grad")
     if direction == "forward":
         forward = getattr(F, case.op)
@@ -75,7 +63,7 @@ def pool(case: Pool, arrays: Arrays, direction: str) -> Work:
     return lambda: (aten.max_pool2d_with_indices_backward(grad, x, *window, [1, 1], False, indices),)
 
 
-def adaptivepool(case: AdaptivePool, arrays: Arrays, direction: str) -> Work:
+def adaptivepool(case: cases.AdaptivePool, arrays: Arrays, direction: str) -> Work:
     x, grad = _tensors(arrays, "x", "grad")
     if direction == "forward":
         forward = getattr(F, case.op)
@@ -88,14 +76,14 @@ def adaptivepool(case: AdaptivePool, arrays: Arrays, direction: str) -> Work:
     return lambda: (aten.adaptive_max_pool2d_backward(grad, x, indices),)
 
 
-def lppool(case: LPPool, arrays: Arrays, direction: str) -> Work:
+def lppool(case: cases.LPPool, arrays: Arrays, direction: str) -> Work:
     x, grad = _tensors(arrays, "x", "grad")
     if direction == "forward":
         return lambda: (F.lp_pool2d(x, *case.window),)
     return _recorded(lambda x: F.lp_pool2d(x, *case.window), x, grad)
 
 
-def unpool(case: Unpool, arrays: Arrays, direction: str) -> Work:
+def unpool(case: cases.Unpool, arrays: Arrays, direction: str) -> Work:
     x, indices, grad = _tensors(arrays, "x", "indices", "grad")
     if direction == "forward":
         return lambda: (F.max_unpool2d(x, indices, case.kernel_size),)
@@ -110,7 +98,7 @@ def _recorded(layer: Callable[..., Any], x: Any, grad: Any) -> Work:
     return lambda: torch.autograd.grad(y, x, grad, retain_graph=True)
 
 
-def elementwise(case: Elementwise, arrays: Arrays, direction: str) -> Work:
+def elementwise(case: cases.Elementwise, arrays: Arrays, direction: str) -> Work:
     x, grad = _tensors(arrays, "x", "grad")
     if case.op == "softmax":
         if direction == "forward":
@@ -127,7 +115,7 @@ def elementwise(case: Elementwise, arrays: Arrays, direction: str) -> Work:
     return lambda: (backward(grad, x),)
 
 
-def norm(case: Norm, arrays: Arrays, direction: str) -> Work:
+def norm(case: cases.Norm, arrays: Arrays, direction: str) -> Work:
     """Of the way back, the statistics are those of the forward, which ours measures again."""
     x, gamma, beta, grad = _tensors(arrays, "x", "gamma", "beta", "grad")
     every = [True] * 3
@@ -149,7 +137,7 @@ def norm(case: Norm, arrays: Arrays, direction: str) -> Work:
     return lambda: aten.native_group_norm_backward(grad, x, *kept, gamma, *sizes, every)
 
 
-def network(case: Network, arrays: Arrays, direction: str) -> Work:
+def network(case: cases.Network, arrays: Arrays, direction: str) -> Work:
     model, (x, grad) = getattr(networks, case.op)(parts()), _tensors(arrays, "x", "grad")
     for name, tensor in model.state_dict().items():
         if tensor.ndim:  # not the count of batches
