@@ -121,6 +121,11 @@ def common(dtype: Any) -> dict[str, Callable[[], None]]:
         "depthwise": lambda: _layer(_depthwise(kind), (2, 16, 12, 12)),
         "depthwise, few windows": lambda: _layer(_depthwise(kind, 2), (2, 16, 12, 12)),
         "depthwise, channels last": lambda: _layer(_depthwise(kind), (2, 16, 12, 12), channels_last=True),
+        "depthwise 5x5, channels last": lambda: _layer(_depthwise(kind, kernel=5), (2, 16, 16, 16), channels_last=True),
+        "depthwise 7x7, channels last": lambda: _layer(_depthwise(kind, kernel=7), (2, 16, 16, 16), channels_last=True),
+        "groups of 2, channels last": lambda: _layer(
+            Conv2d(32, 32, 3, groups=16, dtype=kind), (2, 32, 24, 24), channels_last=True
+        ),
         "dense": lambda: _layer(Dense(32, 10, dtype=kind), (8, 32)),
         "dense, many examples": lambda: _layer(Dense(64, 64, dtype=kind), (256, 64)),
         "max pooling": lambda: _layer(MaxPool2d(2), (2, 4, 12, 12), dtype=kind),
@@ -145,8 +150,8 @@ def _winograd(dtype: str) -> None:
         _layer(Conv2d(64, 64, kernel, dtype=dtype), (2, 64, 20, 20), "winograd")
 
 
-def _depthwise(dtype: str, stride: int = 1) -> Conv2d:
-    return Conv2d(16, 16, 3, stride, padding=1, groups=16, dtype=dtype)
+def _depthwise(dtype: str, stride: int = 1, kernel: int = 3) -> Conv2d:
+    return Conv2d(16, 16, kernel, stride, padding=kernel // 2, groups=16, dtype=dtype)
 
 
 def _tiles(dtype: str) -> None:
