@@ -8,6 +8,7 @@ from cnnkit.rooms.numba.dropout import dropout
 from cnnkit.rooms.numba.halves import narrow, widen
 from cnnkit.rooms.numba.loss import cross_entropy, cross_entropy_backward, mse_loss, mse_loss_backward
 from cnnkit.rooms.numba.lp_pool import lp_pool, lp_pool_backward
+from cnnkit.rooms.numba.machine import keep_freed_memory
 from cnnkit.rooms.numba.norm import norm, norm_backward
 from cnnkit.rooms.numba.pool import avg_pool, avg_pool_backward, max_pool
 from cnnkit.rooms.numba.softmax import log_softmax, log_softmax_backward, softmax, softmax_backward
@@ -44,3 +45,5 @@ __all__ = [
     "sum_channels",
     "widen",
 ]
+
+keep_freed_memory()

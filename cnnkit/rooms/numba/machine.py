@@ -19,6 +19,7 @@ from cnnkit import settings
 
 MULTIPLY_ADDS = 64  # a nanosecond and core, about
 L2 = 512 << 10  # bytes that a thread can hope to keep near; half of what current cores have
+MOST_KEPT = (32 << 20) - (64 << 10)  # bytes: 32 MiB with what the C library adds
 
 
 class _Cache(FunctionCache):
@@ -80,6 +81,16 @@ _HEAD = object.__basicsize__  # bytes of every Python object; of an array, the a
 def address_of(array: np.ndarray | None) -> int:
     """``array.ctypes.data``, in a tenth of the microsecond that NumPy takes; 0 if there is no array."""
     return 0 if array is None else c_ssize_t.from_address(id(array) + _HEAD).value
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep up to 64 MiB of what is freed, so that the next result is not new pages of memory.
+
+    glibc begins with giving back all that exceeds 128 KiB, and making new pages takes longer than many a layer. It
+    keeps twice the largest that was freed, up to 32 MiB (mallopt(3), M_MMAP_THRESHOLD): so we free that much. As
+    nothing is written there, it takes no memory and a few microseconds.
+    """
+    np.empty(MOST_KEPT, np.uint8)
 
 
 def _vector_unit() -> tuple[int, int]:
