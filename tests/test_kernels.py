@@ -206,17 +206,21 @@ def test_transpose_turns_a_matrix(one):
         assert (to[columns] == 0).all()
 
 
-@pytest.mark.parametrize("one", every("outer"))
+@pytest.mark.parametrize("one", UNITS)
 def test_pack_brings_rows_together(one):
     dtype = one_dtype(one)
-    source, many = np.arange(1, 1000).astype(dtype), np.random.default_rng(5).integers(0, 400, 2 * moves.FEW + 3)
-    for here, offsets in product(range(1, one.rows + 1), (many, many[: moves.FEW], many[:1])):
-        to = np.full(len(offsets) * one.rows + 1, np.nan, dtype)
-        run_pack(one.unit, to, one.rows, source, 40, here, offsets)
-        expected = np.zeros((len(offsets), one.rows))
-        expected[:, :here] = source[offsets[:, None] + 40 * np.arange(here)]
-        assert (to[:-1] == expected.ravel()).all()
-        assert np.isnan(to[-1])
+    source, many = np.arange(1, 4000).astype(dtype), np.random.default_rng(5).integers(0, 400, 2 * moves.FEW + 3)
+    beside = np.arange(7, 10 + 3 * one.lanes)
+    parted = np.where(np.arange(len(beside)) < one.lanes, beside, beside[::-1])
+    tile_rows = {a_tile.rows for a_tile in tile.tiles("outer", dtype)}
+    for rows, offsets in product(tile_rows | {one.lanes, 3 * one.lanes}, (many, many[:1], beside, parted)):
+        for here in {1, rows - 1, rows} - {0}:
+            to = np.full(len(offsets) * rows + 1, np.nan, dtype)
+            run_pack(one, to, rows, source, 40, here, offsets)
+            expected = np.zeros((len(offsets), rows))
+            expected[:, :here] = source[offsets[:, None] + 40 * np.arange(here)]
+            assert (to[:-1] == expected.ravel()).all()
+            assert np.isnan(to[-1])
 
 
 def test_a_nan_passes_the_relu():

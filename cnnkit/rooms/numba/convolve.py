@@ -105,7 +105,7 @@ def convolve(
     weights = weight_numbers(weight, plan.groups, swapped)
     bias_address = address_of(bias)
     packed, there = None, 0
-    if threads.many(work):
+    if threads.many(work) and sizes.lines * sizes.bands > 1:
         packed = np.empty((sizes.groups, sizes.blocks, 1 + sizes.terms, sizes.rows), x.dtype)
         there = address_of(packed)
         threads.run(
@@ -248,10 +248,20 @@ def _pack(start, stop, unit, plan, weights, bias, packed):
 
     Each block begins with its biases; behind them come the terms (channel, tap) of each residue, in that order.
     """
-    sizes, table, bytes_ = Sizes(*plan[:COUNTS]), plan + 8 * TABLE, itemsize(unit)
-    address, group_step, out_step, channel_step, d_step, h_step, w_step = weights
+    sizes = Sizes(*plan[:COUNTS])
     offsets = np.empty(1 + sizes.terms, np.int64)
-    offsets[0] = 0  # of a bias
+    _weight_offsets(unit, sizes, plan + 8 * TABLE, weights, offsets)
+    pack_blocks(
+        start, stop, unit, sizes.blocks, sizes.rows, sizes.per_group, offsets.ctypes.data, sizes.terms, weights, bias,
+        packed,
+    )  # fmt: skip
+
+
+def _weight_offsets(unit, sizes, table, weights, offsets):
+    """Where each term's weight is from its output channel's first; before them, that of a bias."""
+    channel_step, d_step, h_step, w_step = weights[3:]
+    bytes_ = itemsize(unit)
+    offsets[0] = 0
     t, first_tap = 1, sizes.phases + sizes.residues
     for residue in range(sizes.residues):
         taps = table[COLUMNS * (sizes.phases + residue)]
@@ -261,19 +271,14 @@ def _pack(start, stop, unit, plan, weights, bias, packed):
                 offsets[t] = (c * channel_step + place[2] * d_step + place[3] * h_step + place[4] * w_step) // bytes_
                 t += 1
         first_tap += taps
-    pack_blocks(
-        start, stop, unit, sizes.blocks, sizes.rows, sizes.per_group, offsets.ctypes.data, sizes.terms, address,
-        group_step, out_step, bias, packed,
-    )  # fmt: skip
 
 
-def pack_blocks(
-    start, stop, unit, blocks, rows, per_group, offsets, terms, address, group_step, out_step, bias, packed
-):  # fmt: skip
+def pack_blocks(start, stop, unit, blocks, rows, per_group, offsets, terms, weights, bias, packed):
     """Bring blocks of `rows` of the `per_group` output channels of a group together: biases, then each term's weights.
 
     `offsets` are of the bias (0) and of all terms.
     """
+    address, group_step, out_step = weights[:3]
     bytes_ = itemsize(unit)
     for item in range(start, stop):
         g, block = divmod(item, blocks)
@@ -297,7 +302,7 @@ def _convolve(
     Blocks vary fastest: the lines of a band are laid out once (x is read once for each band and phase, mostly from the
     cache), and stay in the cache while all blocks read them. A tile whose windows lie together in `out` goes straight
     there; others go by way of `sums`. What comes `then` is done to a tile's results while they are in the L1 cache.
-    Weights that were not `packed` before (0) are packed here.
+    Weights that were not `packed` before (0) are packed here, each block when it is needed if there is one band only.
     """
     sizes, table = Sizes(*plan[:COUNTS]), plan + 8 * TABLE
     size, stride = plan[COUNTS : COUNTS + 3], plan[COUNTS + 3 : COUNTS + 6]
@@ -307,10 +312,17 @@ def _convolve(
         out = _rows_joined(out)
         grid = Grid(out.depth, out.height, out.width)
     bytes_, rows, columns = itemsize(unit), sizes.rows, sizes.columns
+    a_block, once = (1 + sizes.terms) * rows * bytes_, not packed and sizes.lines * sizes.bands == 1
+    own = np.empty(0 if packed else (1 if once else sizes.groups * sizes.blocks) * a_block, np.uint8)
+    weight_offsets = np.empty(0 if packed else 1 + sizes.terms, np.int64)
     if not packed:
-        own = np.empty(sizes.groups * sizes.blocks * (1 + sizes.terms) * rows * bytes_, np.uint8)
         packed = own.ctypes.data
-        _pack(0, sizes.groups * sizes.blocks, unit, plan, weights, bias, packed)
+        _weight_offsets(unit, sizes, table, weights, weight_offsets)
+        if not once:
+            pack_blocks(
+                0, sizes.groups * sizes.blocks, unit, sizes.blocks, rows, sizes.per_group, weight_offsets.ctypes.data,
+                sizes.terms, weights, bias, packed,
+            )  # fmt: skip
     step = x.c if sizes.in_place else sizes.phases * sizes.pitch
     residues = table + 8 * COLUMNS * sizes.phases
     offsets = np.empty(sizes.terms, np.int64)
@@ -341,7 +353,13 @@ def _convolve(
             lay_out(
                 unit, near, sizes.pitch, length, x, first, sizes.channels, line, p, size, stride, table, sizes.phases
             )
-        biases = packed + (g * sizes.blocks + block) * (1 + sizes.terms) * rows * bytes_
+        item = g * sizes.blocks + block
+        biases = packed + (0 if once else item * a_block)
+        if once:
+            pack_blocks(
+                item, item + 1, unit, sizes.blocks, rows, sizes.per_group, weight_offsets.ctypes.data, sizes.terms,
+                weights, bias, packed - item * a_block,
+            )  # fmt: skip
         o = g * sizes.per_group + block * rows
         filled = min(rows, (g + 1) * sizes.per_group - o)
         while p < end:

@@ -27,6 +27,7 @@ MANY_TERMS = 2048  # of some examples, which stay in the L2 cache
 END = 120  # cycles to add up the lanes of a tile's sums
 PACK = 2  # cycles to bring a weight together
 CALL = 10_000  # cycles that it takes beside
+BY_FILTERS = 50_000  # the same, of examples as filters: a plan, and two arrays more
 
 
 def dense(x: Array, weight: Array, bias: Array | None, activation: tuple[str, float] | None, out: Array) -> None:
@@ -65,7 +66,7 @@ def _best_way(outputs: int, features: int, examples: int, dtype: np.dtype, works
     ways = {
         _add_products: products_cycles(outputs, features, examples, dtype),
         None: as_pixels + PACK * outputs * features + CALL,
-        _add_by_filters: sum(as_filters) + PACK * examples * (features + outputs),
+        _add_by_filters: BY_FILTERS + sum(as_filters) + PACK * examples * (features + outputs),
     }
     return min(ways, key=lambda way: ways[way])
 

@@ -281,6 +281,7 @@ def _emit_transpose(
 
 
 FEW = 8  # terms that `pack` takes at a time: the ways of an L1 cache, for they can lie a large power of two apart
+WOVEN = (4, 5, 6, 8)  # rows of the usual tiles, which `pack` weaves into each other in registers
 
 
 @intrinsic
@@ -292,9 +293,77 @@ def pack(
 
 
 def _emit_pack(emit: Emitter, to: Any, rows: Any, source: Any, step: Any, here: Any, offsets: Any, terms: Any) -> None:
+    """A vector of terms at a time: if they lie side by side, its rows are turned in registers."""
+    builder, lanes = emit.builder, emit.lanes
+    to, source, offsets = emit.pointer(to), emit.pointer(source), emit.pointer(offsets, emit.index)
+
+    def numbers(first: Any, count: Any) -> None:
+        _pack_numbers(
+            emit, emit.at(to, builder.mul(first, rows)), rows, source, step, here, emit.at(offsets, first), count
+        )
+
+    def some(block: Any) -> None:
+        first = builder.mul(block, emit.number(lanes))
+        place, target = emit.at(offsets, first), emit.at(to, builder.mul(first, rows))
+        lines = emit.at(source, builder.load(place))
+        done, apart, blocks = (builder.append_basic_block(name) for name in ("done", "apart", "squares"))
+
+        def row(i: Any) -> Any:
+            there = builder.icmp_signed("<", i, here)
+            mask = builder.select(there, *(ir.Constant(emit.bits, [bit] * lanes) for bit in (1, 0)))
+            return emit.load_masked(emit.at(lines, builder.select(there, builder.mul(step, i), emit.number(0))), mask)
+
+        def square(k: Any) -> None:
+            corner = builder.mul(k, emit.number(lanes))
+            turned = emit.transposed([row(builder.add(corner, emit.number(i))) for i in range(lanes)])
+            for t, vector in enumerate(turned):
+                at = builder.add(corner, builder.mul(rows, emit.number(t)))
+                emit.store_vector(vector, emit.at(target, at))
+
+        together = builder.append_basic_block("together")
+        builder.cbranch(_consecutive(emit, place), together, apart)
+        builder.position_at_end(together)
+        whole = builder.icmp_signed("==", builder.urem(rows, emit.number(lanes)), emit.number(0))
+        choice = builder.switch(builder.select(whole, emit.number(0), rows), apart)
+        choice.add_case(emit.number(0), blocks)
+        for number in WOVEN:
+            if number % lanes:
+                block = builder.append_basic_block(f"rows_{number}")
+                choice.add_case(emit.number(number), block)
+                builder.position_at_end(block)
+                for n, vector in enumerate(emit.woven([row(emit.number(i)) for i in range(number)])):
+                    emit.store_vector(vector, emit.at(target, n * lanes))
+                builder.branch(done)
+        builder.position_at_end(blocks)
+        emit.loop(builder.udiv(rows, emit.number(lanes)), square)
+        builder.branch(done)
+        builder.position_at_end(apart)
+        numbers(first, emit.number(lanes))
+        builder.branch(done)
+        builder.position_at_end(done)
+
+    vectors = builder.udiv(terms, emit.number(lanes))
+    emit.loop(vectors, some)
+    first = builder.mul(vectors, emit.number(lanes))
+    numbers(first, builder.sub(terms, first))
+
+
+def _consecutive(emit: Emitter, places: Any) -> Any:
+    """Whether a vector's lanes of places count on from the first."""
+    builder = emit.builder
+    kind = ir.VectorType(emit.index, emit.lanes)
+    there = builder.load(builder.bitcast(places, kind.as_pointer()))
+    there.align = 8
+    counted = builder.add(emit.spread(builder.load(places), kind), ir.Constant(kind, list(range(emit.lanes))))
+    same = builder.bitcast(builder.icmp_signed("==", there, counted), ir.IntType(emit.lanes))
+    return builder.icmp_signed("==", same, ir.Constant(ir.IntType(emit.lanes), -1))
+
+
+def _pack_numbers(
+    emit: Emitter, to: Any, rows: Any, source: Any, step: Any, here: Any, offsets: Any, terms: Any
+) -> None:
     """A few terms at a time, row by row: whether rows or terms lie together, what is near is used up while it is."""
     builder = emit.builder
-    to, source, offsets = emit.pointer(to), emit.pointer(source), emit.pointer(offsets, emit.index)
     zero, few = ir.Constant(emit.scalar, 0.0), emit.number(FEW)
 
     def some(block: Any) -> None:

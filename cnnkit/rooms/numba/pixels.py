@@ -320,7 +320,7 @@ def copy_band(unit, sizes, where, kernel, stride, dilation, before, x, depth, ch
 def pack_terms(start, stop, unit, counts, kernel, weights, bias, packed):
     """Bring weights into blocks of `columns` output channels: the biases, then terms by tap and input channel."""
     sizes = Sizes(*counts)
-    address, group_step, out_step, channel_step, d_step, h_step, w_step = weights
+    channel_step, d_step, h_step, w_step = weights[3:]
     offsets = np.empty(1 + sizes.channels * sizes.taps, np.int64)
     offsets[0], t = 0, 1
     for d in range(kernel[0]):
@@ -330,8 +330,8 @@ def pack_terms(start, stop, unit, counts, kernel, weights, bias, packed):
                     offsets[t] = (d * d_step + h * h_step + w * w_step + c * channel_step) // itemsize(unit)
                     t += 1
     pack_blocks(
-        start, stop, unit, sizes.blocks, sizes.columns, sizes.per_group, offsets.ctypes.data, t - 1, address,
-        group_step, out_step, bias, packed,
+        start, stop, unit, sizes.blocks, sizes.columns, sizes.per_group, offsets.ctypes.data, t - 1, weights, bias,
+        packed,
     )  # fmt: skip
 
 
