@@ -325,3 +325,20 @@ def test_pytorch_agrees_on_real_layers(case, dtype, backend):
     terms = [case.terms + 1, case.gradient_terms, outputs, outputs]
     for got, want, magnitude, count in zip([y, *grads], expected, magnitudes, terms, strict=True):
         assert_close(got, want, magnitude, count, dtype)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_weights_gradient_of_many_small_images_and_many_channels(backend, groups):
+    """Several bands of windows, and more gradients than are near at a time."""
+    x, grads = normal((20, 4, 10, 10), "float32", 1), normal((20, 280, 8, 8), "float32", 2)
+    windows = np.lib.stride_tricks.sliding_window_view(x.astype("float64"), (3, 3), (2, 3))
+    windows = windows.reshape(20, groups, 4 // groups, 8, 8, 3, 3)
+    by_group = grads.astype("float64").reshape(20, groups, 280 // groups, 8, 8)
+    expected, magnitude = (
+        np.einsum("ngohw,ngchwij->gocij", change(by_group), change(windows)).reshape(280, -1, 3, 3)
+        for change in (np.asarray, np.abs)
+    )
+    weight = np.zeros(expected.shape, "float32")
+    with cnnkit.options(algorithm="direct"):
+        found = cnnkit.conv2d_backward(grads, x, weight, groups=groups, needs=("weight",)).weight
+    assert_close(found, expected, magnitude, 20 * 64, "float32")

@@ -23,8 +23,9 @@ from cnnkit.rooms.numba import (
 from cnnkit.rooms.numba.activation import NONE, epilogue
 from cnnkit.rooms.numba.channels import sum_channels
 from cnnkit.rooms.numba.convolve import convolve, of_planes, turning
-from cnnkit.rooms.numba.correlate import LONG, NEAR, TOGETHER, correlate, turning_both
-from cnnkit.rooms.numba.dense import PACK, dense, dense_backward, multiply, products_cycles
+from cnnkit.rooms.numba.correlate import LONG, NEAR, TOGETHER, correlate
+from cnnkit.rooms.numba.correlate import cycles as correlating
+from cnnkit.rooms.numba.dense import PACK, dense, dense_backward, matrix_plan, multiply, products_cycles
 from cnnkit.rooms.numba.machine import MULTIPLY_ADDS
 
 WIDE = 4  # windows along an axis: fewer are not worth leaving out a tap for
@@ -32,7 +33,8 @@ FEW = 100  # windows: a depthwise layer with no more is done with its channels l
 FEW_TERMS = 256  # the same for the gradient of its weights
 CALL = 40_000  # cycles of a call of a kernel
 FEWEST = 128  # windows: with fewer, adding up their sums to the weights' gradient takes as long as they do
-ADDED, TURNED, PACKED = 6, 0.5, 1.2  # cycles: to add up a sum's lanes, to turn a number, to bring one together
+TURNED, PACKED = 0.5, 1.5  # cycles: to turn a number, to bring one together
+MULTIPLYING = 1.3  # times the cycles of a convolution: as many terms as pixels do not stay in the L1 cache
 
 
 def conv(
@@ -193,7 +195,7 @@ def gradient_way(plan: ConvPlan, dtype: np.dtype) -> Callable[..., bool]:
         _by_copies: grouped.cycles(one, dtype),
         _by_groups: depthwise.cycles(one, dtype) * depthwise.GIVEN,
         _along_x: sum(pixels.gradient_cycles(phase, dtype) + CALL for phase in phases),
-        _turned: turning_both(one, dtype),
+        _turned: correlating(one, dtype, False),
     }
     return min(ways, key=lambda way: ways[way])
 
@@ -331,10 +333,18 @@ def _turned(grad_output: Array, x: Array, plan: ConvPlan, total: Array) -> bool:
 
 
 def _better_multiplied(plan: ConvPlan, x: Array) -> bool:
-    """Whether a 1x1 kernel sees so few pixels that turning them costs less than adding up lanes of inner products."""
+    """Whether a 1x1 kernel's gradient is a matrix product better than inner products of lines."""
+    few = _alone(plan) and x.nbytes <= settings.current().max_workspace
+    return few and _multiplying_pays(plan, x.dtype, x.flags.c_contiguous)
+
+
+@lru_cache(1024)
+def _multiplying_pays(plan: ConvPlan, dtype: np.dtype, planes: bool) -> bool:
+    """Planes are turned, and gradients are brought together, which both takes longer the more pixels there are."""
     pixels_, outputs, channels = plan.batch * volume(plan.output_size), plan.out_channels, plan.in_channels
-    cheap = pixels_ * (TURNED * channels + PACKED * outputs) < ADDED * outputs * channels
-    return _alone(plan) and cheap and x.nbytes <= settings.current().max_workspace
+    bringing = pixels_ * (TURNED * channels * planes + PACKED * outputs)
+    multiplying = MULTIPLYING * of_planes(matrix_plan(pixels_, channels, outputs), dtype)
+    return multiplying + bringing < correlating(plan, dtype, planes)
 
 
 def _along_gradients(grad_output: Array, x: Array, plan: ConvPlan, total: Array) -> bool:

@@ -22,11 +22,13 @@ from cnnkit.rooms.numba.tile import Tile, inner, tiles
 NEAR = 4096  # bytes of a line that are summed at a time, so that a tile's lines stay in the L1 cache for the next tile
 TOGETHER = 512  # windows of an image: with fewer, the images of a batch are summed end to end
 LONG = 16384  # the same, where no tile comes that needs the lines again
+KEPT = 8 << 20  # bytes: if the gradients' lines are no more, they are laid out once, for all channels of x
 
 
 class Sums(NamedTuple):
     """What `_correlate` counts by: lines and their windows, a group's channels on either side and its terms, and how
-    many input and output channels are near at a time, their lines a `pitch` apart.
+    many input and output channels are near at a time, their lines a `pitch` apart, those of gradients a `grad_pitch`.
+    Gradients are laid out whole and `once`, or band by band for each of the channels that are near.
 
     It comes to the kernel as a plain tuple of ints, which Numba takes faster.
     """
@@ -40,6 +42,8 @@ class Sums(NamedTuple):
     near: int
     near_grads: int
     pitch: int
+    grad_pitch: int
+    once: int
     reach: int
     phases: int
     x_in_place: int
@@ -80,22 +84,29 @@ def _way(
     pitch = lines.pitch(band + solved.reach, tile.lanes)
     half = L2 // 2 // dtype.itemsize
     near, near_grads = max(1, half // (solved.phases * pitch)), max(1, half // pitch // tile.vectors) * tile.vectors
+    whole, images = lines.pitch(solved.run, tile.lanes), 1 if together else plan.batch
+    once = not grads_in_place and images == 1 and per_group * whole * dtype.itemsize <= KEPT
     sums = Sums(
-        1 if together else plan.batch, solved.run, band, channels, terms, per_group, near, near_grads, pitch,
-        solved.reach, solved.phases, int(contiguous and windows.in_place), int(grads_in_place), tile.rows, tile.vectors,
+        images, solved.run, band, channels, terms, per_group, near, near_grads, pitch, whole if once else pitch,
+        int(once), solved.reach, solved.phases, int(contiguous and windows.in_place), int(grads_in_place),
+        tile.rows, tile.vectors,
     )  # fmt: skip
     return tile, solved, sums, plan.batch * volume(plan.output_size) * plan.out_channels * terms / MULTIPLY_ADDS
 
 
-def turning_both(plan: ConvPlan, dtype: np.dtype) -> float:
-    """About how many cycles it takes where channels lie together, so that all lines are turned."""
-    tile, _, sums, _ = _way(plan, dtype, volume(plan.output_size) < TOGETHER, NEAR, False, False)
+def cycles(plan: ConvPlan, dtype: np.dtype, planes: bool) -> float:
+    """About how many cycles it takes; where channels lie together, instead of planes, all lines are turned."""
+    together = volume(plan.output_size) < TOGETHER
+    tile, _, sums, _ = _way(plan, dtype, together, NEAR, planes, planes and not together)
     vectors = parts(sums.run, sums.band) * parts(sums.band, tile.lanes)
-    a_band = 3 * parts(sums.terms, tile.rows) * parts(sums.per_group, tile.vectors) * tile.rows * tile.vectors
+    a_band = 4 * parts(sums.terms, tile.rows) * parts(sums.per_group, tile.vectors) * tile.rows * tile.vectors
     computing = vectors * _a_vector(tile, sums.terms, sums.per_group) + parts(sums.run, sums.band) * a_band
-    outputs = lines.forward(plan)._replace(stride=lines.ONES)
-    filling = sums.phases * lines.cycles(lines.forward(plan), sums.channels, tile.lanes, plan.in_channels)
-    filling += lines.cycles(outputs, sums.per_group, tile.lanes, plan.out_channels)
+    apart = (0, 0) if planes else (plan.in_channels, plan.out_channels)
+    outputs, filling = lines.forward(plan)._replace(stride=lines.ONES), 0.0
+    if not sums.x_in_place:
+        filling += sums.phases * lines.cycles(lines.forward(plan), sums.channels, tile.lanes, apart[0])
+    if not sums.grads_in_place:
+        filling += lines.cycles(outputs, sums.per_group, tile.lanes, apart[1])
     return plan.groups * sums.lines * (computing + sums.run * filling)
 
 
@@ -127,16 +138,23 @@ def _correlate(
     some = max(1, sums.near * taps // rows)  # items whose channels are near
     most = min(sums.channels, (some * rows - 1) // taps + 2)
     step = x.c if sums.x_in_place else sums.phases * sums.pitch
-    grad_step = grads.c if sums.grads_in_place else sums.pitch
+    grad_step = grads.c if sums.grads_in_place else sums.grad_pitch
     memory = np.empty(0 if sums.x_in_place else (most * step + lanes(unit)) * bytes_, np.uint8)
-    some_grads = 0 if sums.grads_in_place else min(sums.near_grads, sums.per_group) * grad_step + lanes(unit)
+    most_grads = sums.per_group if sums.once else min(sums.near_grads, sums.per_group)
+    some_grads = 0 if sums.grads_in_place else most_grads * grad_step + lanes(unit)
     grad_memory = np.empty(some_grads * bytes_, np.uint8)
     near, grads_near = memory.ctypes.data, grad_memory.ctypes.data
     x_offsets, g_offsets = np.empty(rows, np.int64), np.empty(vectors, np.int64)
     x_, g_ = x_offsets.ctypes.data, g_offsets.ctypes.data
-    item = start
+    item, ready = start, -1  # the group whose gradients are laid out
     while item < stop:
         g, block = divmod(item, blocks)
+        if sums.once and g != ready:
+            lay_out(
+                unit, grads_near, grad_step, sums.run, grads, g * sums.per_group, sums.per_group, 0, 0,
+                grid, ones, grad_table, 1,
+            )  # fmt: skip
+            ready = g
         count = min(some, blocks - block, stop - item)
         begin, end = block * rows, min((block + count) * rows, sums.terms)
         c, c_last = begin // taps, (end - 1) // taps
@@ -157,9 +175,11 @@ def _correlate(
                     channel, grad = g * sums.per_group + o, grads_near
                     if sums.grads_in_place:
                         grad = grads.address + (line * grads.n + channel * grads.c + p) * bytes_
+                    elif sums.once:
+                        grad += (o * grad_step + p) * bytes_
                     else:
                         lay_out(
-                            unit, grads_near, sums.pitch, length, grads, channel, o_end - o, line, p,
+                            unit, grads_near, grad_step, length, grads, channel, o_end - o, line, p,
                             grid, ones, grad_table, 1,
                         )  # fmt: skip
                     for term in range(begin, end, rows):

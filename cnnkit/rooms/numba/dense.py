@@ -43,7 +43,7 @@ def dense(x: Array, weight: Array, bias: Array | None, activation: tuple[str, fl
         bias = None if bias is None else np.ascontiguousarray(bias)
         then, _memory = epilogue(activation, x.dtype)
         x, y = np.ascontiguousarray(x), out if out.flags.c_contiguous else np.empty(out.shape, out.dtype)
-        pixels.forward(x.T[None], weight, bias, _matrix_plan(x.shape[1], len(x), len(weight)), then, y.T[None])
+        pixels.forward(x.T[None], weight, bias, matrix_plan(x.shape[1], len(x), len(weight)), then, y.T[None])
     else:
         x, weight = np.ascontiguousarray(x), np.ascontiguousarray(weight)
         y = out if out.flags.c_contiguous else np.empty(out.shape, out.dtype)
@@ -60,9 +60,9 @@ def _best_way(outputs: int, features: int, examples: int, dtype: np.dtype, works
     """The function that adds up the products; None if examples are pixels."""
     if not features:
         return _add_products
-    as_pixels = pixels.forward_cycles(_matrix_plan(features, examples, outputs), dtype, workspace)
+    as_pixels = pixels.forward_cycles(matrix_plan(features, examples, outputs), dtype, workspace)
     terms = (stop - start for start, stop in _stretches(features))
-    as_filters = (pixels.forward_cycles(_matrix_plan(n, outputs, examples), dtype, workspace) + CALL for n in terms)
+    as_filters = (pixels.forward_cycles(matrix_plan(n, outputs, examples), dtype, workspace) + CALL for n in terms)
     ways = {
         _add_products: products_cycles(outputs, features, examples, dtype),
         None: as_pixels + PACK * outputs * features + CALL,
@@ -80,7 +80,7 @@ def _add_by_filters(weight: Array, x: Array, out: Array) -> None:
     """As `_add_products`, examples being filters that are brought together, and weights read as they stand."""
     sums, products = empty(out[None]), np.empty_like(out)
     for start, stop in _stretches(x.shape[1]):
-        plan = _matrix_plan(stop - start, len(weight), len(x))
+        plan = matrix_plan(stop - start, len(weight), len(x))
         pixels.forward(weight[:, start:stop].T[None], x[:, start:stop], None, plan, NONE, sums)
         turn_back(sums, products[None])
         out += products
@@ -180,11 +180,11 @@ def multiply(a: Array, b: Array, bias: Array | None, then: int, out: Array) -> N
     if not (a.size and b.size):
         out[...] = 0
         return
-    convolve(b[None], a, bias, _matrix_plan(*b.shape, len(a)), then, out[None])
+    convolve(b[None], a, bias, matrix_plan(*b.shape, len(a)), then, out[None])
 
 
 @lru_cache(1024)
-def _matrix_plan(channels: int, pixels: int, out_channels: int) -> ConvPlan:
+def matrix_plan(channels: int, pixels: int, out_channels: int) -> ConvPlan:
     """A 1x1 convolution of a (channels, pixels) matrix."""
     one, zero, size = (1, 1, 1), (0, 0, 0), (1, 1, pixels)
     return ConvPlan(1, channels, out_channels, 1, size, one, one, one, zero, zero, size)
