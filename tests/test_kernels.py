@@ -290,8 +290,13 @@ def test_a_change_in_any_file_of_the_room_makes_kernels_anew(tmp_path, monkeypat
         return again.stats.cache_hits.total()
 
     assert [hits(), hits()] == [0, 1]
+    before = set(tmp_path.rglob("*.nb?"))
     monkeypatch.setattr(machine, "_sources", lambda: "other sources")
+    monkeypatch.setattr(machine._Cache, "tidied", set())
     assert [hits(), hits()] == [0, 1]
+    after = set(tmp_path.rglob("*.nb?"))
+    assert len(before) == len(after) == 2  # what there is, and the code; of the old sources nothing stays
+    assert not before & after
 
 
 def test_processes_may_fill_a_cache_at_once(tmp_path):

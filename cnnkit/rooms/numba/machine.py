@@ -6,7 +6,7 @@ from contextlib import suppress
 from ctypes import c_ssize_t
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import llvmlite.binding as llvm
 import numba
@@ -30,10 +30,11 @@ class _Cache(FunctionCache):
     """
 
     saved = 0  # functions that this process compiled
+    tidied: ClassVar[set[Path]] = set()  # folders from which it removed the kernels of other sources
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(function)
-        self._cache_file = IndexDataCacheFile(self._cache_path, self._impl.filename_base, _sources())
+        self._cache_file = IndexDataCacheFile(self._cache_path, _prefix() + self._impl.filename_base, _sources())
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         try:
@@ -46,7 +47,16 @@ class _Cache(FunctionCache):
     def save_overload(self, sig: Any, data: Any) -> None:
         _Cache.saved += 1
         with suppress(OSError):  # a full disk, a folder that became read-only
+            self._tidy(Path(self._cache_path))
             super().save_overload(sig, data)
+
+    def _tidy(self, folder: Path) -> None:
+        """Remove what was compiled of other sources: in a folder of this room's, nobody will ask for it again."""
+        if folder not in self.tidied:
+            self.tidied.add(folder)
+            for path in folder.glob("*.nb[ic]"):
+                if not path.name.startswith(_prefix()):
+                    path.unlink(missing_ok=True)
 
 
 def kernel(function: Callable[..., Any], fastmath: frozenset[str] = frozenset({"contract"})) -> Callable[..., Any]:
@@ -73,6 +83,11 @@ def _sources() -> str:
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+def _prefix() -> str:
+    """What the names of these sources' kernels begin with."""
+    return f"{_sources()[:8]}."
 
 
 _HEAD = object.__basicsize__  # bytes of every Python object; of an array, the address of its numbers comes next
