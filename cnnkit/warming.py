@@ -119,7 +119,7 @@ def common(dtype: Any) -> dict[str, Callable[[], None]]:
         "Winograd, large images": lambda: _layer(Conv2d(16, 16, 3, dtype=kind), (2, 16, 48, 48), "winograd"),
         "Winograd, other kernels": lambda: _winograd(kind),
         "depthwise": lambda: _layer(_depthwise(kind), (2, 16, 12, 12)),
-        "depthwise, few windows": lambda: _layer(_depthwise(kind, 2), (2, 16, 12, 12)),
+        "depthwise, stride 2": lambda: _layer(_depthwise(kind, 2), (2, 16, 12, 12)),
         "depthwise, channels last": lambda: _layer(_depthwise(kind), (2, 16, 12, 12), channels_last=True),
         "depthwise 5x5, channels last": lambda: _layer(_depthwise(kind, kernel=5), (2, 16, 16, 16), channels_last=True),
         "depthwise 7x7, channels last": lambda: _layer(_depthwise(kind, kernel=7), (2, 16, 16, 16), channels_last=True),

@@ -60,6 +60,7 @@ def taken(monkeypatch):
     for module, name in (
         (depthwise_planes, "forward"),
         (depthwise_planes, "weight_gradient"),
+        (depthwise_planes, "strided_input_gradient"),
         (overlap, "input_gradient"),
     ):
         count(module, name)
@@ -86,7 +87,8 @@ def test_depthwise_planes(taps, dtype, taken):
                 np.testing.assert_array_equal(a, b)
             calls += 1
     assert taken["forward"] >= calls
-    assert calls // 3 < taken["weight_gradient"] < calls  # those without stride
+    assert taken["weight_gradient"] == calls
+    assert taken["strided_input_gradient"] > calls // 5  # with a stride, and one output for each input
 
 
 def test_depthwise_planes_of_volumes_and_views(taken):
@@ -111,29 +113,57 @@ def test_depthwise_planes_leave_their_neighbours_alone(activation, taken):
     assert taken["forward"] == 2
 
 
+def test_a_strided_way_back_leaves_its_neighbours_alone():
+    for size, before in itertools.product([(13, 18), (12, 31), (2, 3), (33, 64)], [(0, 0), (1, 2), (2, 1)]):
+        weight, params = (
+            whole_numbers((9, 1, 3, 3)),
+            {"stride": 2, "padding": tuple((n, 2) for n in before), "groups": 9},
+        )
+        x, around = whole_numbers((2, 9, *size)), np.full((2, 11, size[0] + 4, size[1] + 5), 7, "float32")
+        grad = whole_numbers(cnnkit.conv2d(x, weight, **params).shape)
+        plan = geometry.lift(geometry.conv(2, x.shape, weight.shape, 2, params["padding"], 1, 9))
+        depthwise_planes.strided_input_gradient(grad, weight, None, plan, around[:, 1:-1, 2:-2, 2:-3])
+        with cnnkit.use_backend("numpy"):
+            expected = cnnkit.conv2d_backward(grad, x, weight, **params, needs=("x",)).x
+        np.testing.assert_array_equal(around[:, 1:-1, 2:-2, 2:-3], expected)
+        around[:, 1:-1, 2:-2, 2:-3] = 7
+        assert (around == 7).all()
+
+
+def test_transposed_depthwise_planes_have_a_bias():
+    x, weight, bias = whole_numbers((2, 9, 11, 17)), whole_numbers((9, 1, 5, 5)), whole_numbers((9,))
+    found = []
+    for backend in ("numba", "numpy"):
+        with cnnkit.use_backend(backend):
+            found.append(cnnkit.conv_transpose2d(x, weight, bias, 2, 1, (1, 0), groups=9))
+    np.testing.assert_array_equal(*found)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("taps", [3, 5])
-def test_a_nan_of_a_plane_reaches_what_met_it(taps):
+def test_a_nan_of_a_plane_reaches_what_met_it(taps, stride):
     size = (14, 20)
     x, weight = whole_numbers((1, 8, *size)), 1 + whole_numbers((8, 1, taps, taps)) ** 2
     for pads, place in itertools.product(
         (0, taps // 2, taps - 1), ((0, 0), (0, 19), (13, 0), (13, 19), (6, 16), (7, 15))
     ):
-        ill, params = x.copy(), {"padding": pads, "groups": 8}
+        ill, params = x.copy(), {"padding": pads, "groups": 8, "stride": stride}
         ill[0, 3, *place] = np.nan
         ours, theirs = layers(size, params, ill, weight, None)
         for a, b in zip(ours, theirs, strict=True):
             np.testing.assert_array_equal(np.isnan(a), np.isnan(b))
 
 
-def test_bits_of_depthwise_planes_do_not_depend_on_threads(monkeypatch):
+@pytest.mark.parametrize(("stride", "each"), [(1, 2), (2, 1)])
+def test_bits_of_depthwise_planes_do_not_depend_on_threads(monkeypatch, stride, each):
     monkeypatch.setattr(threads, "GRAIN", 1)
     rng = np.random.default_rng(0)
-    x, weight = (rng.standard_normal(shape).astype("float32") for shape in ((3, 10, 12, 20), (20, 1, 3, 3)))
+    x, weight = (rng.standard_normal(shape).astype("float32") for shape in ((3, 10, 12, 20), (10 * each, 1, 3, 3)))
     before, found = cnnkit.get_num_threads(), []
     for n in (1, 3, 7):
         cnnkit.set_num_threads(n)
-        y = cnnkit.conv2d(x, weight, padding=1, groups=10)
-        found.append((y, *cnnkit.conv2d_backward(y, x, weight, padding=1, groups=10)))
+        y = cnnkit.conv2d(x, weight, None, stride, 1, groups=10)
+        found.append((y, *cnnkit.conv2d_backward(y, x, weight, stride, 1, groups=10)))
     cnnkit.set_num_threads(before)
     for one in found[1:]:
         for a, b in zip(one, found[0], strict=True):

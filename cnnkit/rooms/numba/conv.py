@@ -232,7 +232,7 @@ def _backward_x(grad_output: Array, weight: Array, plan: ConvPlan, grad_x: Array
     if not (grad_output.size and grad_x.size):
         grad_x[...] = nothing
         return
-    if _better_turned(plan, FEW, 1, grad_output, grad_x):
+    if _better_turned(plan, FEW, 2, grad_output, grad_x):
         grad = depthwise.empty(grad_x)
         _backward_x(depthwise.turned(grad_output), weight, plan, grad, bias)
         depthwise.turn_back(grad, grad_x)
@@ -241,6 +241,9 @@ def _backward_x(grad_output: Array, weight: Array, plan: ConvPlan, grad_x: Array
         dense_backward(_rows(grad_output), None, _rows(weight), _rows(grad_x), None, None)
         if bias is not None:
             grad_x += nothing
+        return
+    if depthwise_planes.takes_back(geometry.lift(plan), grad_output, grad_x):
+        depthwise_planes.strided_input_gradient(grad_output, weight, bias, geometry.lift(plan), grad_x)
         return
     phases = geometry.input_gradient(plan)
     if overlap.takes(geometry.lift(plan), weight, grad_x) and not _by_winograd(phases, grad_output, grad_x):
@@ -290,13 +293,13 @@ def _backward_weight(grad_output: Array, x: Array, plan: ConvPlan, grad_weight: 
         dense_backward(_rows(grad_output), _rows(x), None, None, _rows(grad_weight), None)
         return
     one = geometry.lift(plan)
-    if _better_turned(one, FEW_TERMS, 1, grad_output, x):
+    if _better_turned(one, FEW_TERMS, 2, grad_output, x):
         grad_output, x = depthwise.turned(grad_output), depthwise.turned(x)
     if depthwise.takes(one, grad_output, x):
         run = grouped.weight_gradient if _copies_pay(one, x.dtype) else depthwise.weight_gradient
         run(grad_output, x, one, grad_weight)
         return
-    if depthwise_planes.takes(one, 1, grad_output, x):
+    if depthwise_planes.takes(one, 2, grad_output, x):
         sums = np.empty((plan.out_channels, volume(plan.kernel_size)), x.dtype)
         depthwise_planes.weight_gradient(grad_output, x, one, sums)
         grad_weight[...] = sums.reshape(grad_weight.shape)
