@@ -27,10 +27,22 @@ import numpy as np
 from cnnkit.arrays import Array
 from cnnkit.rooms import threads
 from cnnkit.rooms.numba.machine import L2, address_of
-from cnnkit.rooms.numba.straight import straight
-from cnnkit.rooms.numba.vectors import at, lanes, load, load_all, size, splat, store, store_all, sum_lanes
+from cnnkit.rooms.numba.straight import apart, straight
+from cnnkit.rooms.numba.vectors import (
+    lane,
+    lanes,
+    load,
+    load_all,
+    size,
+    splat,
+    store,
+    store_all,
+    sum_lanes,
+    sums_of,
+)
 
 BLOCK = 2048  # numbers that are summed in vectors, in x's dtype, before their sums go to float64
+PLANES = 32  # smaller ones that are added up before
 ROWS = 32  # and rows, where channels lie closest together
 SOME = 4  # rows that the way back measures before it writes: their chains of operations run side by side
 NEAR = 8 << 10  # bytes of neighbouring sets that are gone through together, for memory is fetched in pieces
@@ -221,27 +233,30 @@ def _rows_backward(
 # ---------------------------------------------------------------- sums
 
 
-def _block(x, g, weights, count, pivot, zero):
-    """Of `count` numbers x from an address on: the sums of ``x - pivot``, its square, g and ``g * (x - pivot)``.
-
-    `g` and `weights`, which g is multiplied by, are addresses too, or None.
-    """
-    width, step = lanes(zero), lanes(zero) * size(zero)
-    fours, share = count // (4 * width), 1.0 / count
+def _mean(x, count, zero):
+    """The mean of numbers, near enough: shares are added up, for their sum cannot overflow."""
+    width, step, share = lanes(zero), lanes(zero) * size(zero), 1.0 / count
+    fours = count // (4 * width)
     s0 = s1 = s2 = s3 = splat(zero, zero)
-    for v in range(fours):  # a mean that is near enough: shares are added up, for their sum cannot overflow
+    for v in range(fours):
         p = x + v * 4 * step
-        s0 = s0 + load_all(p, zero) * share
-        s1 = s1 + load_all(p + step, zero) * share
-        s2 = s2 + load_all(p + 2 * step, zero) * share
-        s3 = s3 + load_all(p + 3 * step, zero) * share
+        s0, s1 = s0 + load_all(p, zero) * share, s1 + load_all(p + step, zero) * share
+        s2, s3 = s2 + load_all(p + 2 * step, zero) * share, s3 + load_all(p + 3 * step, zero) * share
     for v in range(fours * 4 * width, count, width):
         s0 = s0 + load(x + v * size(zero), count - v, zero) * share
-    mean = sum_lanes((s0 + s1) + (s2 + s3))
+    return sum_lanes((s0 + s1) + (s2 + s3))
+
+
+def _sums(x, g, weights, count, centre, zero):
+    """Of `count` numbers x from an address on: the sums of ``x - centre``, its square, g and ``g * (x - centre)``, as
+    vectors whose lanes are to be added up. `g` and `weights`, which g is multiplied by, are addresses too, or None.
+    """
+    width, step = lanes(zero), lanes(zero) * size(zero)
+    whole = count - count % (2 * width)
     s0 = s1 = q0 = q1 = t0 = t1 = r0 = r1 = splat(zero, zero)
-    for v in range(2 * fours):
-        p = v * 2 * step
-        d0, d1 = load_all(x + p, zero) - mean, load_all(x + p + step, zero) - mean
+    for v in range(0, whole, 2 * width):
+        p = v * size(zero)
+        d0, d1 = load_all(x + p, zero) - centre, load_all(x + p + step, zero) - centre
         s0, q0 = s0 + d0, q0 + d0 * d0
         s1, q1 = s1 + d1, q1 + d1 * d1
         if g is not None:
@@ -250,38 +265,21 @@ def _block(x, g, weights, count, pivot, zero):
                 g0, g1 = g0 * load_all(weights + p, zero), g1 * load_all(weights + p + step, zero)
             t0, r0 = t0 + g0, r0 + g0 * d0
             t1, r1 = t1 + g1, r1 + g1 * d1
-    for v in range(fours * 4 * width, count, width):
+    for v in range(whole, count, width):
         p, here = v * size(zero), count - v
-        d0 = load(x + p, here, mean) - mean
+        d0 = load(x + p, here, centre) - centre
         s0, q0 = s0 + d0, q0 + d0 * d0
         if g is not None:
             g0 = load(g + p, here, zero)
             if weights is not None:
                 g0 = g0 * load(weights + p, here, zero)
             t0, r0 = t0 + g0, r0 + g0 * d0
-    total, squares, shift = np.float64(sum_lanes(s0 + s1)), np.float64(sum_lanes(q0 + q1)), np.float64(mean) - pivot
-    about = total + count * shift
-    squares = squares + shift * (total + about)
-    if g is None:
-        return about, squares, 0.0, 0.0
-    grads = np.float64(sum_lanes(t0 + t1))
-    return about, squares, grads, np.float64(sum_lanes(r0 + r1)) + shift * grads
+    return s0 + s1, q0 + q1, t0 + t1, r0 + r1
 
 
-def _run(x, g, weights, count, pivot, zero):
-    """As `_block`, of any number of numbers."""
-    s, q, sg, sgx = 0.0, 0.0, 0.0, 0.0
-    for v in range(0, count, BLOCK):
-        p = v * size(zero)
-        here = min(BLOCK, count - v)
-        if g is None:
-            one = _block(x + p, None, None, here, pivot, zero)
-        elif weights is None:
-            one = _block(x + p, g + p, None, here, pivot, zero)
-        else:
-            one = _block(x + p, g + p, weights + p, here, pivot, zero)
-        s, q, sg, sgx = s + one[0], q + one[1], sg + one[2], sgx + one[3]
-    return s, q, sg, sgx
+def _far(centre, mean, variance):
+    """Whether the squares of deviations from a centre add up to far more than those from the mean."""
+    return (mean - centre) * (mean - centre) > 4 * variance
 
 
 def _statistics(pivot, total, squares, count):
@@ -371,30 +369,90 @@ def _plane_sets(
     """A work item is some neighbouring sets of planes, in the order of memory: x (and g) read twice, the second time
     from the cache if they fit, and out written."""
     images, groups, per_group, pixels, together = sizes
-    items = -(-groups // together)
+    items, count, back = -(-groups // together), images * per_group * pixels, g is not None
+    centres, lines = np.empty(together, zero), np.zeros((together * per_group, 4, lanes(zero)), zero)
     for item in range(start, stop):
         n, block = divmod(item, items)
         first, last = block * together, min((block + 1) * together, groups)
-        if summing:
-            for i in range(n, n + images):  # all images if they are one set, for n is 0 then
-                for group in range(first, last):
-                    pivot = np.float64(at(x[0] + n * x[1][0] + group * x[1][1], 0, zero))
-                    for k in range(per_group):
-                        here = x[0] + i * x[1][0] + group * x[1][1] + k * x[1][2]
-                        if g is None:
-                            one = _run(here, None, None, pixels, pivot, zero)
-                        else:
-                            slopes = g[0] + i * g[1][0] + group * g[1][1] + k * g[1][2]
-                            one = _run(here, slopes, None, pixels, pivot, zero)
-                        for j in range(2 if g is None else 4):
-                            sums[n, j, group * per_group + k] += one[j]
         for group in range(first, last):
-            pivot = np.float64(at(x[0] + n * x[1][0] + group * x[1][1], 0, zero))
-            back, count = g is not None, images * per_group * pixels
+            if measure:
+                here = x[0] + n * x[1][0] + group * x[1][1]
+                centres[group - first] = _mean(here, min(pixels, BLOCK), zero)
+            else:
+                centres[group - first] = mean[n, group]
+        if summing:
+            _sum_sets(n, first, last, zero, sizes, x, g, centres, lines, sums)
+        if measure and _moved(n, first, last, per_group, count, centres, sums):
+            _sum_sets(n, first, last, zero, sizes, x, g, centres, lines, sums)
+        for group in range(first, last):
+            pivot = np.float64(centres[group - first])
             _solve(back, eps, measure, pivot, count, n, group, per_group, gamma, beta, mean, variance, sums, numbers)
         if out[0]:
             for i in range(n, n + images):
                 _write_sets(i, n, first, last, zero, measure, per_group, pixels, x, g, out, numbers)
+
+
+@apart
+def _sum_sets(n, first, last, zero, sizes, x, g, centres, lines, sums):
+    """The sums of some sets, about their centres; `lines` has a line of vectors for each channel, of zeros.
+
+    Small planes of several images are added up as vectors first, whose lanes are added up once for `PLANES` of them.
+    """
+    images, _, per_group, pixels, _ = sizes
+    runs, length = per_group, pixels
+    if g is None and x[1][2] == pixels * size(zero):  # a group's planes are one, for sums are of the group
+        runs, length = 1, per_group * pixels
+    step, place, together = lanes(zero) * size(zero), lines.ctypes.data, images > 1 and length <= BLOCK
+    for c in range(first * per_group, last * per_group):
+        sums[n, 0, c] = sums[n, 1, c] = sums[n, 2, c] = sums[n, 3, c] = 0
+    for start in range(n, n + images, PLANES):  # all images if they are one set, for n is 0 then
+        for i in range(start, min(start + PLANES, n + images)):
+            for group in range(first, last):
+                centre = centres[group - first]
+                for k in range(runs):
+                    here, c = x[0] + i * x[1][0] + group * x[1][1] + k * x[1][2], group * per_group + k
+                    slopes = None if g is None else g[0] + i * g[1][0] + group * g[1][1] + k * g[1][2]
+                    for v in range(0, length, BLOCK):
+                        p = v * size(zero)
+                        there, some = None if g is None else slopes + p, min(BLOCK, length - v)
+                        one = _sums(here + p, there, None, some, centre, zero)
+                        if together:
+                            line = place + (c - first * per_group) * 4 * step
+                            _add_to(line, one[0], zero)
+                            _add_to(line + step, one[1], zero)
+                            _add_to(line + 2 * step, one[2], zero)
+                            _add_to(line + 3 * step, one[3], zero)
+                        else:
+                            _add_sums(n, c, one, sums)
+        if together:
+            for c in range(first * per_group, last * per_group):
+                line = place + (c - first * per_group) * 4 * step
+                halves = load_all(line, zero), load_all(line + step, zero)
+                _add_sums(n, c, (*halves, load_all(line + 2 * step, zero), load_all(line + 3 * step, zero)), sums)
+                for j in range(4):
+                    store_all(line + j * step, splat(zero, zero))
+
+
+def _add_sums(n, c, vectors, sums):
+    four = sums_of(*vectors)
+    sums[n, 0, c] += lane(four, 0)
+    sums[n, 1, c] += lane(four, 1)
+    sums[n, 2, c] += lane(four, 2)
+    sums[n, 3, c] += lane(four, 3)
+
+
+def _moved(n, first, last, per_group, count, centres, sums):
+    """Whether a set's centre was far from its mean; it is the mean then."""
+    moved = False
+    for group in range(first, last):
+        total = squares = 0.0
+        for c in range(group * per_group, (group + 1) * per_group):
+            total, squares = total + sums[n, 0, c], squares + sums[n, 1, c]
+        centre = np.float64(centres[group - first])
+        middle, spread = _statistics(centre, total, squares, count)
+        if _far(centre, middle, spread):
+            centres[group - first], moved = middle, True
+    return moved
 
 
 @straight
@@ -575,6 +633,25 @@ def _standard(mean, variance, eps, numbers):
     return r
 
 
+def _measured(x, g, weights, count, centre, zero, spare):
+    """Mean and variance of a row, and the sums over it of h and ``h * (x - mean)``; `centre` is about its mean."""
+    grads = products = mean = variance = 0.0
+    for _ in range(2):
+        four = sums_of(*_sums(x, g, weights, min(BLOCK, count), centre, zero))
+        for v in range(BLOCK, count, BLOCK):
+            p = v * size(zero)
+            slopes, factors = (None, None) if g is None else (g + p, weights + p)
+            four = four + sums_of(*_sums(x + p, slopes, factors, min(BLOCK, count - v), centre, zero))
+        pivot = np.float64(centre)
+        mean, variance = _statistics(pivot, lane(four, 0), lane(four, 1), count)
+        grads, products = lane(four, 2), lane(four, 3) - (mean - pivot) * lane(four, 2)
+        if not _far(pivot, mean, variance):
+            break
+        spare[0] = mean
+        centre = spare[0]
+    return mean, variance, grads, products
+
+
 @straight
 def _row_sets(start, stop, zero, eps, groups, per_group, x, out, gamma, beta, mean, variance):
     """A work item is a row: x read twice, the second time from the cache, and out written."""
@@ -583,10 +660,10 @@ def _row_sets(start, stop, zero, eps, groups, per_group, x, out, gamma, beta, me
     for s in range(start, stop):
         n, group = divmod(s, groups)
         here, to = x[0] + n * x[1][0] + group * x[1][1], out[0] + n * out[1][0] + group * out[1][1]
-        pivot = np.float64(at(here, 0, zero))
-        total, squares, _, _ = _run(here, None, None, per_group, pivot, zero)
-        mean[n, group], variance[n, group] = _statistics(pivot, total, squares, per_group)
-        _standard(mean[n, group], variance[n, group], eps, numbers)
+        about = _mean(here, min(per_group, BLOCK), zero)
+        middle, spread, _, _ = _measured(here, None, None, per_group, about, zero, numbers)
+        mean[n, group], variance[n, group] = middle, spread
+        _standard(middle, spread, eps, numbers)
         centre, r, rest = numbers
         first = group * per_group * size(zero)
         for c in range(0, whole, lanes(zero)):
@@ -621,14 +698,14 @@ def _row_bands(start, stop, zero, eps, summing, sizes, x, g, out, gamma, sums):
             sums[band, :, group] = 0
         for j in range(0, rows, SOME):
             for i in range(j, min(j + SOME, rows)):
-                row = here + i * x[1][0]
-                pivot = np.float64(at(row, 0, zero))
-                total, squares, grads, products = _run(row, slopes + i * g[1][0], weights, per_group, pivot, zero)
-                mean, variance = _statistics(pivot, total, squares, per_group)
+                numbers[i, 0] = _mean(here + i * x[1][0], min(per_group, BLOCK), zero)
+            for i in range(j, min(j + SOME, rows)):
+                row, slope = here + i * x[1][0], slopes + i * g[1][0]
+                mean, variance, grads, products = _measured(
+                    row, slope, weights, per_group, numbers[i, 0], zero, numbers[i]
+                )
                 r = _standard(mean, variance, eps, numbers[i])
-                products -= (mean - pivot) * grads
-                b, d = _slopes(np.float64(numbers[i, 0]), mean, r, grads, products, per_group)
-                numbers[i, 3], numbers[i, 4] = b, d
+                numbers[i, 3], numbers[i, 4] = _slopes(np.float64(numbers[i, 0]), mean, r, grads, products, per_group)
             for i in range(j, min(j + SOME, rows), 2):
                 places = here + i * x[1][0], slopes + i * g[1][0], to + i * out[1][0] if to else 0
                 if i + 1 < rows:

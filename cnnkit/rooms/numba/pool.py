@@ -423,17 +423,22 @@ def _whole_lanes(empty, summing, plane, pixels):
     """All numbers of a plane, combined in the lanes of four vectors."""
     width = lanes(empty) * size(empty)
     v0 = v1 = v2 = v3 = splat(empty, empty)
-    fours = pixels // (4 * lanes(empty))
+    fours, rest = divmod(pixels, 4 * lanes(empty))
     for _ in range(fours):
         v0 = _combined(summing, v0, load_all(plane, empty))
         v1 = _combined(summing, v1, load_all(plane + width, empty))
         v2 = _combined(summing, v2, load_all(plane + 2 * width, empty))
         v3 = _combined(summing, v3, load_all(plane + 3 * width, empty))
         plane += 4 * width
-    for p in range(fours * 4 * lanes(empty), pixels, lanes(empty)):
-        rolled()
-        v0 = _combined(summing, v0, load(plane, pixels - p, empty))
-        plane += width
+    if rest >= 2 * lanes(empty):
+        v0 = _combined(summing, v0, load_all(plane, empty))
+        v1 = _combined(summing, v1, load_all(plane + width, empty))
+        plane, rest = plane + 2 * width, rest - 2 * lanes(empty)
+    if rest >= lanes(empty):
+        v2 = _combined(summing, v2, load_all(plane, empty))
+        plane, rest = plane + width, rest - lanes(empty)
+    if rest:
+        v3 = _combined(summing, v3, load(plane, rest, empty))
     return v0, v1, v2, v3
 
 

@@ -535,3 +535,33 @@ def _larger(builder: Any, dtype: Any, a: Any, b: Any) -> Any:
 sum_lanes = _folded(lambda builder, dtype, a, b: builder.fadd(a, b))
 largest = _folded(_larger)
 smallest = _folded(lambda builder, dtype, a, b: builder.select(_comparison("<")(builder, dtype, b, a), b, a))
+
+
+@intrinsic
+def sums_of(typingctx: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
+    """The sums of the lanes of four vectors, as a vector of four float64: halves are added for several at once."""
+    kind = Vector(types.float64, 4)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        vectors, parts = list(args), a.lanes  # of each of the four there are so many partial sums, side by side
+        while parts > 1:
+            if len(vectors) == 1:
+                vectors *= 2
+                halves = [[k * parts + i for k in range(4) for i in range(parts // 2)]]
+            else:
+                sources = range(2 * a.lanes // parts)
+                halves = [[k * parts + i for k in sources for i in range(parts // 2)]]
+            halves.append([lane + parts // 2 for lane in halves[0]])
+            pairs = zip(vectors[::2], vectors[1::2], strict=True)
+            vectors = [builder.fadd(*(_shuffled(builder, *pair, half) for half in halves)) for pair in pairs]
+            parts //= 2
+        (sums,) = vectors if len(vectors) == 1 else [_shuffled(builder, *vectors, [0, 1, 2, 3])]
+        return sums if a.dtype == types.float64 else builder.fpext(sums, _llvm(kind))
+
+    return kind(a, a, a, a), codegen
+
+
+@intrinsic
+def lane(typingctx: Any, vector: Any, index: Any) -> Any:
+    """One of the numbers of a vector."""
+    return vector.dtype(vector, index), lambda context, builder, signature, args: builder.extract_element(*args)
