@@ -121,6 +121,32 @@ def load_all(typingctx: Any, address: Any, like: Any) -> Any:
 
 
 @intrinsic
+def ask(typingctx: Any, address: Any) -> Any:
+    """Bring the cache line at an address near; there need be no memory of ours."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        word = ir.IntType(32)
+        pointer = builder.inttoptr(args[0], ir.IntType(8).as_pointer())
+        _call(builder, "llvm.prefetch.p0", ir.VoidType(), [pointer, *(ir.Constant(word, n) for n in (0, 3, 1))])
+        return context.get_dummy_value()
+
+    return types.void(types.intp), codegen
+
+
+@intrinsic
+def fetch(typingctx: Any, address: Any) -> Any:
+    """Ask for the cache line at an address, which need not be ours."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer, read, near, data = builder.inttoptr(args[0], ir.IntType(8).as_pointer()), 0, 3, 1
+        numbers = [ir.Constant(ir.IntType(32), number) for number in (read, near, data)]
+        _call(builder, "llvm.prefetch.p0", ir.VoidType(), [pointer, *numbers])
+        return context.get_dummy_value()
+
+    return types.void(types.intp), codegen
+
+
+@intrinsic
 def gather(typingctx: Any, addresses: Any, count: Any, fill: Any) -> Any:
     """The numbers at the addresses in a vector of 64-bit integers; `fill` behind the first `count`."""
     kind = _full(fill)
