@@ -33,10 +33,12 @@ from cnnkit.rooms.numba.vectors import (
     lanes,
     load,
     load_all,
+    load_some,
     size,
     splat,
     store,
     store_all,
+    store_some,
     sum_lanes,
     sums_of,
 )
@@ -327,20 +329,6 @@ def _solve(back, eps, measure, pivot, count, n, group, per_group, gamma, beta, m
             numbers[n, 2, c], numbers[n, 3, c] = b, d
 
 
-def _read(place, count, fill):
-    """A register's numbers, or only the first `count`, unless that is None."""
-    if count is None:
-        return load_all(place, fill)
-    return load(place, count, fill)
-
-
-def _put(place, value, count):
-    if count is None:
-        store_all(place, value)
-    else:
-        store(place, value, count)
-
-
 # ---------------------------------------------------------------- planes
 
 
@@ -530,14 +518,17 @@ def _rows_of_sums(x, x_step, g, g_step, rows, channels, to, pitch, zero):
 def _four_rows(x, x_step, g, g_step, p, first, second, third, fourth, to, pitch, zero):
     """The same for 4 rows of a vector of columns, of which there are so many in the first, second ... or all (None)."""
     q, m, to = x + p, load_all(to + p, zero), to + p
-    d0, d1 = _read(q, first, m) - m, _read(q + x_step, second, m) - m
-    d2, d3 = _read(q + 2 * x_step, third, m) - m, _read(q + 3 * x_step, fourth, m) - m
+    d0, d1 = load_some(q, first, m) - m, load_some(q + x_step, second, m) - m
+    d2, d3 = load_some(q + 2 * x_step, third, m) - m, load_some(q + 3 * x_step, fourth, m) - m
     _add_to(to + 2 * pitch, (d0 + d1) + (d2 + d3), zero)
     _add_to(to + 3 * pitch, (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3), zero)
     if g is not None:
         q = g + p
-        g0, g1 = _read(q, first, splat(zero, zero)), _read(q + g_step, second, splat(zero, zero))
-        g2, g3 = _read(q + 2 * g_step, third, splat(zero, zero)), _read(q + 3 * g_step, fourth, splat(zero, zero))
+        g0, g1 = load_some(q, first, splat(zero, zero)), load_some(q + g_step, second, splat(zero, zero))
+        g2, g3 = (
+            load_some(q + 2 * g_step, third, splat(zero, zero)),
+            load_some(q + 3 * g_step, fourth, splat(zero, zero)),
+        )
         _add_to(to + pitch, (g0 + g1) + (g2 + g3), zero)
         _add_to(to + 4 * pitch, (g0 * d0 + g1 * d1) + (g2 * d2 + g3 * d3), zero)
 
@@ -610,16 +601,16 @@ def _write_pixel(x, g, out, p, count, centre, pitch, measure, zero):
     """A vector of a pixel's channels, or so many of them."""
     fill = splat(zero, zero)
     if g is not None:
-        value = _read(g + p, count, fill) * _read(centre + pitch + p, count, fill)
+        value = load_some(g + p, count, fill) * load_some(centre + pitch + p, count, fill)
         if measure:
-            apart = _read(x + p, count, fill) - _read(centre + p, count, fill)
+            apart = load_some(x + p, count, fill) - load_some(centre + p, count, fill)
             value = value + (
-                apart * _read(centre + 2 * pitch + p, count, fill) + _read(centre + 3 * pitch + p, count, fill)
+                apart * load_some(centre + 2 * pitch + p, count, fill) + load_some(centre + 3 * pitch + p, count, fill)
             )
     else:
-        apart = _read(x + p, count, fill) - _read(centre + p, count, fill)
-        value = apart * _read(centre + 2 * pitch + p, count, fill) + _read(centre + 3 * pitch + p, count, fill)
-    _put(out + p, value, count)
+        apart = load_some(x + p, count, fill) - load_some(centre + p, count, fill)
+        value = apart * load_some(centre + 2 * pitch + p, count, fill) + load_some(centre + 3 * pitch + p, count, fill)
+    store_some(out + p, value, count)
 
 
 # ---------------------------------------------------------------- rows
@@ -675,8 +666,8 @@ def _row_sets(start, stop, zero, eps, groups, per_group, x, out, gamma, beta, me
 
 def _write_set(x, gammas, betas, out, p, count, zero, centre, r, rest):
     fill = splat(zero, zero)
-    value = (_read(x + p, count, fill) - centre) * r + rest
-    _put(out + p, value * _read(gammas + p, count, fill) + _read(betas + p, count, fill), count)
+    value = (load_some(x + p, count, fill) - centre) * r + rest
+    store_some(out + p, value * load_some(gammas + p, count, fill) + load_some(betas + p, count, fill), count)
 
 
 @straight
@@ -733,17 +724,17 @@ def _rows_back(x, g, out, apart, weights, count, columns, pitch, one, two, zero)
 def _back(x, g, out, apart, weights, p, count, columns, pitch, one, two, zero):
     """A vector of that, or so many numbers: ``out = g * weights * r + (x - centre) * b + d``."""
     fill = splat(zero, zero)
-    w, (centre, r, rest, b, d) = _read(weights + p, count, fill), one
-    from_centre, sg = _read(x + p, count, fill) - centre, _read(g + p, count, fill)
+    w, (centre, r, rest, b, d) = load_some(weights + p, count, fill), one
+    from_centre, sg = load_some(x + p, count, fill) - centre, load_some(g + p, count, fill)
     sgx = sg * (from_centre * r + rest)
     if out:
-        _put(out + p, (from_centre * b + d) + sg * (w * r), count)
+        store_some(out + p, (from_centre * b + d) + sg * (w * r), count)
     if apart is not None:
         centre, r, rest, b, d = two
-        from_centre, slope = _read(x + apart[0] + p, count, fill) - centre, _read(g + apart[1] + p, count, fill)
+        from_centre, slope = load_some(x + apart[0] + p, count, fill) - centre, load_some(g + apart[1] + p, count, fill)
         sg, sgx = sg + slope, sgx + slope * (from_centre * r + rest)
         if out:
-            _put(out + apart[2] + p, (from_centre * b + d) + slope * (w * r), count)
+            store_some(out + apart[2] + p, (from_centre * b + d) + slope * (w * r), count)
     if columns:
-        _put(columns + p, _read(columns + p, count, fill) + sgx, count)
-        _put(columns + pitch + p, _read(columns + pitch + p, count, fill) + sg, count)
+        store_some(columns + p, load_some(columns + p, count, fill) + sgx, count)
+        store_some(columns + pitch + p, load_some(columns + pitch + p, count, fill) + sg, count)

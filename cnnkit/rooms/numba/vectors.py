@@ -499,6 +499,21 @@ def with_sign(typingctx: Any, x: Any, sign: Any) -> Any:
 
 
 @kernel
+def load_some(place, count, fill):
+    """A register's numbers, or only the first `count`, unless that is None."""
+    return load_all(place, fill) if count is None else load(place, count, fill)
+
+
+@kernel
+def store_some(place, value, count):
+    """Write a register's numbers, or only the first `count`, unless that is None."""
+    if count is None:
+        store_all(place, value)
+    else:
+        store(place, value, count)
+
+
+@kernel
 def larger(a, b):
     """The larger of each two lanes, NaN before all, of equal ones `a`."""
     return select(b != b, b, select(b > a, b, a))
