@@ -113,17 +113,30 @@ def place(low, piece, classes, inner):
 def exp_shifted(low, x, p, vectors, along):
     """The largest of each line, and the sum of ``exp(x - largest)``, which go to p unless that is None."""
     top = _tops(low, x, vectors, along)
-    return top, _shifted(low, x, p, top, vectors, along)
+    return top, sum_of_lines(low, _shifted(low, x, None, None, p, top, vectors)[0], along)
 
 
-def _shifted(low, x, p, top, vectors, along):
-    """The sum of ``exp(x - top)``, which go to p unless that is None."""
-    (whole, n, step, count), total = vectors, splat(low, nothing(low))
+def _shifted(low, x, g, weighted, p, top, vectors):
+    """By lanes the sums of ``exp(x - top)``, which go to p unless that is None, and of g, or of g times these if it is
+    `weighted`, unless g is None."""
+    (whole, n, step, count), total, grads = vectors, splat(low, nothing(low)), splat(low, nothing(low))
     for v in range(whole):
-        total = total + _exponentials(low, x + v * step, None if p is None else p + v * step, top, None)
+        p_, g_ = None if p is None else p + v * step, None if g is None else g + v * step
+        total, grads = _exponentials(low, x + v * step, g_, weighted, p_, top, None, total, grads)
     for v in range(whole, n):
-        total = total + _exponentials(low, x + v * step, None if p is None else p + v * step, top, count)
-    return sum_of_lines(low, total, along)
+        p_, g_ = None if p is None else p + v * step, None if g is None else g + v * step
+        total, grads = _exponentials(low, x + v * step, g_, weighted, p_, top, count, total, grads)
+    return total, grads
+
+
+def _exponentials(low, x, g, weighted, p, top, count, total, grads):
+    e = exp(load_some(x, count, low) - top)
+    if p is not None:
+        store_some(p, e, count)
+    if g is not None:
+        slope = load_some(g, count, nothing(low))
+        grads = grads + (e * slope if weighted else slope)
+    return total + e, grads
 
 
 def _tops(low, x, vectors, along):
@@ -147,13 +160,6 @@ def _top(value, top):
     return select(value > top, value, top)
 
 
-def _exponentials(low, x, p, top, count):
-    e = exp(load_some(x, count, low) - top)
-    if p is not None:
-        store_some(p, e, count)
-    return e
-
-
 def sum_of_lines(low, lanes_, along):
     """The sum of each line, in all lanes that are its."""
     return splat(low, sum_lanes(lanes_)) if along else lanes_
@@ -167,74 +173,76 @@ def log_of_lines(low, x, along, spare):
     return splat(low, at(spare, 0, low)) if along else load_all(spare, low)
 
 
+def _pieces(start, stop, low, classes, inner, x, grad, weighted, keep, out, numbers, result):
+    """Pieces of work: their exponentials (left in `out` if these are to `keep`) and sums, the `numbers` that each line
+    has of these, and its `result`. The next piece's largest are sought before that, for neither waits for the other."""
+    memory, along, item = np.full(lanes(low), low), inner == 1, size(low)
+    first, vectors = place(low, start, classes, inner)
+    top = _tops(low, x + first * item, vectors, along)
+    for piece in range(start, stop):
+        here, g, p = x + first * item, None if grad is None else grad + first * item, out + first * item
+        whole, n, step, count = vectors
+        total, grads = _shifted(low, here, g, weighted, p if keep else None, top, vectors)
+        total, grads = sum_of_lines(low, total, along), sum_of_lines(low, grads, along)
+        known = numbers(low, top, total, grads, along, memory.ctypes.data)
+        first, vectors = place(low, min(piece + 1, stop - 1), classes, inner)
+        top = _tops(low, x + first * item, vectors, along)
+        for v in range(whole):
+            store_all(p + v * step, result(low, here + v * step, g, p + v * step, v * step, None, known))
+        for v in range(whole, n):
+            store(p + v * step, result(low, here + v * step, g, p + v * step, v * step, count, known), count)
+
+
 @straight
 def _softmax(start, stop, low, classes, inner, x, out):
-    """The next piece's largest are sought before this one is divided by its sum: neither waits for the other."""
-    first, vectors = place(low, start, classes, inner)
-    top = _tops(low, x + first * size(low), vectors, inner == 1)
-    for piece in range(start, stop):
-        here, p = x + first * size(low), out + first * size(low)
-        whole, n, step, count = vectors
-        share = 1.0 / _shifted(low, here, p, top, vectors, inner == 1)
-        first, vectors = place(low, min(piece + 1, stop - 1), classes, inner)
-        top = _tops(low, x + first * size(low), vectors, inner == 1)
-        for v in range(whole):
-            store_all(p + v * step, load_all(p + v * step, low) * share)
-        for v in range(whole, n):
-            store(p + v * step, load(p + v * step, count, low) * share, count)
+    _pieces(start, stop, low, classes, inner, x, None, None, True, out, _share, _scaled)
+
+
+def _share(low, top, total, grads, along, spare):
+    return 1.0 / total
+
+
+def _scaled(low, x, g, p, v, count, share):
+    return load_some(p, count, low) * share
 
 
 @straight
 def _softmax_backward(start, stop, low, classes, inner, x, grad, out):
-    for piece in range(start, stop):
-        first, vectors = place(low, piece, classes, inner)
-        whole, n, step, count = vectors
-        g, p, zero = grad + first * size(low), out + first * size(low), nothing(low)
-        _, total = exp_shifted(low, x + first * size(low), p, vectors, inner == 1)
-        mean, share = splat(low, zero), 1.0 / total
-        for v in range(whole):
-            mean = mean + load_all(p + v * step, zero) * load_all(g + v * step, zero)
-        for v in range(whole, n):
-            mean = mean + load(p + v * step, count, zero) * load(g + v * step, count, zero)
-        mean = sum_of_lines(low, mean, inner == 1) * share
-        for v in range(whole):
-            slope = load_all(g + v * step, low) - mean
-            store_all(p + v * step, load_all(p + v * step, low) * share * slope)
-        for v in range(whole, n):
-            slope = load(g + v * step, count, low) - mean
-            store(p + v * step, load(p + v * step, count, low) * share * slope, count)
+    _pieces(start, stop, low, classes, inner, x, grad, True, True, out, _share_and_mean, _from_mean)
+
+
+def _share_and_mean(low, top, total, grads, along, spare):
+    share = 1.0 / total
+    return share, grads * share
+
+
+def _from_mean(low, x, g, p, v, count, known):
+    share, mean = known
+    return load_some(p, count, low) * share * (load_some(g + v, count, low) - mean)
 
 
 @straight
 def _log_softmax(start, stop, low, classes, inner, x, out):
-    memory = np.full(lanes(low), low)
-    spare = memory.ctypes.data
-    for piece in range(start, stop):
-        first, vectors = place(low, piece, classes, inner)
-        whole, n, step, count = vectors
-        source, to = x + first * size(low), out + first * size(low)
-        top, total = exp_shifted(low, source, None, vectors, inner == 1)
-        log_total = log_of_lines(low, total, inner == 1, spare)
-        for v in range(whole):
-            store_all(to + v * step, (load_all(source + v * step, low) - top) - log_total)
-        for v in range(whole, n):
-            store(to + v * step, (load(source + v * step, count, low) - top) - log_total, count)
+    _pieces(start, stop, low, classes, inner, x, None, None, False, out, _top_and_log, _logarithm)
+
+
+def _top_and_log(low, top, total, grads, along, spare):
+    return top, log_of_lines(low, total, along, spare)
+
+
+def _logarithm(low, x, g, p, v, count, known):
+    top, log_total = known
+    return (load_some(x, count, low) - top) - log_total
 
 
 @straight
 def _log_softmax_backward(start, stop, low, classes, inner, x, grad, out):
-    for piece in range(start, stop):
-        first, vectors = place(low, piece, classes, inner)
-        whole, n, step, count = vectors
-        g, p, zero = grad + first * size(low), out + first * size(low), nothing(low)
-        _, total = exp_shifted(low, x + first * size(low), p, vectors, inner == 1)
-        grads = splat(low, zero)
-        for v in range(whole):
-            grads = grads + load_all(g + v * step, zero)
-        for v in range(whole, n):
-            grads = grads + load(g + v * step, count, zero)
-        share = sum_of_lines(low, grads, inner == 1) / total
-        for v in range(whole):
-            store_all(p + v * step, load_all(g + v * step, low) - load_all(p + v * step, low) * share)
-        for v in range(whole, n):
-            store(p + v * step, load(g + v * step, count, low) - load(p + v * step, count, low) * share, count)
+    _pieces(start, stop, low, classes, inner, x, grad, False, True, out, _share_of_grads, _less_share)
+
+
+def _share_of_grads(low, top, total, grads, along, spare):
+    return grads / total
+
+
+def _less_share(low, x, g, p, v, count, share):
+    return load_some(g + v, count, low) - load_some(p, count, low) * share
