@@ -34,6 +34,7 @@ from cnnkit.rooms.numba.vectors import (
     load,
     load_all,
     load_some,
+    put,
     size,
     splat,
     store,
@@ -46,6 +47,7 @@ from cnnkit.rooms.numba.vectors import (
 BLOCK = 2048  # numbers that are summed in vectors, in x's dtype, before their sums go to float64
 PLANES = 32  # smaller ones that are added up before
 ROWS = 32  # and rows, where channels lie closest together
+BANDS = 32  # of rows, at most, whose sums are added up at last
 SOME = 4  # rows that the way back measures before it writes: their chains of operations run side by side
 NEAR = 8 << 10  # bytes of neighbouring sets that are gone through together, for memory is fetched in pieces
 BAND = 512  # rows of a work item: bands do not depend on the number of threads
@@ -61,9 +63,8 @@ def norm(
     variance: Array,
     out: Array,
 ) -> None:
-    way = _way(out, mean)
-    x, gamma, beta = _fitted(x, way, mean), _filled(gamma, x, 1), _filled(beta, x, 0)
-    to = _fitting(out, way, mean)
+    way, x, to, _ = _laid(mean, out, x, None)
+    gamma, beta = _filled(gamma, x, 1), _filled(beta, x, 0)
     if way == "rows":
         _rows(x, gamma, beta, eps, mean, variance, to)
     else:
@@ -86,27 +87,33 @@ def norm_backward(
     grad_beta: Array | None,
 ) -> None:
     summing = grad_gamma is not None or grad_beta is not None
-    way = _way(x if grad_x is None else grad_x, mean)
-    x, grad, gamma = _fitted(x, way, mean), _fitted(grad_output, way, mean), _filled(gamma, x, 1)
-    to = None if grad_x is None else _fitting(grad_x, way, mean)
+    way, x, to, grad = _laid(mean, grad_x, x, grad_output)
+    gamma = _filled(gamma, x, 1)
     if way == "rows":
-        totals = _rows_backward(x, grad, gamma, eps, summing, to)
+        sums = _rows_backward(x, grad, gamma, eps, summing, to)
     else:
         run = _planes if way == "planes" else _pixels
-        totals = run(x, grad, gamma, gamma, eps, measure, measure or summing, mean, variance, to)
+        sums = run(x, grad, gamma, gamma, eps, measure, measure or summing, mean, variance, to)
     if grad_x is not None and to is not grad_x:
         grad_x[...] = to
-    for total, result in zip(totals, (grad_gamma, grad_beta), strict=True):
-        if result is not None:
-            result[...] = total.sum(0, dtype=np.float64).reshape(result.shape)
+    if summing:
+        sets, _, channels = sums.shape
+        place = address_of(sums), sums.strides[0], sums.dtype.type(0)
+        _totals(0, 1, x.dtype.type(0), *place, sets, channels, address_of(grad_gamma), address_of(grad_beta))
 
 
 # ---------------------------------------------------------------- how arrays lie
 
 
-def _way(like: Array, mean: Array) -> str:
-    """How the sets of an array (N, G, K, P) are gone through, if need be after a copy."""
-    return _lies(like, mean) or ("planes" if like.shape[3] > 1 else _lies(np.empty(like.shape, np.bool_), mean))
+def _laid(mean: Array, result: Array | None, *given: Array | None) -> tuple[str, Array, Array | None, Array | None]:
+    """How the sets of arrays (N, G, K, P) are gone through; x, `result` and g as they must lie for that, some of them
+    copies, or new."""
+    like: Any = given[0] if result is None else result
+    lies = _lies(like, mean)
+    way = lies or ("planes" if like.shape[3] > 1 else _lies(np.empty(like.shape, np.bool_), mean))
+    laid = like if lies else np.empty(like.shape, like.dtype)
+    x, grad = (a if a is None or a.strides == laid.strides else _fitted(a, way, mean) for a in given)
+    return way, x, None if result is None else laid, grad
 
 
 def _lies(array: Array, mean: Array) -> str:
@@ -128,11 +135,6 @@ def _fitted(array: Array, way: str, mean: Array) -> Array:
     return np.ascontiguousarray(array)
 
 
-def _fitting(out: Array, way: str, mean: Array) -> Array:
-    """The array, or a new one of its shape that lies as it must."""
-    return out if _lies(out, mean) == way else np.empty(out.shape, out.dtype)
-
-
 def _filled(array: Array | None, like: Array, value: int) -> Array:
     """A number for each channel, one behind the other."""
     return np.full(like.shape[1:3], value, like.dtype) if array is None else np.ascontiguousarray(array)
@@ -149,7 +151,7 @@ def _place(array: Array | None) -> tuple[int, tuple[int, ...]]:
 def _planes(
     x: Array, grad: Array | None, gamma: Array, beta: Array, eps: float, measure: bool, summing: bool, mean: Array,
     variance: Array, out: Array | None,
-) -> tuple[Array, Array]:  # fmt: skip
+) -> Array:  # fmt: skip
     n, groups, per_group, pixels = x.shape
     sums, numbers = _tables(len(mean), x)
     given = _place(x), None if grad is None else _place(grad), _place(out)
@@ -161,7 +163,7 @@ def _planes(
     if not summing and grad is None:
         _set_numbers(0, groups, False, eps, False, 1, groups, per_group, np.zeros((1, x.shape[1] * per_group)), *scale)
         threads.run(_write_planes, n, work, x.dtype.type(0), sizes, _place(x), _place(out), numbers)
-        return sums[:, 2], sums[:, 3]
+        return sums[:, 2:]
     threads.run(
         _plane_sets,
         len(mean) * -(-groups // together),
@@ -174,13 +176,13 @@ def _planes(
         *given,
         *scale,
     )
-    return sums[:, 2], sums[:, 3]
+    return sums[:, 2:]
 
 
 def _pixels(
     x: Array, grad: Array | None, gamma: Array, beta: Array, eps: float, measure: bool, summing: bool, mean: Array,
     variance: Array, out: Array | None,
-) -> tuple[Array, Array]:  # fmt: skip
+) -> Array:  # fmt: skip
     x, grad, out = _end_to_end(mean, x, grad, out)
     n, groups, per_group, pixels = x.shape
     sums, numbers = _tables(len(mean), x)
@@ -197,7 +199,7 @@ def _pixels(
     _set_numbers(0, mean.size, grad is not None, eps, measure, count, groups, per_group, pivots, *scale)
     if out is not None:
         threads.run(_write_pixels, n * bands, work, zero, measure, sizes, *given, _place(out), numbers)
-    return sums[:, 2], sums[:, 3]
+    return sums[:, 2:]
 
 
 def _end_to_end(mean: Array, *given: Any) -> list[Any]:
@@ -221,15 +223,14 @@ def _rows(x: Array, gamma: Array, beta: Array, eps: float, mean: Array, variance
     threads.run(_row_sets, mean.size, x.size * 0.2, *given, gamma, beta, mean, variance)
 
 
-def _rows_backward(
-    x: Array, grad: Array, gamma: Array, eps: float, summing: bool, out: Array | None
-) -> tuple[Array, Array]:
+def _rows_backward(x: Array, grad: Array, gamma: Array, eps: float, summing: bool, out: Array | None) -> Array:
     n, groups, per_group, _ = x.shape
-    bands = -(-n // ROWS)
+    rows = max(ROWS, -(-n // BANDS))
+    bands = -(-n // rows)
     sums = np.empty((bands, 2, groups, per_group), x.dtype)
-    given = x.dtype.type(0), eps, summing, (n, groups, per_group), _place(x), _place(grad), _place(out)
+    given = x.dtype.type(0), eps, summing, (n, groups, per_group, rows), _place(x), _place(grad), _place(out)
     threads.run(_row_bands, bands * groups, x.size * 0.4, *given, gamma, sums)
-    return sums[:, 0], sums[:, 1]
+    return sums.reshape(bands, 2, -1)
 
 
 # ---------------------------------------------------------------- sums
@@ -327,6 +328,25 @@ def _solve(back, eps, measure, pivot, count, n, group, per_group, gamma, beta, m
         b, d = _slopes(np.float64(numbers[n, 0, first]), middle, r, grads, products, count)
         for c in range(first, last):
             numbers[n, 2, c], numbers[n, 3, c] = b, d
+
+
+@straight
+def _totals(start, stop, zero, table, step, like, sets, channels, grad_gamma, grad_beta):
+    """All at once: the sums over sets of two rows of a table of numbers of the type of `like`."""
+    memory = np.full(lanes(like), like)
+    for j in range(2):
+        result = grad_beta if j else grad_gamma
+        for c in range(0, channels if result else 0, lanes(like)):
+            place, total, count = (
+                table + (j * channels + c) * size(like),
+                splat(like, like),
+                min(lanes(like), channels - c),
+            )
+            for n in range(sets):
+                total = total + load(place + n * step, count, like)
+            store_all(memory.ctypes.data, total)
+            for i in range(count):
+                put(result, c + i, memory[i], zero)
 
 
 # ---------------------------------------------------------------- planes
@@ -673,68 +693,79 @@ def _write_set(x, gammas, betas, out, p, count, zero, centre, r, rest):
 @straight
 def _row_bands(start, stop, zero, eps, summing, sizes, x, g, out, gamma, sums):
     """A work item is a band of rows of a group: x and g are read twice, the second time from the cache, for `out` and
-    for the columns' sums of the band.
+    for the columns' sums of the band. What is not wanted of these is written to a row that nobody reads.
     """
-    images, groups, per_group = sizes
-    gammas, numbers = gamma.ctypes.data, np.full((ROWS, 5), zero)
-    address, pitch = sums.ctypes.data, groups * per_group * size(zero)
+    images, groups, per_group, most = sizes
+    gammas, numbers, spare = gamma.ctypes.data, np.full((SOME, 5), zero), np.zeros((3, per_group), zero)
+    row_bytes, sums_at, nobody = per_group * size(zero), sums.ctypes.data, spare.ctypes.data
+    steps = x[1][0], g[1][0], out[1][0] if out[0] else 0
     for item in range(start, stop):
         band, group = divmod(item, groups)
-        first = band * ROWS
-        rows, weights = min(ROWS, images - first), gammas + group * per_group * size(zero)
-        here, slopes = x[0] + first * x[1][0] + group * x[1][1], g[0] + first * g[1][0] + group * g[1][1]
-        to = out[0] + first * out[1][0] + group * out[1][1] if out[0] else 0
-        columns = address + band * 2 * pitch + group * per_group * size(zero) if summing else 0
+        first = band * most
+        rows, weights = min(most, images - first), gammas + group * row_bytes
+        here, slopes = x[0] + first * steps[0] + group * x[1][1], g[0] + first * steps[1] + group * g[1][1]
+        to = out[0] + first * steps[2] + group * out[1][1] if out[0] else nobody + 2 * row_bytes
+        pitch = groups * row_bytes if summing else row_bytes
+        columns = sums_at + band * 2 * pitch + group * row_bytes if summing else nobody
         if summing:
             sums[band, :, group] = 0
         for j in range(0, rows, SOME):
-            for i in range(j, min(j + SOME, rows)):
-                numbers[i, 0] = _mean(here + i * x[1][0], min(per_group, BLOCK), zero)
-            for i in range(j, min(j + SOME, rows)):
-                row, slope = here + i * x[1][0], slopes + i * g[1][0]
+            some = min(SOME, rows - j)
+            for i in range(some):
+                numbers[i, 0] = _mean(here + i * steps[0], min(per_group, BLOCK), zero)
+            for i in range(some):
+                row, slope = here + i * steps[0], slopes + i * steps[1]
                 mean, variance, grads, products = _measured(
                     row, slope, weights, per_group, numbers[i, 0], zero, numbers[i]
                 )
                 r = _standard(mean, variance, eps, numbers[i])
                 numbers[i, 3], numbers[i, 4] = _slopes(np.float64(numbers[i, 0]), mean, r, grads, products, per_group)
-            for i in range(j, min(j + SOME, rows), 2):
-                places = here + i * x[1][0], slopes + i * g[1][0], to + i * out[1][0] if to else 0
-                if i + 1 < rows:
-                    two, apart = _numbers(numbers, i + 1), (x[1][0], g[1][0], out[1][0])
-                    _rows_back(*places, apart, weights, per_group, columns, pitch, _numbers(numbers, i), two, zero)
-                else:
-                    _rows_back(*places, None, weights, per_group, columns, pitch, _numbers(numbers, i), None, zero)
+            if some == SOME:
+                _rows_back(True, here, slopes, to, steps, weights, per_group, columns, pitch, numbers, zero)
+            else:
+                for i in range(some):
+                    places = here + i * steps[0], slopes + i * steps[1], to + i * steps[2]
+                    _rows_back(None, *places, steps, weights, per_group, columns, pitch, numbers[i:], zero)
+            here, slopes, to = here + SOME * steps[0], slopes + SOME * steps[1], to + SOME * steps[2]
+
+
+def _rows_back(four, x, g, out, steps, weights, count, columns, pitch, numbers, zero):
+    """Of four neighbouring rows, or of one if that is None, the gradient of x, and what they add to the columns' sums
+    of g times x normalised and of g.
+    """
+    one, two = _numbers(numbers, 0), None if four is None else _numbers(numbers, 1)
+    all_of = one, two, None if four is None else _numbers(numbers, 2), None if four is None else _numbers(numbers, 3)
+    whole = count - count % lanes(zero)
+    for c in range(0, whole, lanes(zero)):
+        _back(four, x, g, out, steps, weights, c * size(zero), None, columns, pitch, all_of, zero)
+    if whole < count:
+        _back(four, x, g, out, steps, weights, whole * size(zero), count - whole, columns, pitch, all_of, zero)
 
 
 def _numbers(numbers, i):
     return numbers[i, 0], numbers[i, 1], numbers[i, 2], numbers[i, 3], numbers[i, 4]
 
 
-def _rows_back(x, g, out, apart, weights, count, columns, pitch, one, two, zero):
-    """Of a row, and of another that lies `apart` from it unless that is None, the gradient of x, and what they add to
-    the columns' sums of g and of g times x normalised.
-    """
-    whole = count - count % lanes(zero)
-    for c in range(0, whole, lanes(zero)):
-        _back(x, g, out, apart, weights, c * size(zero), None, columns, pitch, one, two, zero)
-    if whole < count:
-        _back(x, g, out, apart, weights, whole * size(zero), count - whole, columns, pitch, one, two, zero)
+def _back(four, x, g, out, steps, weights, p, count, columns, pitch, numbers, zero):
+    """A vector of that, or so many numbers."""
+    fill, (x_step, g_step, step) = splat(zero, zero), steps
+    w = load_some(weights + p, count, fill)
+    sgx, sg = _row_back(x + p, g + p, out + p, w, count, numbers[0], fill)
+    if four is not None:
+        x, g, out = x + x_step, g + g_step, out + step
+        b = _row_back(x + p, g + p, out + p, w, count, numbers[1], fill)
+        x, g, out = x + x_step, g + g_step, out + step
+        c = _row_back(x + p, g + p, out + p, w, count, numbers[2], fill)
+        x, g, out = x + x_step, g + g_step, out + step
+        d = _row_back(x + p, g + p, out + p, w, count, numbers[3], fill)
+        sgx, sg = (sgx + b[0]) + (c[0] + d[0]), (sg + b[1]) + (c[1] + d[1])
+    store_some(columns + p, load_some(columns + p, count, fill) + sgx, count)
+    store_some(columns + pitch + p, load_some(columns + pitch + p, count, fill) + sg, count)
 
 
-def _back(x, g, out, apart, weights, p, count, columns, pitch, one, two, zero):
-    """A vector of that, or so many numbers: ``out = g * weights * r + (x - centre) * b + d``."""
-    fill = splat(zero, zero)
-    w, (centre, r, rest, b, d) = load_some(weights + p, count, fill), one
-    from_centre, sg = load_some(x + p, count, fill) - centre, load_some(g + p, count, fill)
-    sgx = sg * (from_centre * r + rest)
-    if out:
-        store_some(out + p, (from_centre * b + d) + sg * (w * r), count)
-    if apart is not None:
-        centre, r, rest, b, d = two
-        from_centre, slope = load_some(x + apart[0] + p, count, fill) - centre, load_some(g + apart[1] + p, count, fill)
-        sg, sgx = sg + slope, sgx + slope * (from_centre * r + rest)
-        if out:
-            store_some(out + apart[2] + p, (from_centre * b + d) + slope * (w * r), count)
-    if columns:
-        store_some(columns + p, load_some(columns + p, count, fill) + sgx, count)
-        store_some(columns + pitch + p, load_some(columns + pitch + p, count, fill) + sg, count)
+def _row_back(x, g, out, w, count, numbers, fill):
+    """``out = g * w * r + (x - centre) * b + d``; what is added to the columns' sums."""
+    centre, r, rest, b, d = numbers
+    apart, slope = load_some(x, count, fill) - centre, load_some(g, count, fill)
+    store_some(out, (apart * b + d) + slope * (w * r), count)
+    return slope * (apart * r + rest), slope

@@ -52,6 +52,7 @@ from cnnkit.rooms.numba.vectors import (
 )
 
 LINES = 8 << 10  # bytes of lines that are filled before they are read: far enough behind, and still in the L1 cache
+FEW = 6  # taps that are combined one by one
 LONG = 16  # taps: windows with more of them are read as they lie in memory
 
 
@@ -356,16 +357,27 @@ def _across_taps(empty, summing, line, windows, shape, factors, out):
     before, firsts, counts = windows
     factor_d, factor_h, factor_w = factors
     for j in range(rows):
-        divisor = factor_d * at(factor_h, j, empty)
+        divisor, row = factor_d * at(factor_h, j, empty), line + (j * pitch + before) * size(empty)
         for o in range(outputs):
-            window, taps = line + (j * pitch + before + firsts[o]) * size(empty), counts[o]
-            best = load(window, taps, empty)
-            for t in range(lanes(empty), taps, lanes(empty)):
-                best = _combined(summing, best, load(window + t * size(empty), taps - t, empty))
-            if summing is None:
-                put(out, j * outputs + o, largest(best), empty)
-            else:
-                put(out, j * outputs + o, sum_lanes(best) / (divisor * at(factor_w, o, empty)), empty)
+            best = _window(empty, summing, row + firsts[o] * size(empty), counts[o])
+            put(out, j * outputs + o, best if summing is None else best / (divisor * at(factor_w, o, empty)), empty)
+
+
+def _window(empty, summing, place, taps):
+    """So many neighbouring numbers, combined."""
+    if taps > FEW:
+        best = load(place, taps, empty)
+        for t in range(lanes(empty), taps, lanes(empty)):
+            best = _combined(summing, best, load(place + t * size(empty), taps - t, empty))
+        return largest(best) if summing is None else sum_lanes(best)
+    one = at(place, 0, empty)
+    for t in range(1, taps):
+        other = at(place, t, empty)
+        if summing is None:
+            one = other if (other > one) | (other != other) else one
+        else:
+            one = one + other
+    return one
 
 
 def _across_taps_keys(empty, nowhere, line, keys, windows, shape, out, indices):
