@@ -30,6 +30,7 @@ from cnnkit.rooms.numba.vectors import (
     every,
     fetch,
     gather,
+    lane,
     lanes,
     larger,
     largest,
@@ -370,14 +371,10 @@ def _window(empty, summing, place, taps):
         for t in range(lanes(empty), taps, lanes(empty)):
             best = _combined(summing, best, load(place + t * size(empty), taps - t, empty))
         return largest(best) if summing is None else sum_lanes(best)
-    one = at(place, 0, empty)
+    best = splat(empty, at(place, 0, empty))  # in all lanes, of which none need be combined then
     for t in range(1, taps):
-        other = at(place, t, empty)
-        if summing is None:
-            one = other if (other > one) | (other != other) else one
-        else:
-            one = one + other
-    return one
+        best = _combined(summing, best, splat(empty, at(place, t, empty)))
+    return lane(best, 0)
 
 
 def _across_taps_keys(empty, nowhere, line, keys, windows, shape, out, indices):
