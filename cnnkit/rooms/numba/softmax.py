@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from cnnkit.arrays import Array
+from cnnkit.geometry import Ints
 from cnnkit.rooms import threads
 from cnnkit.rooms.numba.activation import memory_order
 from cnnkit.rooms.numba.functions import exp
@@ -65,13 +67,18 @@ class Lines(NamedTuple):
 
 
 def lines(array: Array, axis: int) -> Lines:
-    order = memory_order(array)
-    if math.prod(array.shape[each] for each in order[order.index(axis) + 1 :]) * array.itemsize < VECTOR_BYTES // 2:
+    return _lines(array.shape, array.strides, array.itemsize, axis)
+
+
+@lru_cache(128)
+def _lines(shape: Ints, strides: Ints, itemsize: int, axis: int) -> Lines:
+    order = memory_order(strides)
+    if math.prod(shape[each] for each in order[order.index(axis) + 1 :]) * itemsize < VECTOR_BYTES // 2:
         order.append(order.pop(order.index(axis)))  # lines that lie apart, but too few together for lanes
     place = order.index(axis)
-    sizes = [array.shape[each] for each in order]
+    sizes = [shape[each] for each in order]
     outer, inner = math.prod(sizes[:place]), math.prod(sizes[place + 1 :])
-    blocks = -(-inner * array.itemsize // VECTOR_BYTES) if inner > 1 else 1
+    blocks = -(-inner * itemsize // VECTOR_BYTES) if inner > 1 else 1
     return Lines(order, sizes[place], inner, outer * blocks)
 
 
