@@ -283,6 +283,10 @@ def _down(near, empty, summing, source, steps, block, dilation, line, pitch, wid
         row, n_high, to = source + firsts[j] * steps[1], counts[j], line + j * pitch * size(empty)
         for p in range(0, width, lanes(empty)):
             tap, count = row + p * steps[2], width - p
+            if near:
+                fetch(tap + AHEAD)
+                if n_high > 1:
+                    fetch(tap + step_h + AHEAD)
             best = _read(near, tap, steps[2], count, empty)
             if n_deep == 1 and n_high == 2:
                 best = _combined(summing, best, _read(near, tap + step_h, steps[2], count, empty))
