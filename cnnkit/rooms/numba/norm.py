@@ -8,10 +8,11 @@ over: a group of an image or, of S = 1 pairs of statistics for N images, of all 
 - *pixels*: channels lie closest together and a set has several rows. A work item is a band of rows; all are summed
   first, then written.
 
-Sums are taken of blocks that fit the first-level cache, of the deviations from the block's mean or from that of the
-block before. They are added up in float64, about a *pivot*, the first number of the set. So an error of the mean is one
-of the deviations' size, however large the mean is. `centre` is the mean as a number of x's dtype, the rest of it goes
-into d.
+Planes and rows are summed in blocks, of the deviations from a *centre* near their mean, the mean of the set's first
+block; if that turns out to be far from the mean of all (`_far`), they are summed once more, about that. Pixels are
+summed about the mean of the block before. Blocks are added up in float64, about a *pivot*: the centre, or of pixels the
+set's first number. So an error of the mean is one of the deviations' size, however large the mean is. When x is
+written, `centre` is the mean as a number of x's dtype, the rest of it goes into d.
 
 The way back sums g and ``g * (x - pivot)`` in the same pass, then is ``g * a + (x - centre) * b + d``. With H and HX
 the means over a set of ``h = g * gamma`` and ``h * (x - mean)``, and ``r = 1 / sqrt(variance + eps)``:
@@ -520,7 +521,7 @@ def _pixel_sums(start, stop, zero, sizes, x, g, pivots, by_band):
 
 
 def _rows_of_sums(x, x_step, g, g_step, rows, channels, to, pitch, zero):
-    """As the second pass of `_block`, of columns, about the centres that come first; sums stay apart: of g, of
+    """As `_sums`, of columns, about the centres that come first; sums stay apart: of g, of
     deviations, of their squares and of g times deviations. In the order of memory, for that is how it is fetched best.
     """
     for c in range(0, 4 * pitch, lanes(zero) * size(zero)):
