@@ -648,9 +648,10 @@ def _standard(mean, variance, eps, numbers):
 def _measured(x, g, weights, count, centre, zero, spare):
     """Mean and variance of a row, and the sums over it of h and ``h * (x - mean)``; `centre` is about its mean."""
     grads = products = mean = variance = 0.0
+    none = splat(zero, zero)
     for _ in range(2):
-        four = sums_of(*_sums(x, g, weights, min(BLOCK, count), centre, zero))
-        for v in range(BLOCK, count, BLOCK):
+        four = sums_of(none, none, none, none)
+        for v in range(0, count, BLOCK):
             p = v * size(zero)
             slopes, factors = (None, None) if g is None else (g + p, weights + p)
             four = four + sums_of(*_sums(x + p, slopes, factors, min(BLOCK, count - v), centre, zero))
