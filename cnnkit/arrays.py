@@ -89,6 +89,8 @@ def accumulator(dtype: np.dtype) -> np.dtype:
 
 def rounded(array: Array, dtype: np.dtype) -> Array:
     """The numbers in the given dtype, to the nearest; what is too large is infinite."""
+    if array.dtype == dtype:
+        return array
     with np.errstate(over="ignore", invalid="ignore"):
         return array.astype(dtype, copy=False)
 
@@ -198,7 +200,8 @@ def within(numbers: Array, stop: int) -> bool:
     if family(numbers) != "numpy":
         return True
     bits = 8 * numbers.itemsize - (numbers.dtype.kind == "i")
-    return not numbers.size or int(numbers.view(f"u{numbers.itemsize}").max()) < min(stop, 1 << bits)
+    positive = numbers.view(f"u{numbers.itemsize}")
+    return not numbers.size or int(np.maximum.reduce(positive, None)) < min(stop, 1 << bits)
 
 
 def _overlap(a: Array, b: Array) -> bool:

@@ -106,6 +106,8 @@ def boolean(value: Any, name: str) -> bool:
 
 def number(value: Any, name: str) -> float:
     """`value` as a float; ``True`` is no number."""
+    if type(value) is float:
+        return value
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} is {value!r}, but a number is needed")
     return float(value)

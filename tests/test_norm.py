@@ -87,6 +87,7 @@ CASES = {
     "batch one channel": Norm((3, 1, 4, 5)),
     "batch long planes": Norm((2, 2, 65, 67)),
     "batch 40 channels": Norm((2, 40, 23, 3)),
+    "batch 70 images": Norm((70, 2, 3, 5)),
     "batch 3d": Norm((2, 3, 2, 3, 4)),
     "groups": Norm((2, 6, 5, 4), 2),
     "groups of one": Norm((2, 3, 4, 5), 3),
@@ -99,6 +100,7 @@ CASES = {
     "layer of one": Norm((5, 1), (1,)),
     "layer one row": Norm((7,), (7,)),
     "layer long": Norm((3, 2500), (2500,)),
+    "layer many rows": Norm((1100, 5), (5,)),
     "layer images": Norm((2, 3, 4, 5), (3, 4, 5)),
     "layer lines": Norm((2, 3, 4, 17), (17,)),
 }
@@ -230,6 +232,19 @@ def test_a_first_number_far_from_all_others_costs_nothing(last, backend):
     x, *others = data(case, "float32")
     x[0, :, 0, 0] = 3000
     check(case, np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2) if last else x, *others)
+
+
+@pytest.mark.parametrize("case", [Norm((60, 2, 12, 12)), Norm((3, 80, 8, 8), 2), Norm((5, 60000), (60000,))])
+def test_first_numbers_far_from_all_others_cost_no_digits_of_the_variance(case, backend):
+    """Numbers are summed about the mean of the first ones, unless that turns out to be far from the mean of all."""
+    x, gamma, beta, _ = data(case, "float32")
+    few = {"batch": np.s_[:1], 2: np.s_[:, ::40], (60000,): np.s_[:, :2048]}[case.kind]
+    x[few] += 1e4
+    seen = x.reshape(case.seen)
+    mean, variance = naive.moments(seen, case.axes)
+    u = (np.float64(seen) - mean) / np.sqrt(variance + EPS)
+    got = case.forward(x, np.ones_like(gamma), np.zeros_like(beta)).reshape(case.seen)
+    assert np.abs(got - u).max() <= 4 * unit("float32") * np.abs(u).max()
 
 
 def test_a_mean_of_1e4_costs_no_digits_of_the_variance(backend):

@@ -13,6 +13,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from cnnkit.arrays import Array
+from cnnkit.geometry import Ints
 from cnnkit.rooms import threads
 from cnnkit.rooms.numba import functions
 from cnnkit.rooms.numba.emit import NUMBER, UnitType, function, opaque, unit
@@ -45,16 +46,16 @@ def pointwise(name: str, parameter: float, out: Array, *given: Array) -> None:
     threads.run(run, out.size, work, then, *in_memory_order(out, *given, out), keep=made)
 
 
-def memory_order(array: Array) -> list[int]:
+def memory_order(strides: Ints) -> list[int]:
     """The axes, outermost in memory first."""
-    return sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis]))
+    return sorted(range(len(strides)), key=lambda axis: -abs(strides[axis]))
 
 
 def in_memory_order(out: Array, *given: Array) -> list[Array]:
     """All arrays as flat ones without gaps, in the order in which `out`, which has none, lies in memory."""
     if all(array.flags.c_contiguous for array in given):
         return [array.ravel() for array in given]
-    order = memory_order(out)
+    order = memory_order(out.strides)
     return [array.transpose(order).ravel() for array in given]
 
 

@@ -21,6 +21,7 @@ _more_long = polynomial(
     *(0.0001984126987487566, 0.0013888888917260632, 0.008333333333326119, 0.04166666666662403),
     *(0.1666666666666667, 0.5000000000000001),
 )
+_taken_back = polynomial(2.0**-100)
 _tail_short, _tail_long = polynomial(*normal.SHORT), polynomial(*normal.LONG)
 
 
@@ -57,11 +58,12 @@ def _power(shifted):
 def exp(x):
     """``e ** x`` for x <= 0, within 2 ulp."""
     least, small = (-104.0, -87.0) if size(x) == 4 else (-746.0, -708.0)
+    back = select(x < least, 0.0, _taken_back(x))  # no underflow, which can take a hundred cycles
     x = select(x < least, least, x)
     shifted, n = _whole(x)
     tiny = x < small  # 2 ** n is, or may be, too small a number: times 2 ** 100, and that taken back
     y = from_bits(bits(_minus_one(x, 1.0, n) + 1.0) + _power(select(tiny, shifted + 100.0, shifted)))
-    return select(tiny, y * 2.0**-100, y)
+    return select(tiny, y * back, y)
 
 
 @kernel

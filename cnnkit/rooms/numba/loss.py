@@ -11,7 +11,7 @@ from cnnkit.rooms.numba.activation import pointwise
 from cnnkit.rooms.numba.machine import address_of
 from cnnkit.rooms.numba.softmax import Lines, exp_shifted, lines, place, sum_of_lines
 from cnnkit.rooms.numba.straight import straight
-from cnnkit.rooms.numba.vectors import at, lanes, load, nothing, put, size, splat, store, store_all
+from cnnkit.rooms.numba.vectors import at, lanes, load, load_all, nothing, put, size, splat, store, store_all
 
 
 def cross_entropy(logits: Array, labels: Array, label_smoothing: float, out: Array) -> None:
@@ -48,7 +48,7 @@ def _run(run: Any, layout: Lines, logits: Array, labels: Array, label_smoothing:
     places = [address_of(array) for array in (*sources, *results)]
     low, smoothing = logits.dtype.type(-np.inf), logits.dtype.type(label_smoothing)
     args = low, layout.classes, layout.inner, smoothing, *places
-    threads.run(run, layout.pieces, logits.size / 2, *args, keep=(sources, results))
+    threads.run(run, layout.pieces, logits.size * 0.3, *args, keep=(sources, results))
 
 
 def _examples(low, first, classes, inner):
@@ -68,11 +68,11 @@ def _cross_entropy(start, stop, low, classes, inner, smoothing, logits, labels, 
         first, vectors = place(low, piece, classes, inner)
         example, examples = _examples(low, first, classes, inner)
         x = logits + first * size(low)
-        top, total = exp_shifted(low, x, None, vectors)
+        top, total = exp_shifted(low, x, None, vectors, inner == 1)
         store_all(tops, top)
         store_all(totals, total)
         if smoothing > 0:
-            store_all(evens, _mean_shifted(low, x, vectors, top, at(tops, 0, low), classes))
+            store_all(evens, _mean_shifted(low, x, vectors, top, at(tops, 0, low), classes, inner == 1))
         for lane in range(examples):
             log_total, label = math.log(at(totals, lane, low)), at(labels, example + lane, example)
             loss = np.float64(log_total - (at(x, label * inner + lane, low) - at(tops, lane, low)))
@@ -81,29 +81,33 @@ def _cross_entropy(start, stop, low, classes, inner, smoothing, logits, labels, 
             put(losses, example + lane, loss, low)
 
 
-def _mean_shifted(low, x, vectors, top, fill, classes):
+def _mean_shifted(low, x, vectors, top, fill, classes, along):
     """The mean of ``x - top`` over each line: divided first, for the sum of large numbers is none."""
-    n, step, count, less = vectors
+    whole, n, step, count = vectors
     mean = splat(low, nothing(low))
-    for v in range(n):
-        mean = mean + (load(x + v * step, count - v * less, fill) - top) * (1 / classes)
-    return sum_of_lines(low, mean, less)
+    for v in range(whole):
+        mean = mean + (load_all(x + v * step, fill) - top) * (1 / classes)
+    for v in range(whole, n):
+        mean = mean + (load(x + v * step, count, fill) - top) * (1 / classes)
+    return sum_of_lines(low, mean, along)
 
 
 @straight
 def _cross_entropy_backward(start, stop, low, classes, inner, smoothing, logits, labels, grads, scales):
     for piece in range(start, stop):
         first, vectors = place(low, piece, classes, inner)
-        n, step, count, less = vectors
+        whole, n, step, count = vectors
         example, examples = _examples(low, first, classes, inner)
         p = grads + first * size(low)
-        _, total = exp_shifted(low, logits + first * size(low), p, vectors)
+        _, total = exp_shifted(low, logits + first * size(low), p, vectors, inner == 1)
         scale = load(scales + example * size(low), examples, low)
-        if less:
+        if inner == 1:
             scale = splat(low, at(scales, example, low))
         share, even = scale / total, scale * (smoothing / classes)
-        for v in range(n):
-            store(p + v * step, load(p + v * step, count - v * less, low) * share - even, count - v * less)
+        for v in range(whole):
+            store_all(p + v * step, load_all(p + v * step, low) * share - even)
+        for v in range(whole, n):
+            store(p + v * step, load(p + v * step, count, low) * share - even, count)
         for lane in range(examples):
             label = at(labels, example + lane, example) * inner + lane
             put(p, label, at(p, label, low) - at(scales, example + lane, low) * (1 - smoothing), low)

@@ -1,4 +1,4 @@
-"""Lp pooling: average pooling of powers, some planes at a time, whose powers stay in the cache.
+"""Lp pooling: average pooling of powers, some planes at a time, whose powers stay in the cache. Threads share these.
 
 NaN where a power or a root is not defined, without NumPy's warning, as from a kernel.
 """
@@ -14,25 +14,42 @@ from cnnkit.geometry import Ints, PoolPlan, taps, volume
 from cnnkit.rooms import threads
 from cnnkit.rooms.numba.pool import avg_pool, avg_pool_backward
 
-NEAR = 1 << 20  # bytes of powers for each thread
+NEAR = 1 << 20  # bytes of powers
+
+Block = tuple[slice, slice]
+Blocks = list[Block]
 
 
 def lp_pool(x: Array, norm_type: float, plan: PoolPlan, divisors: tuple[Ints, ...], out: Array) -> None:
-    for block in _blocks(x, plan):
+    blocks = list(_blocks(x, plan))
+    threads.run(_forward, len(blocks), x.size, blocks, x, norm_type, plan, divisors, out)
+
+
+def _forward(start: int, stop: int, blocks: Blocks, x: Array, norm_type: float, plan: PoolPlan, *results: Any) -> None:
+    divisors, out = results
+    for block in blocks[start:stop]:
         _roots(x[block], norm_type, _part(plan, x[block]), divisors, out[block])
 
 
 def lp_pool_backward(
     grad_output: Array, x: Array, norm_type: float, plan: PoolPlan, divisors: tuple[Ints, ...], grad_x: Array
 ) -> None:
-    for block in _blocks(x, plan):
+    blocks = list(_blocks(x, plan))
+    threads.run(_backward, len(blocks), 2 * x.size, blocks, grad_output, x, norm_type, plan, divisors, grad_x)
+
+
+def _backward(
+    start: int, stop: int, blocks: Blocks, grad_output: Array, x: Array, norm_type: float, plan: PoolPlan, *results: Any
+) -> None:
+    divisors, grad_x = results
+    for block in blocks[start:stop]:
         some = x[block]
         _roots_backward(grad_output[block], some, norm_type, _part(plan, some), divisors, grad_x[block])
 
 
-def _blocks(x: Array, plan: PoolPlan) -> Iterator[tuple[slice, slice]]:
-    """Images and, unless channels lie together, channels of these: a MiB for each thread, or what cannot be parted."""
-    planes = max(1, NEAR * threads.get_num_threads() // max(1, x.itemsize * volume(plan.input_size)))
+def _blocks(x: Array, plan: PoolPlan) -> Iterator[Block]:
+    """Images and, unless channels lie together, channels of these: a MiB, or what cannot be parted."""
+    planes = max(1, NEAR // max(1, x.itemsize * volume(plan.input_size)))
     images = max(1, planes // max(1, plan.channels))
     channels = plan.channels if arrays.channels_last(x) else min(planes, plan.channels)
     for n in range(0, plan.batch, images):

@@ -8,10 +8,11 @@ over: a group of an image or, of S = 1 pairs of statistics for N images, of all 
 - *pixels*: channels lie closest together and a set has several rows. A work item is a band of rows; all are summed
   first, then written.
 
-Sums are taken of blocks that fit the first-level cache, of the deviations from the block's mean or from that of the
-block before. They are added up in float64, about a *pivot*, the first number of the set. So an error of the mean is one
-of the deviations' size, however large the mean is. `centre` is the mean as a number of x's dtype, the rest of it goes
-into d.
+Planes and rows are summed in blocks, of the deviations from a *centre* near their mean, the mean of the set's first
+block; if that turns out to be far from the mean of all (`_far`), they are summed once more, about that. Pixels are
+summed about the mean of the block before. Blocks are added up in float64, about a *pivot*: the centre, or of pixels the
+set's first number. So an error of the mean is one of the deviations' size, however large the mean is. When x is
+written, `centre` is the mean as a number of x's dtype, the rest of it goes into d.
 
 The way back sums g and ``g * (x - pivot)`` in the same pass, then is ``g * a + (x - centre) * b + d``. With H and HX
 the means over a set of ``h = g * gamma`` and ``h * (x - mean)``, and ``r = 1 / sqrt(variance + eps)``:
@@ -27,11 +28,27 @@ import numpy as np
 from cnnkit.arrays import Array
 from cnnkit.rooms import threads
 from cnnkit.rooms.numba.machine import L2, address_of
-from cnnkit.rooms.numba.straight import straight
-from cnnkit.rooms.numba.vectors import at, lanes, load, load_all, size, splat, store, store_all, sum_lanes
+from cnnkit.rooms.numba.straight import apart, straight
+from cnnkit.rooms.numba.vectors import (
+    lane,
+    lanes,
+    load,
+    load_all,
+    load_some,
+    put,
+    size,
+    splat,
+    store,
+    store_all,
+    store_some,
+    sum_lanes,
+    sums_of,
+)
 
 BLOCK = 2048  # numbers that are summed in vectors, in x's dtype, before their sums go to float64
+PLANES = 32  # smaller ones that are added up before
 ROWS = 32  # and rows, where channels lie closest together
+BANDS = 32  # of rows, at most, whose sums are added up at last
 SOME = 4  # rows that the way back measures before it writes: their chains of operations run side by side
 NEAR = 8 << 10  # bytes of neighbouring sets that are gone through together, for memory is fetched in pieces
 BAND = 512  # rows of a work item: bands do not depend on the number of threads
@@ -47,9 +64,8 @@ def norm(
     variance: Array,
     out: Array,
 ) -> None:
-    way = _way(out, mean)
-    x, gamma, beta = _fitted(x, way, mean), _filled(gamma, x, 1), _filled(beta, x, 0)
-    to = _fitting(out, way, mean)
+    way, x, to, _ = _laid(mean, out, x, None)
+    gamma, beta = _filled(gamma, x, 1), _filled(beta, x, 0)
     if way == "rows":
         _rows(x, gamma, beta, eps, mean, variance, to)
     else:
@@ -72,27 +88,33 @@ def norm_backward(
     grad_beta: Array | None,
 ) -> None:
     summing = grad_gamma is not None or grad_beta is not None
-    way = _way(x if grad_x is None else grad_x, mean)
-    x, grad, gamma = _fitted(x, way, mean), _fitted(grad_output, way, mean), _filled(gamma, x, 1)
-    to = None if grad_x is None else _fitting(grad_x, way, mean)
+    way, x, to, grad = _laid(mean, grad_x, x, grad_output)
+    gamma = _filled(gamma, x, 1)
     if way == "rows":
-        totals = _rows_backward(x, grad, gamma, eps, summing, to)
+        sums = _rows_backward(x, grad, gamma, eps, summing, to)
     else:
         run = _planes if way == "planes" else _pixels
-        totals = run(x, grad, gamma, gamma, eps, measure, measure or summing, mean, variance, to)
+        sums = run(x, grad, gamma, gamma, eps, measure, measure or summing, mean, variance, to)
     if grad_x is not None and to is not grad_x:
         grad_x[...] = to
-    for total, result in zip(totals, (grad_gamma, grad_beta), strict=True):
-        if result is not None:
-            result[...] = total.sum(0, dtype=np.float64).reshape(result.shape)
+    if summing:
+        sets, _, channels = sums.shape
+        place = address_of(sums), sums.strides[0], sums.dtype.type(0)
+        _totals(0, 1, x.dtype.type(0), *place, sets, channels, address_of(grad_gamma), address_of(grad_beta))
 
 
 # ---------------------------------------------------------------- how arrays lie
 
 
-def _way(like: Array, mean: Array) -> str:
-    """How the sets of an array (N, G, K, P) are gone through, if need be after a copy."""
-    return _lies(like, mean) or ("planes" if like.shape[3] > 1 else _lies(np.empty(like.shape, np.bool_), mean))
+def _laid(mean: Array, result: Array | None, *given: Array | None) -> tuple[str, Array, Array | None, Array | None]:
+    """How the sets of arrays (N, G, K, P) are gone through; x, `result` and g as they must lie for that, some of them
+    copies, or new."""
+    like: Any = given[0] if result is None else result
+    lies = _lies(like, mean)
+    way = lies or ("planes" if like.shape[3] > 1 else _lies(np.empty(like.shape, np.bool_), mean))
+    laid = like if lies else np.empty(like.shape, like.dtype)
+    x, grad = (a if a is None or a.strides == laid.strides else _fitted(a, way, mean) for a in given)
+    return way, x, None if result is None else laid, grad
 
 
 def _lies(array: Array, mean: Array) -> str:
@@ -114,11 +136,6 @@ def _fitted(array: Array, way: str, mean: Array) -> Array:
     return np.ascontiguousarray(array)
 
 
-def _fitting(out: Array, way: str, mean: Array) -> Array:
-    """The array, or a new one of its shape that lies as it must."""
-    return out if _lies(out, mean) == way else np.empty(out.shape, out.dtype)
-
-
 def _filled(array: Array | None, like: Array, value: int) -> Array:
     """A number for each channel, one behind the other."""
     return np.full(like.shape[1:3], value, like.dtype) if array is None else np.ascontiguousarray(array)
@@ -135,7 +152,7 @@ def _place(array: Array | None) -> tuple[int, tuple[int, ...]]:
 def _planes(
     x: Array, grad: Array | None, gamma: Array, beta: Array, eps: float, measure: bool, summing: bool, mean: Array,
     variance: Array, out: Array | None,
-) -> tuple[Array, Array]:  # fmt: skip
+) -> Array:  # fmt: skip
     n, groups, per_group, pixels = x.shape
     sums, numbers = _tables(len(mean), x)
     given = _place(x), None if grad is None else _place(grad), _place(out)
@@ -147,7 +164,7 @@ def _planes(
     if not summing and grad is None:
         _set_numbers(0, groups, False, eps, False, 1, groups, per_group, np.zeros((1, x.shape[1] * per_group)), *scale)
         threads.run(_write_planes, n, work, x.dtype.type(0), sizes, _place(x), _place(out), numbers)
-        return sums[:, 2], sums[:, 3]
+        return sums[:, 2:]
     threads.run(
         _plane_sets,
         len(mean) * -(-groups // together),
@@ -160,13 +177,13 @@ def _planes(
         *given,
         *scale,
     )
-    return sums[:, 2], sums[:, 3]
+    return sums[:, 2:]
 
 
 def _pixels(
     x: Array, grad: Array | None, gamma: Array, beta: Array, eps: float, measure: bool, summing: bool, mean: Array,
     variance: Array, out: Array | None,
-) -> tuple[Array, Array]:  # fmt: skip
+) -> Array:  # fmt: skip
     x, grad, out = _end_to_end(mean, x, grad, out)
     n, groups, per_group, pixels = x.shape
     sums, numbers = _tables(len(mean), x)
@@ -183,7 +200,7 @@ def _pixels(
     _set_numbers(0, mean.size, grad is not None, eps, measure, count, groups, per_group, pivots, *scale)
     if out is not None:
         threads.run(_write_pixels, n * bands, work, zero, measure, sizes, *given, _place(out), numbers)
-    return sums[:, 2], sums[:, 3]
+    return sums[:, 2:]
 
 
 def _end_to_end(mean: Array, *given: Any) -> list[Any]:
@@ -207,41 +224,43 @@ def _rows(x: Array, gamma: Array, beta: Array, eps: float, mean: Array, variance
     threads.run(_row_sets, mean.size, x.size * 0.2, *given, gamma, beta, mean, variance)
 
 
-def _rows_backward(
-    x: Array, grad: Array, gamma: Array, eps: float, summing: bool, out: Array | None
-) -> tuple[Array, Array]:
+def _rows_backward(x: Array, grad: Array, gamma: Array, eps: float, summing: bool, out: Array | None) -> Array:
     n, groups, per_group, _ = x.shape
-    bands = -(-n // ROWS)
+    rows = max(ROWS, -(-n // BANDS))
+    bands = -(-n // rows)
     sums = np.empty((bands, 2, groups, per_group), x.dtype)
-    given = x.dtype.type(0), eps, summing, (n, groups, per_group), _place(x), _place(grad), _place(out)
+    given = x.dtype.type(0), eps, summing, (n, groups, per_group, rows), _place(x), _place(grad), _place(out)
     threads.run(_row_bands, bands * groups, x.size * 0.4, *given, gamma, sums)
-    return sums[:, 0], sums[:, 1]
+    return sums.reshape(bands, 2, -1)
 
 
 # ---------------------------------------------------------------- sums
 
 
-def _block(x, g, weights, count, pivot, zero):
-    """Of `count` numbers x from an address on: the sums of ``x - pivot``, its square, g and ``g * (x - pivot)``.
-
-    `g` and `weights`, which g is multiplied by, are addresses too, or None.
-    """
-    width, step = lanes(zero), lanes(zero) * size(zero)
-    fours, share = count // (4 * width), 1.0 / count
+def _mean(x, count, zero):
+    """The mean of numbers, near enough: shares are added up, for their sum cannot overflow."""
+    width, step, share = lanes(zero), lanes(zero) * size(zero), 1.0 / count
+    fours = count // (4 * width)
     s0 = s1 = s2 = s3 = splat(zero, zero)
-    for v in range(fours):  # a mean that is near enough: shares are added up, for their sum cannot overflow
+    for v in range(fours):
         p = x + v * 4 * step
-        s0 = s0 + load_all(p, zero) * share
-        s1 = s1 + load_all(p + step, zero) * share
-        s2 = s2 + load_all(p + 2 * step, zero) * share
-        s3 = s3 + load_all(p + 3 * step, zero) * share
+        s0, s1 = s0 + load_all(p, zero) * share, s1 + load_all(p + step, zero) * share
+        s2, s3 = s2 + load_all(p + 2 * step, zero) * share, s3 + load_all(p + 3 * step, zero) * share
     for v in range(fours * 4 * width, count, width):
         s0 = s0 + load(x + v * size(zero), count - v, zero) * share
-    mean = sum_lanes((s0 + s1) + (s2 + s3))
+    return sum_lanes((s0 + s1) + (s2 + s3))
+
+
+def _sums(x, g, weights, count, centre, zero):
+    """Of `count` numbers x from an address on: the sums of ``x - centre``, its square, g and ``g * (x - centre)``, as
+    vectors whose lanes are to be added up. `g` and `weights`, which g is multiplied by, are addresses too, or None.
+    """
+    width, step = lanes(zero), lanes(zero) * size(zero)
+    whole = count - count % (2 * width)
     s0 = s1 = q0 = q1 = t0 = t1 = r0 = r1 = splat(zero, zero)
-    for v in range(2 * fours):
-        p = v * 2 * step
-        d0, d1 = load_all(x + p, zero) - mean, load_all(x + p + step, zero) - mean
+    for v in range(0, whole, 2 * width):
+        p = v * size(zero)
+        d0, d1 = load_all(x + p, zero) - centre, load_all(x + p + step, zero) - centre
         s0, q0 = s0 + d0, q0 + d0 * d0
         s1, q1 = s1 + d1, q1 + d1 * d1
         if g is not None:
@@ -250,38 +269,21 @@ def _block(x, g, weights, count, pivot, zero):
                 g0, g1 = g0 * load_all(weights + p, zero), g1 * load_all(weights + p + step, zero)
             t0, r0 = t0 + g0, r0 + g0 * d0
             t1, r1 = t1 + g1, r1 + g1 * d1
-    for v in range(fours * 4 * width, count, width):
+    for v in range(whole, count, width):
         p, here = v * size(zero), count - v
-        d0 = load(x + p, here, mean) - mean
+        d0 = load(x + p, here, centre) - centre
         s0, q0 = s0 + d0, q0 + d0 * d0
         if g is not None:
             g0 = load(g + p, here, zero)
             if weights is not None:
                 g0 = g0 * load(weights + p, here, zero)
             t0, r0 = t0 + g0, r0 + g0 * d0
-    total, squares, shift = np.float64(sum_lanes(s0 + s1)), np.float64(sum_lanes(q0 + q1)), np.float64(mean) - pivot
-    about = total + count * shift
-    squares = squares + shift * (total + about)
-    if g is None:
-        return about, squares, 0.0, 0.0
-    grads = np.float64(sum_lanes(t0 + t1))
-    return about, squares, grads, np.float64(sum_lanes(r0 + r1)) + shift * grads
+    return s0 + s1, q0 + q1, t0 + t1, r0 + r1
 
 
-def _run(x, g, weights, count, pivot, zero):
-    """As `_block`, of any number of numbers."""
-    s, q, sg, sgx = 0.0, 0.0, 0.0, 0.0
-    for v in range(0, count, BLOCK):
-        p = v * size(zero)
-        here = min(BLOCK, count - v)
-        if g is None:
-            one = _block(x + p, None, None, here, pivot, zero)
-        elif weights is None:
-            one = _block(x + p, g + p, None, here, pivot, zero)
-        else:
-            one = _block(x + p, g + p, weights + p, here, pivot, zero)
-        s, q, sg, sgx = s + one[0], q + one[1], sg + one[2], sgx + one[3]
-    return s, q, sg, sgx
+def _far(centre, mean, variance):
+    """Whether the squares of deviations from a centre add up to far more than those from the mean."""
+    return (mean - centre) * (mean - centre) > 4 * variance
 
 
 def _statistics(pivot, total, squares, count):
@@ -329,18 +331,23 @@ def _solve(back, eps, measure, pivot, count, n, group, per_group, gamma, beta, m
             numbers[n, 2, c], numbers[n, 3, c] = b, d
 
 
-def _read(place, count, fill):
-    """A register's numbers, or only the first `count`, unless that is None."""
-    if count is None:
-        return load_all(place, fill)
-    return load(place, count, fill)
-
-
-def _put(place, value, count):
-    if count is None:
-        store_all(place, value)
-    else:
-        store(place, value, count)
+@straight
+def _totals(start, stop, zero, table, step, like, sets, channels, grad_gamma, grad_beta):
+    """All at once: the sums over sets of two rows of a table of numbers of the type of `like`."""
+    memory = np.full(lanes(like), like)
+    for j in range(2):
+        result = grad_beta if j else grad_gamma
+        for c in range(0, channels if result else 0, lanes(like)):
+            place, total, count = (
+                table + (j * channels + c) * size(like),
+                splat(like, like),
+                min(lanes(like), channels - c),
+            )
+            for n in range(sets):
+                total = total + load(place + n * step, count, like)
+            store_all(memory.ctypes.data, total)
+            for i in range(count):
+                put(result, c + i, memory[i], zero)
 
 
 # ---------------------------------------------------------------- planes
@@ -371,30 +378,90 @@ def _plane_sets(
     """A work item is some neighbouring sets of planes, in the order of memory: x (and g) read twice, the second time
     from the cache if they fit, and out written."""
     images, groups, per_group, pixels, together = sizes
-    items = -(-groups // together)
+    items, count, back = -(-groups // together), images * per_group * pixels, g is not None
+    centres, lines = np.empty(together, zero), np.zeros((together * per_group, 4, lanes(zero)), zero)
     for item in range(start, stop):
         n, block = divmod(item, items)
         first, last = block * together, min((block + 1) * together, groups)
-        if summing:
-            for i in range(n, n + images):  # all images if they are one set, for n is 0 then
-                for group in range(first, last):
-                    pivot = np.float64(at(x[0] + n * x[1][0] + group * x[1][1], 0, zero))
-                    for k in range(per_group):
-                        here = x[0] + i * x[1][0] + group * x[1][1] + k * x[1][2]
-                        if g is None:
-                            one = _run(here, None, None, pixels, pivot, zero)
-                        else:
-                            slopes = g[0] + i * g[1][0] + group * g[1][1] + k * g[1][2]
-                            one = _run(here, slopes, None, pixels, pivot, zero)
-                        for j in range(2 if g is None else 4):
-                            sums[n, j, group * per_group + k] += one[j]
         for group in range(first, last):
-            pivot = np.float64(at(x[0] + n * x[1][0] + group * x[1][1], 0, zero))
-            back, count = g is not None, images * per_group * pixels
+            if measure:
+                here = x[0] + n * x[1][0] + group * x[1][1]
+                centres[group - first] = _mean(here, min(pixels, BLOCK), zero)
+            else:
+                centres[group - first] = mean[n, group]
+        if summing:
+            _sum_sets(n, first, last, zero, sizes, x, g, centres, lines, sums)
+        if measure and _moved(n, first, last, per_group, count, centres, sums):
+            _sum_sets(n, first, last, zero, sizes, x, g, centres, lines, sums)
+        for group in range(first, last):
+            pivot = np.float64(centres[group - first])
             _solve(back, eps, measure, pivot, count, n, group, per_group, gamma, beta, mean, variance, sums, numbers)
         if out[0]:
             for i in range(n, n + images):
                 _write_sets(i, n, first, last, zero, measure, per_group, pixels, x, g, out, numbers)
+
+
+@apart
+def _sum_sets(n, first, last, zero, sizes, x, g, centres, lines, sums):
+    """The sums of some sets, about their centres; `lines` has a line of vectors for each channel, of zeros.
+
+    Small planes of several images are added up as vectors first, whose lanes are added up once for `PLANES` of them.
+    """
+    images, _, per_group, pixels, _ = sizes
+    runs, length = per_group, pixels
+    if g is None and x[1][2] == pixels * size(zero):  # a group's planes are one, for sums are of the group
+        runs, length = 1, per_group * pixels
+    step, place, together = lanes(zero) * size(zero), lines.ctypes.data, images > 1 and length <= BLOCK
+    for c in range(first * per_group, last * per_group):
+        sums[n, 0, c] = sums[n, 1, c] = sums[n, 2, c] = sums[n, 3, c] = 0
+    for start in range(n, n + images, PLANES):  # all images if they are one set, for n is 0 then
+        for i in range(start, min(start + PLANES, n + images)):
+            for group in range(first, last):
+                centre = centres[group - first]
+                for k in range(runs):
+                    here, c = x[0] + i * x[1][0] + group * x[1][1] + k * x[1][2], group * per_group + k
+                    slopes = None if g is None else g[0] + i * g[1][0] + group * g[1][1] + k * g[1][2]
+                    for v in range(0, length, BLOCK):
+                        p = v * size(zero)
+                        there, some = None if g is None else slopes + p, min(BLOCK, length - v)
+                        one = _sums(here + p, there, None, some, centre, zero)
+                        if together:
+                            line = place + (c - first * per_group) * 4 * step
+                            _add_to(line, one[0], zero)
+                            _add_to(line + step, one[1], zero)
+                            _add_to(line + 2 * step, one[2], zero)
+                            _add_to(line + 3 * step, one[3], zero)
+                        else:
+                            _add_sums(n, c, one, sums)
+        if together:
+            for c in range(first * per_group, last * per_group):
+                line = place + (c - first * per_group) * 4 * step
+                halves = load_all(line, zero), load_all(line + step, zero)
+                _add_sums(n, c, (*halves, load_all(line + 2 * step, zero), load_all(line + 3 * step, zero)), sums)
+                for j in range(4):
+                    store_all(line + j * step, splat(zero, zero))
+
+
+def _add_sums(n, c, vectors, sums):
+    four = sums_of(*vectors)
+    sums[n, 0, c] += lane(four, 0)
+    sums[n, 1, c] += lane(four, 1)
+    sums[n, 2, c] += lane(four, 2)
+    sums[n, 3, c] += lane(four, 3)
+
+
+def _moved(n, first, last, per_group, count, centres, sums):
+    """Whether a set's centre was far from its mean; it is the mean then."""
+    moved = False
+    for group in range(first, last):
+        total = squares = 0.0
+        for c in range(group * per_group, (group + 1) * per_group):
+            total, squares = total + sums[n, 0, c], squares + sums[n, 1, c]
+        centre = np.float64(centres[group - first])
+        middle, spread = _statistics(centre, total, squares, count)
+        if _far(centre, middle, spread):
+            centres[group - first], moved = middle, True
+    return moved
 
 
 @straight
@@ -454,7 +521,7 @@ def _pixel_sums(start, stop, zero, sizes, x, g, pivots, by_band):
 
 
 def _rows_of_sums(x, x_step, g, g_step, rows, channels, to, pitch, zero):
-    """As the second pass of `_block`, of columns, about the centres that come first; sums stay apart: of g, of
+    """As `_sums`, of columns, about the centres that come first; sums stay apart: of g, of
     deviations, of their squares and of g times deviations. In the order of memory, for that is how it is fetched best.
     """
     for c in range(0, 4 * pitch, lanes(zero) * size(zero)):
@@ -472,14 +539,17 @@ def _rows_of_sums(x, x_step, g, g_step, rows, channels, to, pitch, zero):
 def _four_rows(x, x_step, g, g_step, p, first, second, third, fourth, to, pitch, zero):
     """The same for 4 rows of a vector of columns, of which there are so many in the first, second ... or all (None)."""
     q, m, to = x + p, load_all(to + p, zero), to + p
-    d0, d1 = _read(q, first, m) - m, _read(q + x_step, second, m) - m
-    d2, d3 = _read(q + 2 * x_step, third, m) - m, _read(q + 3 * x_step, fourth, m) - m
+    d0, d1 = load_some(q, first, m) - m, load_some(q + x_step, second, m) - m
+    d2, d3 = load_some(q + 2 * x_step, third, m) - m, load_some(q + 3 * x_step, fourth, m) - m
     _add_to(to + 2 * pitch, (d0 + d1) + (d2 + d3), zero)
     _add_to(to + 3 * pitch, (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3), zero)
     if g is not None:
         q = g + p
-        g0, g1 = _read(q, first, splat(zero, zero)), _read(q + g_step, second, splat(zero, zero))
-        g2, g3 = _read(q + 2 * g_step, third, splat(zero, zero)), _read(q + 3 * g_step, fourth, splat(zero, zero))
+        g0, g1 = load_some(q, first, splat(zero, zero)), load_some(q + g_step, second, splat(zero, zero))
+        g2, g3 = (
+            load_some(q + 2 * g_step, third, splat(zero, zero)),
+            load_some(q + 3 * g_step, fourth, splat(zero, zero)),
+        )
         _add_to(to + pitch, (g0 + g1) + (g2 + g3), zero)
         _add_to(to + 4 * pitch, (g0 * d0 + g1 * d1) + (g2 * d2 + g3 * d3), zero)
 
@@ -552,16 +622,16 @@ def _write_pixel(x, g, out, p, count, centre, pitch, measure, zero):
     """A vector of a pixel's channels, or so many of them."""
     fill = splat(zero, zero)
     if g is not None:
-        value = _read(g + p, count, fill) * _read(centre + pitch + p, count, fill)
+        value = load_some(g + p, count, fill) * load_some(centre + pitch + p, count, fill)
         if measure:
-            apart = _read(x + p, count, fill) - _read(centre + p, count, fill)
+            apart = load_some(x + p, count, fill) - load_some(centre + p, count, fill)
             value = value + (
-                apart * _read(centre + 2 * pitch + p, count, fill) + _read(centre + 3 * pitch + p, count, fill)
+                apart * load_some(centre + 2 * pitch + p, count, fill) + load_some(centre + 3 * pitch + p, count, fill)
             )
     else:
-        apart = _read(x + p, count, fill) - _read(centre + p, count, fill)
-        value = apart * _read(centre + 2 * pitch + p, count, fill) + _read(centre + 3 * pitch + p, count, fill)
-    _put(out + p, value, count)
+        apart = load_some(x + p, count, fill) - load_some(centre + p, count, fill)
+        value = apart * load_some(centre + 2 * pitch + p, count, fill) + load_some(centre + 3 * pitch + p, count, fill)
+    store_some(out + p, value, count)
 
 
 # ---------------------------------------------------------------- rows
@@ -575,6 +645,26 @@ def _standard(mean, variance, eps, numbers):
     return r
 
 
+def _measured(x, g, weights, count, centre, zero, spare):
+    """Mean and variance of a row, and the sums over it of h and ``h * (x - mean)``; `centre` is about its mean."""
+    grads = products = mean = variance = 0.0
+    none = splat(zero, zero)
+    for _ in range(2):
+        four = sums_of(none, none, none, none)
+        for v in range(0, count, BLOCK):
+            p = v * size(zero)
+            slopes, factors = (None, None) if g is None else (g + p, weights + p)
+            four = four + sums_of(*_sums(x + p, slopes, factors, min(BLOCK, count - v), centre, zero))
+        pivot = np.float64(centre)
+        mean, variance = _statistics(pivot, lane(four, 0), lane(four, 1), count)
+        grads, products = lane(four, 2), lane(four, 3) - (mean - pivot) * lane(four, 2)
+        if not _far(pivot, mean, variance):
+            break
+        spare[0] = mean
+        centre = spare[0]
+    return mean, variance, grads, products
+
+
 @straight
 def _row_sets(start, stop, zero, eps, groups, per_group, x, out, gamma, beta, mean, variance):
     """A work item is a row: x read twice, the second time from the cache, and out written."""
@@ -583,10 +673,10 @@ def _row_sets(start, stop, zero, eps, groups, per_group, x, out, gamma, beta, me
     for s in range(start, stop):
         n, group = divmod(s, groups)
         here, to = x[0] + n * x[1][0] + group * x[1][1], out[0] + n * out[1][0] + group * out[1][1]
-        pivot = np.float64(at(here, 0, zero))
-        total, squares, _, _ = _run(here, None, None, per_group, pivot, zero)
-        mean[n, group], variance[n, group] = _statistics(pivot, total, squares, per_group)
-        _standard(mean[n, group], variance[n, group], eps, numbers)
+        about = _mean(here, min(per_group, BLOCK), zero)
+        middle, spread, _, _ = _measured(here, None, None, per_group, about, zero, numbers)
+        mean[n, group], variance[n, group] = middle, spread
+        _standard(middle, spread, eps, numbers)
         centre, r, rest = numbers
         first = group * per_group * size(zero)
         for c in range(0, whole, lanes(zero)):
@@ -598,75 +688,86 @@ def _row_sets(start, stop, zero, eps, groups, per_group, x, out, gamma, beta, me
 
 def _write_set(x, gammas, betas, out, p, count, zero, centre, r, rest):
     fill = splat(zero, zero)
-    value = (_read(x + p, count, fill) - centre) * r + rest
-    _put(out + p, value * _read(gammas + p, count, fill) + _read(betas + p, count, fill), count)
+    value = (load_some(x + p, count, fill) - centre) * r + rest
+    store_some(out + p, value * load_some(gammas + p, count, fill) + load_some(betas + p, count, fill), count)
 
 
 @straight
 def _row_bands(start, stop, zero, eps, summing, sizes, x, g, out, gamma, sums):
     """A work item is a band of rows of a group: x and g are read twice, the second time from the cache, for `out` and
-    for the columns' sums of the band.
+    for the columns' sums of the band. What is not wanted of these is written to a row that nobody reads.
     """
-    images, groups, per_group = sizes
-    gammas, numbers = gamma.ctypes.data, np.full((ROWS, 5), zero)
-    address, pitch = sums.ctypes.data, groups * per_group * size(zero)
+    images, groups, per_group, most = sizes
+    gammas, numbers, spare = gamma.ctypes.data, np.full((SOME, 5), zero), np.zeros((3, per_group), zero)
+    row_bytes, sums_at, nobody = per_group * size(zero), sums.ctypes.data, spare.ctypes.data
+    steps = x[1][0], g[1][0], out[1][0] if out[0] else 0
     for item in range(start, stop):
         band, group = divmod(item, groups)
-        first = band * ROWS
-        rows, weights = min(ROWS, images - first), gammas + group * per_group * size(zero)
-        here, slopes = x[0] + first * x[1][0] + group * x[1][1], g[0] + first * g[1][0] + group * g[1][1]
-        to = out[0] + first * out[1][0] + group * out[1][1] if out[0] else 0
-        columns = address + band * 2 * pitch + group * per_group * size(zero) if summing else 0
+        first = band * most
+        rows, weights = min(most, images - first), gammas + group * row_bytes
+        here, slopes = x[0] + first * steps[0] + group * x[1][1], g[0] + first * steps[1] + group * g[1][1]
+        to = out[0] + first * steps[2] + group * out[1][1] if out[0] else nobody + 2 * row_bytes
+        pitch = groups * row_bytes if summing else row_bytes
+        columns = sums_at + band * 2 * pitch + group * row_bytes if summing else nobody
         if summing:
             sums[band, :, group] = 0
         for j in range(0, rows, SOME):
-            for i in range(j, min(j + SOME, rows)):
-                row = here + i * x[1][0]
-                pivot = np.float64(at(row, 0, zero))
-                total, squares, grads, products = _run(row, slopes + i * g[1][0], weights, per_group, pivot, zero)
-                mean, variance = _statistics(pivot, total, squares, per_group)
+            some = min(SOME, rows - j)
+            for i in range(some):
+                numbers[i, 0] = _mean(here + i * steps[0], min(per_group, BLOCK), zero)
+            for i in range(some):
+                row, slope = here + i * steps[0], slopes + i * steps[1]
+                mean, variance, grads, products = _measured(
+                    row, slope, weights, per_group, numbers[i, 0], zero, numbers[i]
+                )
                 r = _standard(mean, variance, eps, numbers[i])
-                products -= (mean - pivot) * grads
-                b, d = _slopes(np.float64(numbers[i, 0]), mean, r, grads, products, per_group)
-                numbers[i, 3], numbers[i, 4] = b, d
-            for i in range(j, min(j + SOME, rows), 2):
-                places = here + i * x[1][0], slopes + i * g[1][0], to + i * out[1][0] if to else 0
-                if i + 1 < rows:
-                    two, apart = _numbers(numbers, i + 1), (x[1][0], g[1][0], out[1][0])
-                    _rows_back(*places, apart, weights, per_group, columns, pitch, _numbers(numbers, i), two, zero)
-                else:
-                    _rows_back(*places, None, weights, per_group, columns, pitch, _numbers(numbers, i), None, zero)
+                numbers[i, 3], numbers[i, 4] = _slopes(np.float64(numbers[i, 0]), mean, r, grads, products, per_group)
+            if some == SOME:
+                _rows_back(True, here, slopes, to, steps, weights, per_group, columns, pitch, numbers, zero)
+            else:
+                for i in range(some):
+                    places = here + i * steps[0], slopes + i * steps[1], to + i * steps[2]
+                    _rows_back(None, *places, steps, weights, per_group, columns, pitch, numbers[i:], zero)
+            here, slopes, to = here + SOME * steps[0], slopes + SOME * steps[1], to + SOME * steps[2]
+
+
+def _rows_back(four, x, g, out, steps, weights, count, columns, pitch, numbers, zero):
+    """Of four neighbouring rows, or of one if that is None, the gradient of x, and what they add to the columns' sums
+    of g times x normalised and of g.
+    """
+    one, two = _numbers(numbers, 0), None if four is None else _numbers(numbers, 1)
+    all_of = one, two, None if four is None else _numbers(numbers, 2), None if four is None else _numbers(numbers, 3)
+    whole = count - count % lanes(zero)
+    for c in range(0, whole, lanes(zero)):
+        _back(four, x, g, out, steps, weights, c * size(zero), None, columns, pitch, all_of, zero)
+    if whole < count:
+        _back(four, x, g, out, steps, weights, whole * size(zero), count - whole, columns, pitch, all_of, zero)
 
 
 def _numbers(numbers, i):
     return numbers[i, 0], numbers[i, 1], numbers[i, 2], numbers[i, 3], numbers[i, 4]
 
 
-def _rows_back(x, g, out, apart, weights, count, columns, pitch, one, two, zero):
-    """Of a row, and of another that lies `apart` from it unless that is None, the gradient of x, and what they add to
-    the columns' sums of g and of g times x normalised.
-    """
-    whole = count - count % lanes(zero)
-    for c in range(0, whole, lanes(zero)):
-        _back(x, g, out, apart, weights, c * size(zero), None, columns, pitch, one, two, zero)
-    if whole < count:
-        _back(x, g, out, apart, weights, whole * size(zero), count - whole, columns, pitch, one, two, zero)
+def _back(four, x, g, out, steps, weights, p, count, columns, pitch, numbers, zero):
+    """A vector of that, or so many numbers."""
+    fill, (x_step, g_step, step) = splat(zero, zero), steps
+    w = load_some(weights + p, count, fill)
+    sgx, sg = _row_back(x + p, g + p, out + p, w, count, numbers[0], fill)
+    if four is not None:
+        x, g, out = x + x_step, g + g_step, out + step
+        b = _row_back(x + p, g + p, out + p, w, count, numbers[1], fill)
+        x, g, out = x + x_step, g + g_step, out + step
+        c = _row_back(x + p, g + p, out + p, w, count, numbers[2], fill)
+        x, g, out = x + x_step, g + g_step, out + step
+        d = _row_back(x + p, g + p, out + p, w, count, numbers[3], fill)
+        sgx, sg = (sgx + b[0]) + (c[0] + d[0]), (sg + b[1]) + (c[1] + d[1])
+    store_some(columns + p, load_some(columns + p, count, fill) + sgx, count)
+    store_some(columns + pitch + p, load_some(columns + pitch + p, count, fill) + sg, count)
 
 
-def _back(x, g, out, apart, weights, p, count, columns, pitch, one, two, zero):
-    """A vector of that, or so many numbers: ``out = g * weights * r + (x - centre) * b + d``."""
-    fill = splat(zero, zero)
-    w, (centre, r, rest, b, d) = _read(weights + p, count, fill), one
-    from_centre, sg = _read(x + p, count, fill) - centre, _read(g + p, count, fill)
-    sgx = sg * (from_centre * r + rest)
-    if out:
-        _put(out + p, (from_centre * b + d) + sg * (w * r), count)
-    if apart is not None:
-        centre, r, rest, b, d = two
-        from_centre, slope = _read(x + apart[0] + p, count, fill) - centre, _read(g + apart[1] + p, count, fill)
-        sg, sgx = sg + slope, sgx + slope * (from_centre * r + rest)
-        if out:
-            _put(out + apart[2] + p, (from_centre * b + d) + slope * (w * r), count)
-    if columns:
-        _put(columns + p, _read(columns + p, count, fill) + sgx, count)
-        _put(columns + pitch + p, _read(columns + pitch + p, count, fill) + sg, count)
+def _row_back(x, g, out, w, count, numbers, fill):
+    """``out = g * w * r + (x - centre) * b + d``; what is added to the columns' sums."""
+    centre, r, rest, b, d = numbers
+    apart, slope = load_some(x, count, fill) - centre, load_some(g, count, fill)
+    store_some(out, (apart * b + d) + slope * (w * r), count)
+    return slope * (apart * r + rest), slope

@@ -10,7 +10,7 @@ from cnnkit.rooms.numba.vectors import lanes, load, size, splat, store, store_al
 
 def channels_together(result: Array, like: Array) -> bool:
     """Whether channels lie closest together in the result and in what it is made of, or can only lie so."""
-    if result.flags.c_contiguous and not arrays.channels_last(like):
+    if result.flags.c_contiguous and (like.flags.c_contiguous or not arrays.channels_last(like)):
         return False
     return channels_behind(result).flags.c_contiguous
 

@@ -19,15 +19,18 @@ from cnnkit.arrays import Array
 from cnnkit.geometry import AdaptivePlan, Ints, PoolPlan
 from cnnkit.rooms import threads
 from cnnkit.rooms.numba.machine import VECTOR_BYTES, address_of
+from cnnkit.rooms.numba.moves import AHEAD
 from cnnkit.rooms.numba.planes import channels_together, copy, dense, fill
-from cnnkit.rooms.numba.straight import straight
+from cnnkit.rooms.numba.straight import LINE, straight
 from cnnkit.rooms.numba.vectors import (
     alike,
     any_lane,
     apart,
     at,
     every,
+    fetch,
     gather,
+    lane,
     lanes,
     larger,
     largest,
@@ -50,6 +53,7 @@ from cnnkit.rooms.numba.vectors import (
 )
 
 LINES = 8 << 10  # bytes of lines that are filled before they are read: far enough behind, and still in the L1 cache
+FEW = 6  # taps that are combined one by one
 LONG = 16  # taps: windows with more of them are read as they lie in memory
 
 
@@ -60,7 +64,7 @@ def max_pool(x: Array, plan: Plan, out: Array, indices: Array | None) -> None:
     lowest = x.dtype.type(-np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min)
     in_doubt = np.zeros(x.shape[:2], np.bool_)
     _pool(x, plan, None, lowest, in_doubt, out, indices)
-    if indices is not None or not in_doubt.any():
+    if indices is not None or not np.count_nonzero(in_doubt):
         return
     for n in np.flatnonzero(in_doubt.any(1)):  # which of 0.0 and -0.0 comes first is known where places are
         doubtful = np.flatnonzero(in_doubt[n])
@@ -91,14 +95,11 @@ class Lines(NamedTuple):
 
 
 class Way(NamedTuple):
-    """What a kernel needs to know of a plan; `axes` has for every axis and window its first tap on x, how many of its
-    taps are there, and its divisor's factor. With `whole` there is one window, which is all of a plane."""
+    """What a kernel needs to know of a plan: integers at one address, in the order of `_known`. `kept` are the arrays
+    that they lead to; `items` are planes, and rows of pixels. With `whole` there is one window, all of a plane."""
 
-    channels: int
-    sizes: Ints
-    window: tuple[Ints, Ints]
-    axes: tuple[tuple[Array, Array, Array], ...]
-    lines: Lines
+    address: int
+    kept: tuple[Array, ...]
     nowhere: Any
     items: tuple[int, int]
     whole: bool
@@ -114,24 +115,24 @@ def _pool(
     indices: Array | None,
 ) -> None:
     way, by_channels, x = _way(plan, x.dtype, divisors), channels_together(out, x), arrays.lift(x)
-    doubts = in_doubt.reshape(-1)
     to, found = dense(out, by_channels), None if indices is None else dense(indices, by_channels)
-    source = address_of(x), x.strides, way.channels, way.sizes
-    results = address_of(to), None if found is None else address_of(found)
     summing = None if divisors is None else True
-    given = empty, way.nowhere, summing, source, way.window, way.axes, *results
-    work = (x.size + out.size) / 4
-    if way.whole and not by_channels and x[:1, :1].flags.c_contiguous:
-        divisor = x.dtype.type(geometry.volume(sum(divisors or (), ())))
-        whole = geometry.volume(plan.input_size), divisor
-        threads.run(_whole_planes, way.items[0], work / 2, empty, way.nowhere, summing, source, whole, *results, doubts)
-    elif by_channels:
-        threads.run(_pixels, way.items[1], work, *given)
+    given = empty, way.nowhere, summing, address_of(x), x.strides, way.address
+    results = address_of(to), None if found is None else address_of(found)
+    if by_channels:
+        threads.run(_pixels, way.items[1], _cost(x, out), *given, *results)
     else:
-        threads.run(_planes, way.items[0], work, *given, tuple(way.lines), doubts)
+        whole = way.whole and x[:1, :1].flags.c_contiguous
+        run = _whole_planes if whole else _planes
+        threads.run(run, way.items[0], _cost(x, out) / (3 if whole else 1), *given, *results, in_doubt.reshape(-1))
     for result, wanted in ((to, out), (found, indices)):
         if wanted is not None and result is not wanted:
             wanted[...] = result
+
+
+def _cost(*arrays_: Array) -> float:
+    """Nanoseconds of a pass over arrays, about."""
+    return sum(array.size for array in arrays_) / 6
 
 
 @lru_cache(128)
@@ -141,11 +142,20 @@ def _way(plan: Plan, dtype: np.dtype, divisors: tuple[Ints, ...] | None) -> Way:
     lines = _lines(plan, dtype, factors) if isinstance(plan, PoolPlan) else _uneven_lines(plan, dtype)
     parts = [np.array(each, dtype) for each in factors]
     parts[2] = np.tile(parts[2], lines.rows) if lines.flat else parts[2]
-    axes = tuple((*_windows(plan, axis), parts[axis]) for axis in range(3))
+    axes = [(*_windows(plan, axis), parts[axis]) for axis in range(3)]
     kind = np.int32 if geometry.volume(plan.input_size) < 1 << 31 else np.int64
     items = plan.batch * plan.channels, plan.batch * plan.output_size[0] * plan.output_size[1]
-    window = (plan.kernel_size, plan.dilation) if isinstance(plan, PoolPlan) else ((1, 1, 1),) * 2
-    return Way(plan.channels, plan.input_size, window, axes, lines, kind(np.iinfo(kind).max), items, _whole(plan))
+    taps, dilation = (plan.kernel_size, plan.dilation) if isinstance(plan, PoolPlan) else ((1, 1, 1),) * 2
+    along = [(first.size, *map(address_of, (first, count, part))) for first, count, part in axes]
+    known = np.array([plan.channels, *plan.input_size, *taps, *dilation, *sum(along, ()), *lines], np.int64)
+    nowhere = kind(np.iinfo(kind).max)
+    return Way(address_of(known), (known, *sum(axes, ())), nowhere, items, _whole(plan))
+
+
+def _known(way):
+    """Of a plan: channels, sizes, taps and dilation; for every axis how many windows there are, and where it says of
+    each its first tap on x, how many of its taps are there, and its divisor's factor."""
+    return way[0], way[1:4], way[4:7], way[7:10], (way[10:14], way[14:18], way[18:22])
 
 
 def _whole(plan: Plan) -> bool:
@@ -212,39 +222,36 @@ def _combined(summing, a, b):
 
 
 @straight
-def _planes(start, stop, empty, nowhere, summing, source, window, axes, out, indices, lines, in_doubt):
+def _planes(start, stop, empty, nowhere, summing, base, strides, way, out, indices, in_doubt):
     """Planes of outputs: x is read once, what follows from a block of its rows is written while these are near."""
-    base, strides, channels, sizes = source
-    (_, _, taps), dilation = window
-    (first_d, count_d, factor_d), (first_h, count_h, factor_h), (first_w, count_w, factor_w) = axes
-    pitch, rows, length, before, width, stride, flat, by_taps = lines
-    memory, memory_keys = np.full(length, empty), np.full(length, nowhere)
+    channels, sizes, (_, _, taps), dilation, axes = _known(way)
+    (deep, first_d, count_d, factor_d), (high, first_h, count_h, factor_h), (outputs, first_w, count_w, factor_w) = axes
+    pitch, rows, length, before, width, stride, flat, by_taps = way[22:30]
+    memory, memory_keys = np.full(length, empty), np.full(0 if indices is None else length, nowhere)
     line, keys, item, steps = memory.ctypes.data, memory_keys.ctypes.data, size(empty), strides[2:]
-    to_line, to_keys = line + before * item, keys + before * size(nowhere)
-    outputs, high = first_w.size, first_h.size
-    windows = before, first_w.ctypes.data, count_w.ctypes.data
-    done = start * first_d.size * high * outputs
+    to_line, to_keys, windows = line + before * item, keys + before * size(nowhere), (before, first_w, count_w)
+    done = start * deep * high * outputs
     n, c = divmod(start, channels)
     for o in range(start, stop):
         plane, doubt = base + n * strides[0] + c * strides[1], False
         n, c = (n, c + 1) if c + 1 < channels else (n + 1, 0)
-        for i in range(first_d.size):
-            deep = plane + first_d[i] * steps[0]
+        for i in range(deep):
+            under = plane + first_d[i] * steps[0]
             for j in range(0, high, rows):
                 n_lines = min(rows, high - j)
-                block = count_d[i], n_lines, first_h.ctypes.data + j * 8, count_h.ctypes.data + j * 8
+                block = count_d[i], n_lines, first_h + j * 8, count_h + j * 8
                 if indices is not None:
                     position = first_d[i] * sizes[1] * sizes[2]
                     _down_keys(
-                        empty, nowhere, deep, steps, block, dilation, position, sizes, to_line, to_keys, pitch, width
+                        empty, nowhere, under, steps, block, dilation, position, sizes, to_line, to_keys, pitch, width
                     )
                 elif steps[2] == item:
-                    doubt |= _down(True, empty, summing, deep, steps, block, dilation, to_line, pitch, width)
+                    doubt |= _down(True, empty, summing, under, steps, block, dilation, to_line, pitch, width)
                 else:
-                    doubt |= _down(False, empty, summing, deep, steps, block, dilation, to_line, pitch, width)
+                    doubt |= _down(False, empty, summing, under, steps, block, dilation, to_line, pitch, width)
                 shape = (1, n_lines * outputs, pitch) if flat else (n_lines, outputs, pitch)
                 to = out + done * item
-                factors = factor_d[i], factor_h.ctypes.data + j * item, factor_w.ctypes.data
+                factors = at(factor_d, i, empty), factor_h + j * item, factor_w
                 if by_taps and indices is not None:
                     rest = windows, (n_lines, outputs, pitch), to, indices + done * 8
                     _across_taps_keys(empty, nowhere, line, keys, *rest)
@@ -273,15 +280,25 @@ def _down(near, empty, summing, source, steps, block, dilation, line, pitch, wid
     step_d, step_h = dilation[0] * steps[0], dilation[1] * steps[1]
     doubt = minus_zero(splat(empty, empty))
     for j in range(rows):
-        row, n_high, to = source + at(firsts, j, rows) * steps[1], at(counts, j, rows), line + j * pitch * size(empty)
+        row, n_high, to = source + firsts[j] * steps[1], counts[j], line + j * pitch * size(empty)
         for p in range(0, width, lanes(empty)):
-            best = splat(empty, empty)
-            for d in range(n_deep):
-                tap = row + d * step_d + p * steps[2]
-                for _ in range(n_high):
-                    rolled()
-                    best = _combined(summing, best, _read(near, tap, steps[2], width - p, empty))
-                    tap += step_h
+            tap, count = row + p * steps[2], width - p
+            if near:
+                fetch(tap + AHEAD)
+                if n_high > 1:
+                    fetch(tap + step_h + AHEAD)
+            best = _read(near, tap, steps[2], count, empty)
+            if n_deep == 1 and n_high == 2:
+                best = _combined(summing, best, _read(near, tap + step_h, steps[2], count, empty))
+            elif n_deep == 1 and n_high == 3:
+                best = _combined(summing, best, _read(near, tap + step_h, steps[2], count, empty))
+                best = _combined(summing, best, _read(near, tap + 2 * step_h, steps[2], count, empty))
+            else:
+                for a in range(n_deep):
+                    for b in range(0 if a else 1, n_high):
+                        rolled()
+                        there = tap + a * step_d + b * step_h
+                        best = _combined(summing, best, _read(near, there, steps[2], count, empty))
             store_all(to + p * size(empty), best)
             if summing is None:
                 doubt = doubt | minus_zero(best)
@@ -292,7 +309,7 @@ def _down_keys(empty, nowhere, source, steps, block, dilation, plane, sizes, lin
     """The same, and where in the plane each maximum was found: its key, all bits turned (so negative) if it is NaN."""
     n_deep, rows, firsts, counts = block
     for j in range(rows):
-        h, n_high = at(firsts, j, rows), at(counts, j, rows)
+        h, n_high = firsts[j], counts[j]
         for p in range(0, width, lanes(empty)):
             best, key = splat(empty, empty), splat_as(empty, nowhere, plane + h * sizes[2])
             for a in range(n_deep):
@@ -345,16 +362,23 @@ def _across_taps(empty, summing, line, windows, shape, factors, out):
     before, firsts, counts = windows
     factor_d, factor_h, factor_w = factors
     for j in range(rows):
-        divisor = factor_d * at(factor_h, j, empty)
+        divisor, row = factor_d * at(factor_h, j, empty), line + (j * pitch + before) * size(empty)
         for o in range(outputs):
-            window, taps = line + (j * pitch + before + at(firsts, o, rows)) * size(empty), at(counts, o, rows)
-            best = load(window, taps, empty)
-            for t in range(lanes(empty), taps, lanes(empty)):
-                best = _combined(summing, best, load(window + t * size(empty), taps - t, empty))
-            if summing is None:
-                put(out, j * outputs + o, largest(best), empty)
-            else:
-                put(out, j * outputs + o, sum_lanes(best) / (divisor * at(factor_w, o, empty)), empty)
+            best = _window(empty, summing, row + firsts[o] * size(empty), counts[o])
+            put(out, j * outputs + o, best if summing is None else best / (divisor * at(factor_w, o, empty)), empty)
+
+
+def _window(empty, summing, place, taps):
+    """So many neighbouring numbers, combined."""
+    if taps > FEW:
+        best = load(place, taps, empty)
+        for t in range(lanes(empty), taps, lanes(empty)):
+            best = _combined(summing, best, load(place + t * size(empty), taps - t, empty))
+        return largest(best) if summing is None else sum_lanes(best)
+    best = splat(empty, at(place, 0, empty))  # in all lanes, of which none need be combined then
+    for t in range(1, taps):
+        best = _combined(summing, best, splat(empty, at(place, t, empty)))
+    return lane(best, 0)
 
 
 def _across_taps_keys(empty, nowhere, line, keys, windows, shape, out, indices):
@@ -364,7 +388,7 @@ def _across_taps_keys(empty, nowhere, line, keys, windows, shape, out, indices):
     like = splat(empty, nowhere)
     for j in range(rows):
         for o in range(outputs):
-            first, taps, to = j * pitch + before + at(firsts, o, rows), at(counts, o, rows), j * outputs + o
+            first, taps, to = j * pitch + before + firsts[o], counts[o], j * outputs + o
             best, key = splat(empty, empty), like
             for t in range(0, taps, lanes(empty)):
                 rolled()
@@ -399,10 +423,11 @@ def _across_keys(empty, nowhere, line, keys, taps, stride, dilation, shape, out,
 
 
 @straight
-def _whole_planes(start, stop, empty, nowhere, summing, source, whole, out, indices, in_doubt):
+def _whole_planes(start, stop, empty, nowhere, summing, base, strides, way, out, indices, in_doubt):
     """Global pooling: one output for each plane, which is read once, as it lies in memory."""
-    base, strides, channels, _ = source
-    pixels, divisor = whole
+    channels, (depth, height, width), _, _, axes = _known(way)
+    pixels = depth * height * width
+    divisor = at(axes[0][3], 0, empty) * at(axes[1][3], 0, empty) * at(axes[2][3], 0, empty)
     n, c = divmod(start, channels)
     for o in range(start, stop):
         plane = base + n * strides[0] + c * strides[1]
@@ -423,17 +448,25 @@ def _whole_lanes(empty, summing, plane, pixels):
     """All numbers of a plane, combined in the lanes of four vectors."""
     width = lanes(empty) * size(empty)
     v0 = v1 = v2 = v3 = splat(empty, empty)
-    fours = pixels // (4 * lanes(empty))
+    fours, rest = divmod(pixels, 4 * lanes(empty))
     for _ in range(fours):
+        if pixels * size(empty) < AHEAD:  # in long planes processors look ahead by themselves
+            for p in range(0, 4 * width, LINE):
+                fetch(plane + AHEAD + p)
         v0 = _combined(summing, v0, load_all(plane, empty))
         v1 = _combined(summing, v1, load_all(plane + width, empty))
         v2 = _combined(summing, v2, load_all(plane + 2 * width, empty))
         v3 = _combined(summing, v3, load_all(plane + 3 * width, empty))
         plane += 4 * width
-    for p in range(fours * 4 * lanes(empty), pixels, lanes(empty)):
-        rolled()
-        v0 = _combined(summing, v0, load(plane, pixels - p, empty))
-        plane += width
+    if rest >= 2 * lanes(empty):
+        v0 = _combined(summing, v0, load_all(plane, empty))
+        v1 = _combined(summing, v1, load_all(plane + width, empty))
+        plane, rest = plane + 2 * width, rest - 2 * lanes(empty)
+    if rest >= lanes(empty):
+        v2 = _combined(summing, v2, load_all(plane, empty))
+        plane, rest = plane + width, rest - lanes(empty)
+    if rest:
+        v3 = _combined(summing, v3, load(plane, rest, empty))
     return v0, v1, v2, v3
 
 
@@ -448,19 +481,18 @@ def _whole_keys(empty, like, plane, pixels, o, out, indices):
 
 
 @straight
-def _pixels(start, stop, empty, nowhere, summing, source, window, axes, out, indices):
+def _pixels(start, stop, empty, nowhere, summing, base, steps, way, out, indices):
     """Rows of pixels of outputs, all channels of a pixel, which lie together: every tap of a window is read once."""
-    base, steps, channels, sizes = source
-    _, dilation = window
-    (first_d, count_d, factor_d), (first_h, count_h, factor_h), (first_w, count_w, factor_w) = axes
+    channels, sizes, _, dilation, axes = _known(way)
+    (deep, first_d, count_d, factor_d), (high, first_h, count_h, factor_h), (outputs, first_w, count_w, factor_w) = axes
     jumps = dilation[0] * steps[2], dilation[1] * steps[3], dilation[2] * steps[4]
     places = dilation[0] * sizes[1] * sizes[2], dilation[1] * sizes[2], dilation[2]
-    done = start * first_w.size * channels
+    done = start * outputs * channels
     for row in range(start, stop):
-        image, j = divmod(row, first_h.size)
-        n, i = divmod(image, first_d.size)
+        image, j = divmod(row, high)
+        n, i = divmod(image, deep)
         d, h = first_d[i], first_h[j]
-        for k in range(first_w.size):
+        for k in range(outputs):
             w, counts = first_w[k], (count_d[i], count_h[j], count_w[k])
             pixel = base + n * steps[0] + d * steps[2] + h * steps[3] + w * steps[4], steps[1]
             to = out + done * size(empty)
@@ -468,7 +500,7 @@ def _pixels(start, stop, empty, nowhere, summing, source, window, axes, out, ind
                 place = (d * sizes[1] + h) * sizes[2] + w
                 _pixel_keys(empty, nowhere, pixel, channels, counts, jumps, place, places, to, indices + done * 8)
             else:
-                divisor = factor_d[i] * factor_h[j] * factor_w[k]
+                divisor = at(factor_d, i, empty) * at(factor_h, j, empty) * at(factor_w, k, empty)
                 if counts[0] * counts[1] * counts[2] > LONG:
                     _pixel_by_taps(empty, summing, pixel, channels, counts, jumps, divisor, to)
                 else:
@@ -543,8 +575,8 @@ def avg_pool_backward(grad_output: Array, plan: Plan, divisors: tuple[Ints, ...]
     elif by_channels:
         threads.run(_pixels_backward, items[1], work, zero, source, axes, to)
     elif isinstance(plan, AdaptivePlan):
-        windows = _way(plan, grad_x.dtype, divisors).axes
-        threads.run(_uneven_planes_backward, items[0], work, zero, source, windows, axes[2], to)
+        windows = _way(plan, grad_x.dtype, divisors)
+        threads.run(_uneven_planes_backward, items[0], work, zero, source, windows.address, axes[2], to, keep=windows)
     else:
         threads.run(_planes_backward, items[0], work, zero, source, axes, to, lines)
     if result is not grad_x:
@@ -658,16 +690,16 @@ def _planes_backward(start, stop, zero, grad, axes, grad_x, lines):
 
 
 @straight
-def _uneven_planes_backward(start, stop, zero, grad, windows, holders, grad_x):
+def _uneven_planes_backward(start, stop, zero, grad, way, holders, grad_x):
     """The same where windows differ in size: a row of outputs across into a line, which the rows under it all take.
 
     Across, each number of the line adds up the few outputs whose windows hold it.
     """
-    (first_d, count_d, factor_d), (first_h, count_h, factor_h), _ = windows
+    _, (depth, height, width), _, _, axes = _known(way)
+    (deep, first_d, count_d, factor_d), (high, first_h, count_h, factor_h), _ = axes
     first_w, count_w, part_w = holders
     base, steps, channels = grad
-    item, height, width, outputs = size(zero), first_h[-1] + count_h[-1], first_w.size, part_w.size
-    plane, row_bytes = (first_d[-1] + count_d[-1]) * height * width, width * item
+    item, outputs, plane, row_bytes = size(zero), part_w.size, depth * height * width, width * size(zero)
     memory_shares, memory_line = np.full(outputs + lanes(zero), zero), np.full(width + lanes(zero), zero)
     shares, line, parts = memory_shares.ctypes.data, memory_line.ctypes.data, part_w.ctypes.data
     firsts, counts = first_w.ctypes.data, count_w.ctypes.data
@@ -676,12 +708,12 @@ def _uneven_planes_backward(start, stop, zero, grad, windows, holders, grad_x):
         n, c = divmod(image, channels)
         source = base + n * steps[0] + c * steps[1]
         fill(zero, to, plane)
-        for i in range(first_d.size):
-            for j in range(first_h.size):
+        for i in range(deep):
+            for j in range(high):
                 for p in range(0, outputs, lanes(zero)):
                     tap = source + i * steps[2] + j * steps[3] + p * steps[4]
                     value = _read(steps[4] == item, tap, steps[4], outputs - p, zero)
-                    part = load(parts + p * item, outputs - p, zero) / (factor_d[i] * factor_h[j])
+                    part = load(parts + p * item, outputs - p, zero) / (at(factor_d, i, zero) * at(factor_h, j, zero))
                     store_all(shares + p * item, value * part)
                 for w in range(width):
                     first = at(firsts, w, width)

@@ -121,6 +121,32 @@ def load_all(typingctx: Any, address: Any, like: Any) -> Any:
 
 
 @intrinsic
+def ask(typingctx: Any, address: Any) -> Any:
+    """Bring the cache line at an address near; there need be no memory of ours."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        word = ir.IntType(32)
+        pointer = builder.inttoptr(args[0], ir.IntType(8).as_pointer())
+        _call(builder, "llvm.prefetch.p0", ir.VoidType(), [pointer, *(ir.Constant(word, n) for n in (0, 3, 1))])
+        return context.get_dummy_value()
+
+    return types.void(types.intp), codegen
+
+
+@intrinsic
+def fetch(typingctx: Any, address: Any) -> Any:
+    """Ask for the cache line at an address, which need not be ours."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer, read, near, data = builder.inttoptr(args[0], ir.IntType(8).as_pointer()), 0, 3, 1
+        numbers = [ir.Constant(ir.IntType(32), number) for number in (read, near, data)]
+        _call(builder, "llvm.prefetch.p0", ir.VoidType(), [pointer, *numbers])
+        return context.get_dummy_value()
+
+    return types.void(types.intp), codegen
+
+
+@intrinsic
 def gather(typingctx: Any, addresses: Any, count: Any, fill: Any) -> Any:
     """The numbers at the addresses in a vector of 64-bit integers; `fill` behind the first `count`."""
     kind = _full(fill)
@@ -473,6 +499,21 @@ def with_sign(typingctx: Any, x: Any, sign: Any) -> Any:
 
 
 @kernel
+def load_some(place, count, fill):
+    """A register's numbers, or only the first `count`, unless that is None."""
+    return load_all(place, fill) if count is None else load(place, count, fill)
+
+
+@kernel
+def store_some(place, value, count):
+    """Write a register's numbers, or only the first `count`, unless that is None."""
+    if count is None:
+        store_all(place, value)
+    else:
+        store(place, value, count)
+
+
+@kernel
 def larger(a, b):
     """The larger of each two lanes, NaN before all, of equal ones `a`."""
     return select(b != b, b, select(b > a, b, a))
@@ -535,3 +576,33 @@ def _larger(builder: Any, dtype: Any, a: Any, b: Any) -> Any:
 sum_lanes = _folded(lambda builder, dtype, a, b: builder.fadd(a, b))
 largest = _folded(_larger)
 smallest = _folded(lambda builder, dtype, a, b: builder.select(_comparison("<")(builder, dtype, b, a), b, a))
+
+
+@intrinsic
+def sums_of(typingctx: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
+    """The sums of the lanes of four vectors, as a vector of four float64: halves are added for several at once."""
+    kind = Vector(types.float64, 4)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        vectors, parts = list(args), a.lanes  # of each of the four there are so many partial sums, side by side
+        while parts > 1:
+            if len(vectors) == 1:
+                vectors *= 2
+                halves = [[k * parts + i for k in range(4) for i in range(parts // 2)]]
+            else:
+                sources = range(2 * a.lanes // parts)
+                halves = [[k * parts + i for k in sources for i in range(parts // 2)]]
+            halves.append([lane + parts // 2 for lane in halves[0]])
+            pairs = zip(vectors[::2], vectors[1::2], strict=True)
+            vectors = [builder.fadd(*(_shuffled(builder, *pair, half) for half in halves)) for pair in pairs]
+            parts //= 2
+        (sums,) = vectors if len(vectors) == 1 else [_shuffled(builder, *vectors, [0, 1, 2, 3])]
+        return sums if a.dtype == types.float64 else builder.fpext(sums, _llvm(kind))
+
+    return kind(a, a, a, a), codegen
+
+
+@intrinsic
+def lane(typingctx: Any, vector: Any, index: Any) -> Any:
+    """One of the numbers of a vector."""
+    return vector.dtype(vector, index), lambda context, builder, signature, args: builder.extract_element(*args)
