@@ -11,6 +11,7 @@ from cnnkit.arrays import Array
 from cnnkit.geometry import ConvPlan, Phase, Section, volume
 from cnnkit.rooms.numba import (
     depthwise,
+    depthwise_pixels,
     depthwise_planes,
     few,
     grouped,
@@ -130,6 +131,9 @@ def _convolve(
             _convolve(x[part.taken], weight[part.kernel], bias, part.plan, then, out[part.of], swapped)
         return
     if depthwise.takes(plan, x, out):
+        if depthwise_pixels.takes(plan):
+            depthwise_pixels.forward(x, weight, bias, plan, then, out)
+            return
         run = grouped.forward if _copies_pay(plan, x.dtype) else depthwise.forward
         run(x, weight, bias, plan, then, out)
         return
@@ -291,6 +295,9 @@ def _backward_weight(grad_output: Array, x: Array, plan: ConvPlan, grad_weight: 
     if _better_turned(one, FEW_TERMS, 1, grad_output, x):
         grad_output, x = depthwise.turned(grad_output), depthwise.turned(x)
     if depthwise.takes(one, grad_output, x):
+        if depthwise_pixels.takes(one):
+            depthwise_pixels.weight_gradient(grad_output, x, one, grad_weight)
+            return
         run = grouped.weight_gradient if _copies_pay(one, x.dtype) else depthwise.weight_gradient
         run(grad_output, x, one, grad_weight)
         return
