@@ -75,7 +75,7 @@ def weight_gradient(grad: Array, x: Array, plan: ConvPlan, grad_weight: Array) -
         _weight_gradient, parts(plan.out_channels, vector.lanes), _work(plan),
         vector, _taps_address(Kind(x.dtype, stride, columns)), x.dtype.type(0), lines.numbers(grad), lines.numbers(x),
         plan.out_channels, plan.kernel_size[1], columns, plan.stride[1], stride, plan.before[1:],
-        across(columns), total, keep=(grad, x),
+        total, keep=(grad, x),
     )  # fmt: skip
     grad_weight[...] = total.reshape(grad_weight.shape)
 
@@ -138,7 +138,7 @@ def _forward(
 
 @straight
 def _weight_gradient(
-    start, stop, unit, loop, zero, grad_numbers, x_numbers, channels, high, wide, down, stride, before, across, total
+    start, stop, unit, loop, zero, grad_numbers, x_numbers, channels, high, wide, down, stride, before, total
 ):
     """A work item is a vector of channels; those of a thread go through the blocks together, in the order of memory.
 
@@ -158,9 +158,10 @@ def _weight_gradient(
         for d in range(grad.depth):
             for h in range(0, grad.height, rows):
                 top, here = h * down - before[0], min(rows, grad.height - h)
-                w = 0
+                w, some = 0, ACROSS
                 while w < grad.width:
-                    some = across if grad.width - w >= across else 1
+                    while some > grad.width - w:
+                        some //= 2
                     left = w * stride - before[1]
                     taps_of_block(
                         loop, some, image.ctypes.data,
@@ -218,7 +219,6 @@ def _emit_sums(
 
     def block(rows: int, across: int) -> None:
         columns = _Columns(emit, x_step, left, wide, nothing, (across - 1) * stride + taps)
-        newest = builder.sub(high, emit.number(1))
 
         def vector(c: Any, read: Any, write: Any) -> None:
             here, filters = emit.at(x, c), emit.at(weight, builder.mul(c, all_taps))
@@ -226,8 +226,6 @@ def _emit_sums(
             def row(r: Any, acc: list[Any]) -> list[Any]:
                 r = builder.add(r, low)
                 source = emit.at(here, builder.mul(r, x_row))
-                for k in range(across * stride):
-                    emit.fetch(emit.at(source, columns.offsets[k]), AHEAD)
                 numbers = [read(columns(source, k)) for k in range((across - 1) * stride + taps)]
                 results = []
                 for i in range(rows):
@@ -246,12 +244,19 @@ def _emit_sums(
                     results += emit.accumulate(there, acc[i * across : (i + 1) * across], add)
                 return results
 
+            def ask(i: Any) -> None:
+                line = emit.at(ahead, builder.mul(builder.add(next_rows, i), x_row))
+                for k in range(across * stride):
+                    emit.fetch(emit.at(line, k * emit.lanes), near=2)
+
+            ahead = emit.at(x, builder.mul(c, emit.number(across * stride)))
+            next_rows = builder.add(high, builder.mul(down, emit.number(rows - 1)))
+            emit.loop(builder.mul(down, emit.number(rows)), ask)
             acc = emit.accumulate(count, [read(emit.at(first, c))] * rows * across, row)
             for i in range(rows):
                 there = emit.at(emit.at(to, c), builder.mul(to_row, emit.number(i)))
                 for j in range(across):
                     one = emit.at(there, builder.mul(to_step, emit.number(j)))
-                    emit.fetch(one, AHEAD, write=True)
                     write(emit.relu(acc[i * across + j], relu), one)
 
         _by_vectors(emit, channels, vector)
@@ -267,10 +272,6 @@ _sums_loop = compiled("depthwise_sums", 18, _emit_sums)
 @kernel
 def _sums_address(kind):
     return _sums_loop(kind)
-
-
-def across(taps: int) -> int:
-    return ACROSS if taps == 5 else 2 * ACROSS
 
 
 @intrinsic
@@ -311,7 +312,6 @@ def _emit_taps(
                     grads = []
                     for j in range(many):
                         one = emit.at(source, builder.mul(grad_step, emit.number(j)))
-                        emit.fetch(one, AHEAD)
                         grads.append(read(one))
                     y = builder.add(builder.mul(h, down), begin)
                     results = []
@@ -323,9 +323,6 @@ def _emit_taps(
 
                         def add(_: Any, own: list[Any], line: Any = line, g: int = g) -> list[Any]:
                             own = list(own)
-                            if g == at_once - 1:
-                                for k in range(many * stride):
-                                    emit.fetch(emit.at(line, columns.offsets[k]), AHEAD)
                             for q in range((many - 1) * stride + taps):
                                 pairs = [(j, q - j * stride) for j in range(many) if 0 <= q - j * stride < taps]
                                 number = read(columns(line, q)) if pairs else None
@@ -349,11 +346,26 @@ def _emit_taps(
 
                     emit.loop(builder.zext(met[g], emit.index), add_up)
 
+            def ask(i: Any) -> None:
+                line = emit.at(ahead_grad, builder.mul(builder.add(rows, i), grad_row))
+                for k in range(many):
+                    emit.fetch(emit.at(line, k * emit.lanes), near=2)
+
+            def ask_x(i: Any) -> None:
+                line = emit.at(ahead_x, builder.mul(builder.add(next_rows, i), x_row))
+                for k in range(many * stride):
+                    emit.fetch(emit.at(line, k * emit.lanes), near=2)
+
+            ahead_grad = emit.at(grad, builder.mul(c, emit.number(many)))
+            ahead_x = emit.at(x, builder.mul(c, emit.number(many * stride)))
+            next_rows = builder.sub(builder.add(high, builder.mul(down, rows)), down)
+            emit.loop(rows, ask)
+            emit.loop(builder.mul(down, rows), ask_x)
             emit.loop(groups, some_taps)
 
         _by_vectors(emit, channels, vector)
 
-    by_number(emit, some, (1, across(taps)), block)
+    by_number(emit, some, (1, 2, 4), block)
 
 
 _taps_loop = compiled("depthwise_taps", 17, _emit_taps)
