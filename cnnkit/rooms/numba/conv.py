@@ -131,8 +131,7 @@ def _convolve(
             _convolve(x[part.taken], weight[part.kernel], bias, part.plan, then, out[part.of], swapped)
         return
     if depthwise.takes(plan, x, out):
-        if depthwise_pixels.takes(plan):
-            depthwise_pixels.forward(x, weight, bias, plan, then, out)
+        if depthwise_pixels.takes(plan) and depthwise_pixels.forward(x, weight, bias, plan, then, out):
             return
         run = grouped.forward if _copies_pay(plan, x.dtype) else depthwise.forward
         run(x, weight, bias, plan, then, out)
@@ -295,8 +294,7 @@ def _backward_weight(grad_output: Array, x: Array, plan: ConvPlan, grad_weight: 
     if _better_turned(one, FEW_TERMS, 1, grad_output, x):
         grad_output, x = depthwise.turned(grad_output), depthwise.turned(x)
     if depthwise.takes(one, grad_output, x):
-        if depthwise_pixels.takes(one):
-            depthwise_pixels.weight_gradient(grad_output, x, one, grad_weight)
+        if depthwise_pixels.takes(one) and depthwise_pixels.weight_gradient(grad_output, x, one, grad_weight):
             return
         run = grouped.weight_gradient if _copies_pay(one, x.dtype) else depthwise.weight_gradient
         run(grad_output, x, one, grad_weight)

@@ -2,8 +2,8 @@
 
 Nothing is laid out. A block is some rows by some columns of windows, for a vector of channels: a row of x is read once
 for all rows of windows that see it, and each of its numbers once for all columns. A block goes through the channels
-vector by vector, then comes the next one in the row. Columns that lie in the padding are read from a vector of zeros;
-rows there are left out.
+vector by vector, then comes the next one in the row. Columns that lie in the padding are read from a vector of zeros,
+which is right for finite numbers (others go the way of `depthwise`); rows there are left out.
 
 On the way back to the weights the sums are those of the taps, and the windows of a block are terms.
 """
@@ -18,11 +18,11 @@ from cnnkit.geometry import ConvPlan, volume
 from cnnkit.rooms import threads
 from cnnkit.rooms.numba import lines
 from cnnkit.rooms.numba.activation import RELU, call
-from cnnkit.rooms.numba.depthwise import _by_vectors, by_number
+from cnnkit.rooms.numba.depthwise import by_number, by_vectors
 from cnnkit.rooms.numba.emit import Emitter, UnitType, called, itemsize, lanes, unit
 from cnnkit.rooms.numba.lines import parts
 from cnnkit.rooms.numba.machine import REGISTERS, address_of, kernel
-from cnnkit.rooms.numba.moves import AHEAD, transpose
+from cnnkit.rooms.numba.moves import copy, transpose
 from cnnkit.rooms.numba.straight import straight
 from cnnkit.rooms.numba.tile import TileType, compiled
 
@@ -30,6 +30,8 @@ TAPS = (3, 5, 7)  # columns of a kernel
 STRIDES = (1, 2)  # across: neighbouring windows share numbers
 ROWS = 4 if REGISTERS >= 32 else 2  # of a block's windows
 ACROSS = 4  # columns of a block's windows
+MOST = 8  # more than either
+ALIGNED = 8  # vectors of channels: with fewer, to begin with cache lines takes one more and costs more than it saves
 BAND = 8  # rows of a block on the way back to the weights
 BANDWIDTH = 4  # numbers read or written in a nanosecond, about
 TERMS = 32  # multiply-adds in a nanosecond, about
@@ -54,8 +56,10 @@ def takes(plan: ConvPlan) -> bool:
     )
 
 
-def forward(x: Array, weight: Array, bias: Array | None, plan: ConvPlan, then: int, out: Array) -> None:
-    """Fill out (N, C, *spatial) from x (N, C, *spatial) and weight (C, 1, *kernel)."""
+def forward(x: Array, weight: Array, bias: Array | None, plan: ConvPlan, then: int, out: Array) -> bool:
+    """Fill out (N, C, *spatial) from x (N, C, *spatial) and weight (C, 1, *kernel), if all weights are finite."""
+    if not np.isfinite(weight).all():
+        return False
     taps = np.ascontiguousarray(weight)
     first = np.zeros(plan.out_channels, x.dtype) if bias is None else np.ascontiguousarray(bias)
     stride, columns = plan.stride[2], plan.kernel_size[2]
@@ -65,10 +69,14 @@ def forward(x: Array, weight: Array, bias: Array | None, plan: ConvPlan, then: i
         plan.kernel_size[1], columns, plan.stride[1], stride, plan.before[1:], address_of(taps), address_of(first),
         then, lines.numbers(out), keep=(x, taps, first, out),
     )  # fmt: skip
+    return True
 
 
-def weight_gradient(grad: Array, x: Array, plan: ConvPlan, grad_weight: Array) -> None:
-    """Fill grad_weight (C, 1, *kernel) with sums over all windows of the output gradient times what the taps met."""
+def weight_gradient(grad: Array, x: Array, plan: ConvPlan, grad_weight: Array) -> bool:
+    """Fill grad_weight (C, 1, *kernel) with sums over all windows of the output gradient times what the taps met.
+
+    Whether all of it is finite: then no zero of the padding met what is no number.
+    """
     stride, columns, vector = plan.stride[2], plan.kernel_size[2], unit(x.dtype)
     total = np.empty((plan.out_channels, volume(plan.kernel_size)), np.float64)
     threads.run(
@@ -78,6 +86,7 @@ def weight_gradient(grad: Array, x: Array, plan: ConvPlan, grad_weight: Array) -
         total, keep=(grad, x),
     )  # fmt: skip
     grad_weight[...] = total.reshape(grad_weight.shape)
+    return bool(np.isfinite(total).all())
 
 
 def _work(plan: ConvPlan) -> float:
@@ -89,20 +98,29 @@ def _work(plan: ConvPlan) -> float:
 # ---------------------------------------------------------------- kernels
 
 
+def _before_line(unit, x, channels):
+    """How many channels before the first one a vector of memory begins, if for all pixels alike and worth it."""
+    steps = x.n | x.d | x.h | x.w
+    alike = channels >= ALIGNED * lanes(unit) and steps % lanes(unit) == 0
+    return x.address // itemsize(unit) % lanes(unit) if alike else 0
+
+
 @straight
 def _forward(
     start, stop, unit, loop, x_numbers, channels, high, wide, down, stride, before, weight, bias, then, out_numbers
 ):
     """A work item is `ROWS` rows of windows, of all channels: x is read once for all of them."""
     x, out = lines.block(unit, x_numbers), lines.block(unit, out_numbers)
-    bytes_, vector, taps = itemsize(unit), lanes(unit), high * wide
+    bytes_, vector, taps, skip = itemsize(unit), lanes(unit), high * wide, _before_line(unit, x, channels)
     nothing = np.zeros(vector * bytes_, np.uint8)
-    packed = np.zeros((channels + vector) * taps * bytes_, np.uint8)
-    for c in range(0, channels, vector):
-        transpose(
-            unit, packed.ctypes.data + c * taps * bytes_, vector, weight + c * taps * bytes_, taps,
-            min(vector, channels - c), taps,
-        )  # fmt: skip
+    packed = np.zeros((channels + 2 * vector) * (1 + taps) * bytes_, np.uint8)
+    place = packed.ctypes.data
+    for c in range(-skip, channels, vector):  # a vector's bias, then its taps
+        low, some = max(0, -c), min(vector, channels - c)
+        copy(unit, place + low * bytes_, 1, bias + (c + low) * bytes_, some - low)
+        place += vector * bytes_
+        transpose(unit, place + low * bytes_, vector, weight + (c + low) * taps * bytes_, taps, some - low, taps)
+        place += taps * vector * bytes_
     bands = (out.height + ROWS - 1) // ROWS
     row, band = divmod(start, bands)
     n, d = divmod(row, out.depth)
@@ -120,9 +138,9 @@ def _forward(
                 to = out.address + (n * out.n + d * out.d + h * out.h + w * out.w) * bytes_
                 left = w * stride - before[1]
                 sums(
-                    loop, here * 8 + across, to, out.h, out.w, bias, packed.ctypes.data,
+                    loop, here * MOST + across, to, out.h, out.w, packed.ctypes.data,
                     x.address + (n * x.n + d * x.d + top * x.h + left * x.w) * bytes_, x.h, x.w, low, below, down,
-                    high, left, x.width, nothing.ctypes.data, channels, then == RELU,
+                    high, left, x.width, nothing.ctypes.data, channels, skip, then == RELU,
                 )  # fmt: skip
                 if then > RELU:
                     for i in range(here):
@@ -195,33 +213,59 @@ class _Columns:
         return self.emit.builder.select(self.inside[k], self.emit.at(row, self.offsets[k]), self.nothing)
 
 
+def ask(emit: Emitter, place: Any, step: Any, first: Any, rows: Any, c: Any, pixels: int) -> None:
+    """Ask for a vector's share of some rows of so many pixels: all of them, when a block is through with its channels.
+
+    They come to the L2 cache, what is to be written too: nobody else has it. Else a line of results costs 15 cycles.
+    """
+    builder = emit.builder
+    start = emit.at(place, builder.mul(c, emit.number(pixels)))
+
+    def row(r: Any) -> None:
+        line = emit.at(start, builder.mul(builder.add(first, r), step))
+        for k in range(pixels):
+            emit.fetch(emit.at(line, k * emit.lanes), near=2)
+
+    emit.loop(rows, row)
+
+
 @intrinsic
 def sums(
-    typingctx: Any, loop: Any, case: Any, to: Any, to_row: Any, to_step: Any, first: Any, weight: Any, x: Any,
+    typingctx: Any, loop: Any, case: Any, to: Any, to_row: Any, to_step: Any, weight: Any, x: Any,
     x_row: Any, x_step: Any, low: Any, below: Any, down: Any, high: Any, left: Any, wide: Any, nothing: Any,
-    channels: Any, relu: Any,
+    channels: Any, skip: Any, relu: Any,
 ) -> Any:  # fmt: skip
-    """Of a block of windows, for every channel, the sums over taps.
+    """Of a block of i < rows by j < columns windows, for every channel c, the sums over taps.
 
-    TODO
+    ``to[i * to_row + j * to_step + c] = bias + sum over t < high and k of weight[t, k] * x[row, column, c]``, where
+    the row is ``i * down + t``, if ``low <= row < below``, and the column ``j * stride + k``, and x is taken for zero
+    unless ``0 <= left + column < wide``. The case is ``rows * MOST + columns``.
+
+    Of each vector of channels, the first of which begins `skip` channels early, `weight` has the bias, then all taps.
+    The rows of x and of the results that the next block below will meet are asked for, and so come in the order in
+    which they lie, as far as a block's pixels have no gaps between them.
+
+    Arguments are addresses or numbers, all steps are elements; what lies behind the channels is not touched.
     """
     return called(18)
 
 
 def _emit_sums(
-    emit: Emitter, kind: TileType, case: Any, to: Any, to_row: Any, to_step: Any, first: Any, weight: Any, x: Any,
+    emit: Emitter, kind: TileType, case: Any, to: Any, to_row: Any, to_step: Any, weight: Any, x: Any,
     x_row: Any, x_step: Any, low: Any, below: Any, down: Any, high: Any, left: Any, wide: Any, nothing: Any,
-    channels: Any, relu: Any,
+    channels: Any, skip: Any, relu: Any,
 ) -> None:  # fmt: skip
     builder, stride, taps = emit.builder, kind.rows, kind.vectors
-    to, first, weight, x, nothing = (emit.pointer(address) for address in (to, first, weight, x, nothing))
-    count, all_taps = builder.sub(below, low), builder.mul(high, emit.number(taps))
+    to, weight, x, nothing = (emit.pointer(address) for address in (to, weight, x, nothing))
+    count, packed = builder.sub(below, low), builder.add(builder.mul(high, emit.number(taps)), emit.number(1))
 
     def block(rows: int, across: int) -> None:
         columns = _Columns(emit, x_step, left, wide, nothing, (across - 1) * stride + taps)
 
         def vector(c: Any, read: Any, write: Any) -> None:
-            here, filters = emit.at(x, c), emit.at(weight, builder.mul(c, all_taps))
+            here = emit.at(x, c)
+            bias = emit.at(weight, builder.mul(builder.add(c, skip), packed))
+            filters = emit.at(bias, emit.lanes)
 
             def row(r: Any, acc: list[Any]) -> list[Any]:
                 r = builder.add(r, low)
@@ -244,25 +288,20 @@ def _emit_sums(
                     results += emit.accumulate(there, acc[i * across : (i + 1) * across], add)
                 return results
 
-            def ask(i: Any) -> None:
-                line = emit.at(ahead, builder.mul(builder.add(next_rows, i), x_row))
-                for k in range(across * stride):
-                    emit.fetch(emit.at(line, k * emit.lanes), near=2)
-
-            ahead = emit.at(x, builder.mul(c, emit.number(across * stride)))
-            next_rows = builder.add(high, builder.mul(down, emit.number(rows - 1)))
-            emit.loop(builder.mul(down, emit.number(rows)), ask)
-            acc = emit.accumulate(count, [read(emit.at(first, c))] * rows * across, row)
+            new = builder.mul(down, emit.number(rows))
+            ask(emit, x, x_row, builder.add(high, builder.sub(new, down)), new, c, across * stride)
+            ask(emit, to, to_row, emit.number(rows), emit.number(rows), c, across)
+            acc = emit.accumulate(count, [emit.load_vector(bias)] * rows * across, row)
             for i in range(rows):
                 there = emit.at(emit.at(to, c), builder.mul(to_row, emit.number(i)))
                 for j in range(across):
                     one = emit.at(there, builder.mul(to_step, emit.number(j)))
                     write(emit.relu(acc[i * across + j], relu), one)
 
-        _by_vectors(emit, channels, vector)
+        by_vectors(emit, channels, vector, skip)
 
     sizes = [(rows, across) for rows in (1, 2, 4) for across in (1, ACROSS) if rows <= ROWS]
-    cases = {rows * 8 + across: (rows, across) for rows, across in sizes}
+    cases = {rows * MOST + across: (rows, across) for rows, across in sizes}
     by_number(emit, case, cases, lambda case: block(*cases[case]))
 
 
@@ -280,7 +319,11 @@ def taps_of_block(
     x_step: Any, rows: Any, top: Any, x_high: Any, down: Any, high: Any, left: Any, wide: Any, nothing: Any,
     channels: Any,
 ) -> Any:  # fmt: skip
-    """TODO."""
+    """To the sums of all taps, of every vector of channels, add those over a block's windows.
+
+    ``to[t, k, c] += sum over h < rows and j of grad[h, j, c] * x[row, column, c]``, where the row is ``h * down + t``,
+    if ``0 <= top + row < x_high``, and the rest is as in `sums`.
+    """
     return called(17)
 
 
@@ -303,9 +346,7 @@ def _emit_taps(
 
             def some_taps(group: Any) -> None:
                 begin = builder.mul(group, emit.number(at_once))
-                met = [
-                    builder.icmp_signed("<", builder.add(begin, emit.number(g)), high) for g in range(at_once)
-                ]
+                met = [builder.icmp_signed("<", builder.add(begin, emit.number(g)), high) for g in range(at_once)]
 
                 def row(h: Any, acc: list[Any]) -> list[Any]:
                     source = emit.at(there, builder.mul(h, grad_row))
@@ -346,24 +387,12 @@ def _emit_taps(
 
                     emit.loop(builder.zext(met[g], emit.index), add_up)
 
-            def ask(i: Any) -> None:
-                line = emit.at(ahead_grad, builder.mul(builder.add(rows, i), grad_row))
-                for k in range(many):
-                    emit.fetch(emit.at(line, k * emit.lanes), near=2)
-
-            def ask_x(i: Any) -> None:
-                line = emit.at(ahead_x, builder.mul(builder.add(next_rows, i), x_row))
-                for k in range(many * stride):
-                    emit.fetch(emit.at(line, k * emit.lanes), near=2)
-
-            ahead_grad = emit.at(grad, builder.mul(c, emit.number(many)))
-            ahead_x = emit.at(x, builder.mul(c, emit.number(many * stride)))
-            next_rows = builder.sub(builder.add(high, builder.mul(down, rows)), down)
-            emit.loop(rows, ask)
-            emit.loop(builder.mul(down, rows), ask_x)
+            new = builder.mul(down, rows)
+            ask(emit, x, x_row, builder.add(high, builder.sub(new, down)), new, c, many * stride)
+            ask(emit, grad, grad_row, rows, rows, c, many)
             emit.loop(groups, some_taps)
 
-        _by_vectors(emit, channels, vector)
+        by_vectors(emit, channels, vector)
 
     by_number(emit, some, (1, 2, 4), block)
 
