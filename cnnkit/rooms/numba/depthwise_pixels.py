@@ -8,6 +8,7 @@ which is right for finite numbers (others go the way of `depthwise`); rows there
 On the way back to the weights the sums are those of the taps, and the windows of a block are terms.
 """
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ ROWS = 4 if REGISTERS >= 32 else 2  # of a block's windows
 ACROSS = 4  # columns of a block's windows
 MOST = 8  # more than either
 ALIGNED = 8  # vectors of channels: with fewer, to begin with cache lines takes one more and costs more than it saves
-BAND = 8  # rows of a block on the way back to the weights
+BAND = 4  # rows of a block on the way back to the weights
 BANDWIDTH = 4  # numbers read or written in a nanosecond, about
 TERMS = 32  # multiply-adds in a nanosecond, about
 
@@ -44,6 +45,19 @@ class Kind:
         self._numba_type_ = TileType(stride, taps, UnitType(dtype.name, unit(dtype).lanes))
 
 
+@lru_cache
+def sums_loop(dtype: np.dtype, stride: int, taps: int) -> int:
+    """The address of the loop over windows, compiled (or read from the disk) when it is first asked for."""
+    return _sums_address(Kind(dtype, stride, taps))
+
+
+@lru_cache
+def taps_loop(dtype: np.dtype, stride: int, taps: int) -> int:
+    """The same of the loop that sums over windows."""
+    return _taps_address(Kind(dtype, stride, taps))
+
+
+@lru_cache(1024)
 def takes(plan: ConvPlan) -> bool:
     """Whether a depthwise plan over three spatial axes is of the kind done here."""
     return (
@@ -65,7 +79,7 @@ def forward(x: Array, weight: Array, bias: Array | None, plan: ConvPlan, then: i
     stride, columns = plan.stride[2], plan.kernel_size[2]
     threads.run(
         _forward, plan.batch * plan.output_size[0] * parts(plan.output_size[1], ROWS), _work(plan),
-        unit(x.dtype), _sums_address(Kind(x.dtype, stride, columns)), lines.numbers(x), plan.out_channels,
+        unit(x.dtype), sums_loop(x.dtype, stride, columns), lines.numbers(x), plan.out_channels,
         plan.kernel_size[1], columns, plan.stride[1], stride, plan.before[1:], address_of(taps), address_of(first),
         then, lines.numbers(out), keep=(x, taps, first, out),
     )  # fmt: skip
@@ -81,7 +95,7 @@ def weight_gradient(grad: Array, x: Array, plan: ConvPlan, grad_weight: Array) -
     total = np.empty((plan.out_channels, volume(plan.kernel_size)), np.float64)
     threads.run(
         _weight_gradient, parts(plan.out_channels, vector.lanes), _work(plan),
-        vector, _taps_address(Kind(x.dtype, stride, columns)), x.dtype.type(0), lines.numbers(grad), lines.numbers(x),
+        vector, taps_loop(x.dtype, stride, columns), x.dtype.type(0), lines.numbers(grad), lines.numbers(x),
         plan.out_channels, plan.kernel_size[1], columns, plan.stride[1], stride, plan.before[1:],
         total, keep=(grad, x),
     )  # fmt: skip
@@ -349,6 +363,10 @@ def _emit_taps(
                 met = [builder.icmp_signed("<", builder.add(begin, emit.number(g)), high) for g in range(at_once)]
 
                 def row(h: Any, acc: list[Any]) -> list[Any]:
+                    first = builder.zext(builder.icmp_signed("==", group, emit.number(0)), emit.index)
+                    new = builder.add(builder.sub(high, down), builder.mul(down, builder.add(rows, h)))
+                    ask(emit, x, x_row, new, builder.mul(first, down), c, many * stride)
+                    ask(emit, grad, grad_row, builder.add(rows, h), first, c, many)
                     source = emit.at(there, builder.mul(h, grad_row))
                     grads = []
                     for j in range(many):
@@ -387,9 +405,6 @@ def _emit_taps(
 
                     emit.loop(builder.zext(met[g], emit.index), add_up)
 
-            new = builder.mul(down, rows)
-            ask(emit, x, x_row, builder.add(high, builder.sub(new, down)), new, c, many * stride)
-            ask(emit, grad, grad_row, rows, rows, c, many)
             emit.loop(groups, some_taps)
 
         by_vectors(emit, channels, vector)
