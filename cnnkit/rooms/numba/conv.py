@@ -182,7 +182,8 @@ def _ways(plan: ConvPlan, dtype: np.dtype, workspace: int) -> dict[Any, float]:
         pixels: pixels.forward_cycles(plan, dtype, workspace),
         few: few.way(plan, dtype).cycles,
         grouped: grouped.cycles(plan, dtype),
-        depthwise: depthwise.cycles(plan, dtype),
+        depthwise: depthwise.cycles(plan, dtype) * depthwise.GIVEN,
+        depthwise_pixels: depthwise_pixels.cycles(plan, dtype),
     }
 
 

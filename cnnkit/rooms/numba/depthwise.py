@@ -40,7 +40,7 @@ STRETCH = 64  # windows of a row that are a work item, and that the weight gradi
 FEWEST = 8  # channels: with fewer, most lanes would be idle
 BANDWIDTH = 2  # numbers read or written in a nanosecond, about
 TERM = 1.25  # cycles for a vector's product
-GIVEN = 1.2  # times as many for the weights' gradient of groups, where lanes are moved for each product
+GIVEN = 1.5  # times as many where lanes are moved for each product, in groups
 TERMS = 16  # multiply-adds in a nanosecond, about
 
 
@@ -387,7 +387,7 @@ def _emit_windows(
                 return add
 
             def given(pointer: Any, g: int) -> Any:
-                return _given(emit, read(pointer), g, group.rows)
+                return to_group(emit, read(pointer), g, group.rows)
 
             acc = [read(emit.at(first, c))] * number
             for g, one in enumerate(along(weight, beside, group.rows)):
@@ -413,7 +413,7 @@ def _windows_address(group):
     return _windows_loop(group)
 
 
-def _given(emit: Emitter, vector: Any, g: int, group: int) -> Any:
+def to_group(emit: Emitter, vector: Any, g: int, group: int) -> Any:
     """Number g of each group of lanes, given to all lanes of the group."""
     return emit.shuffle(vector, vector, [lane // group * group + g for lane in range(emit.lanes)])
 
@@ -456,7 +456,7 @@ def _emit_sums(
                 for k, one in enumerate(near):
                     number = read(emit.at(one, offset))
                     for g in range(group.rows):
-                        factor = _given(emit, number, g, group.rows)
+                        factor = to_group(emit, number, g, group.rows)
                         new.append(builder.call(emit.fma, [left, factor, acc[k * group.rows + g]]))
                 return new
 

@@ -1,13 +1,15 @@
-"""Depthwise convolution of channels-last arrays: kernels of 3, 5 or 7 columns, in blocks of windows.
+"""Depthwise convolution, and in small groups, of channels-last arrays: by blocks of windows, 3, 5 or 7 columns of taps.
 
 Nothing is laid out. A block is some rows by some columns of windows, for a vector of channels: a row of x is read once
 for all rows of windows that see it, and each of its numbers once for all columns. A block goes through the channels
 vector by vector, then comes the next one in the row. Columns that lie in the padding are read from a vector of zeros,
-which is right for finite numbers (others go the way of `depthwise`); rows there are left out.
+which is right for finite numbers (others go the way of `depthwise`); rows there are left out. In groups each number is
+given to all lanes of its group, once for all windows that see it.
 
-On the way back to the weights the sums are those of the taps, and the windows of a block are terms.
+On the way back to the weights (of depthwise layers only) the sums are those of taps, and a block's windows are terms.
 """
 
+import math
 from functools import lru_cache
 from typing import Any
 
@@ -19,19 +21,22 @@ from cnnkit.geometry import ConvPlan, volume
 from cnnkit.rooms import threads
 from cnnkit.rooms.numba import lines
 from cnnkit.rooms.numba.activation import RELU, call
-from cnnkit.rooms.numba.depthwise import by_number, by_vectors
+from cnnkit.rooms.numba.depthwise import FEWEST, by_number, by_vectors, to_group
 from cnnkit.rooms.numba.emit import Emitter, UnitType, called, itemsize, lanes, unit
 from cnnkit.rooms.numba.lines import parts
-from cnnkit.rooms.numba.machine import REGISTERS, address_of, kernel
+from cnnkit.rooms.numba.machine import REGISTERS, VECTOR_BYTES, address_of, kernel
 from cnnkit.rooms.numba.moves import copy, transpose
 from cnnkit.rooms.numba.straight import straight
 from cnnkit.rooms.numba.tile import TileType, compiled
 
 TAPS = (3, 5, 7)  # columns of a kernel
+GROUPS = (1, 2, 4, 8)  # channels in and out of a group
 STRIDES = (1, 2)  # across: neighbouring windows share numbers
 ROWS = 4 if REGISTERS >= 32 else 2  # of a block's windows
 ACROSS = 4  # columns of a block's windows
-MOST = 8  # more than either
+MOST = 16  # more than either, than a stride and than a group
+LONGEST = 24  # columns of a kernel times channels of a group: code is as long as that
+TERM, STORED = 1.3, 8  # cycles for a vector's product, and to read and to store a vector
 ALIGNED = 8  # vectors of channels: with fewer, to begin with cache lines takes one more and costs more than it saves
 BAND = 4  # rows of a block on the way back to the weights
 BANDWIDTH = 4  # numbers read or written in a nanosecond, about
@@ -39,29 +44,42 @@ TERMS = 32  # multiply-adds in a nanosecond, about
 
 
 class Kind:
-    """What a loop is compiled for: a stride across, the columns of a kernel, vectors of a dtype."""
+    """What a loop is compiled for: a stride across, channels of a group, columns of a kernel, vectors of a dtype."""
 
-    def __init__(self, dtype: np.dtype, stride: int, taps: int) -> None:
-        self._numba_type_ = TileType(stride, taps, UnitType(dtype.name, unit(dtype).lanes))
+    def __init__(self, dtype: np.dtype, stride: int, group: int, taps: int) -> None:
+        self._numba_type_ = TileType(group * MOST + stride, taps, UnitType(dtype.name, unit(dtype).lanes))
 
 
 @lru_cache
-def sums_loop(dtype: np.dtype, stride: int, taps: int) -> int:
+def sums_loop(dtype: np.dtype, stride: int, group: int, taps: int) -> int:
     """The address of the loop over windows, compiled (or read from the disk) when it is first asked for."""
-    return _sums_address(Kind(dtype, stride, taps))
+    return _sums_address(Kind(dtype, stride, group, taps))
 
 
 @lru_cache
 def taps_loop(dtype: np.dtype, stride: int, taps: int) -> int:
     """The same of the loop that sums over windows."""
-    return _taps_address(Kind(dtype, stride, taps))
+    return _taps_address(Kind(dtype, stride, 1, taps))
+
+
+@lru_cache(1024)
+def cycles(plan: ConvPlan, dtype: np.dtype) -> float:
+    """About how many cycles a plan over three spatial axes takes forward; infinitely many if it is not done here."""
+    if not takes(plan) or VECTOR_BYTES // dtype.itemsize % (plan.in_channels // plan.groups):
+        return math.inf
+    vectors = plan.batch * volume(plan.output_size) * parts(plan.out_channels, VECTOR_BYTES // dtype.itemsize)
+    return vectors * (TERM * volume(plan.kernel_size) * plan.in_channels // plan.groups + STORED)
 
 
 @lru_cache(1024)
 def takes(plan: ConvPlan) -> bool:
-    """Whether a depthwise plan over three spatial axes is of the kind done here."""
+    """Whether a plan over three spatial axes is of the kind done here."""
+    group, taps = plan.in_channels // plan.groups, plan.kernel_size[2]
     return (
-        plan.kernel_size[2] in TAPS
+        plan.in_channels == plan.out_channels >= FEWEST
+        and group in GROUPS
+        and taps in TAPS
+        and taps * group <= LONGEST
         and plan.stride[2] in STRIDES
         and plan.kernel_size[0] == plan.stride[0] == 1
         and plan.dilation == lines.ONES
@@ -70,16 +88,20 @@ def takes(plan: ConvPlan) -> bool:
     )
 
 
-def forward(x: Array, weight: Array, bias: Array | None, plan: ConvPlan, then: int, out: Array) -> bool:
-    """Fill out (N, C, *spatial) from x (N, C, *spatial) and weight (C, 1, *kernel), if all weights are finite."""
-    if not np.isfinite(weight).all():
+def forward(
+    x: Array, weight: Array, bias: Array | None, plan: ConvPlan, then: int, out: Array, swapped: bool = False
+) -> bool:
+    """As `convolve.convolve`, of arrays whose channels lie together; not if a depthwise weight is not finite."""
+    group, stride, columns = plan.in_channels // plan.groups, plan.stride[2], plan.kernel_size[2]
+    if group == 1 and not np.isfinite(weight).all():
         return False
+    if swapped and group > 1:
+        weight = weight.reshape(plan.groups, group, group, *weight.shape[2:]).swapaxes(1, 2)
     taps = np.ascontiguousarray(weight)
     first = np.zeros(plan.out_channels, x.dtype) if bias is None else np.ascontiguousarray(bias)
-    stride, columns = plan.stride[2], plan.kernel_size[2]
     threads.run(
         _forward, plan.batch * plan.output_size[0] * parts(plan.output_size[1], ROWS), _work(plan),
-        unit(x.dtype), sums_loop(x.dtype, stride, columns), lines.numbers(x), plan.out_channels,
+        unit(x.dtype), sums_loop(x.dtype, stride, group, columns), lines.numbers(x), plan.out_channels, group,
         plan.kernel_size[1], columns, plan.stride[1], stride, plan.before[1:], address_of(taps), address_of(first),
         then, lines.numbers(out), keep=(x, taps, first, out),
     )  # fmt: skip
@@ -87,7 +109,7 @@ def forward(x: Array, weight: Array, bias: Array | None, plan: ConvPlan, then: i
 
 
 def weight_gradient(grad: Array, x: Array, plan: ConvPlan, grad_weight: Array) -> bool:
-    """Fill grad_weight (C, 1, *kernel) with sums over all windows of the output gradient times what the taps met.
+    """Fill grad_weight (C, 1, *kernel): over all windows, the output gradient times what the taps met.
 
     Whether all of it is finite: then no zero of the padding met what is no number.
     """
@@ -106,26 +128,47 @@ def weight_gradient(grad: Array, x: Array, plan: ConvPlan, grad_weight: Array) -
 def _work(plan: ConvPlan) -> float:
     """About how many nanoseconds a way takes."""
     outputs = plan.batch * plan.out_channels * volume(plan.output_size)
-    return outputs * (2 / BANDWIDTH + volume(plan.kernel_size) / TERMS)
+    return outputs * (2 / BANDWIDTH + volume(plan.kernel_size) * plan.in_channels // plan.groups / TERMS)
 
 
 # ---------------------------------------------------------------- kernels
 
 
-def _before_line(unit, x, channels):
+def _before_line(unit, x, channels, group):
     """How many channels before the first one a vector of memory begins, if for all pixels alike and worth it."""
     steps = x.n | x.d | x.h | x.w
     alike = channels >= ALIGNED * lanes(unit) and steps % lanes(unit) == 0
-    return x.address // itemsize(unit) % lanes(unit) if alike else 0
+    skip = x.address // itemsize(unit) % lanes(unit)
+    return skip if alike and skip % group == 0 else 0
 
 
 @straight
 def _forward(
-    start, stop, unit, loop, x_numbers, channels, high, wide, down, stride, before, weight, bias, then, out_numbers
+    start,
+    stop,
+    unit,
+    loop,
+    x_numbers,
+    channels,
+    group,
+    high,
+    wide,
+    down,
+    stride,
+    before,
+    weight,
+    bias,
+    then,
+    out_numbers,
 ):
     """A work item is `ROWS` rows of windows, of all channels: x is read once for all of them."""
     x, out = lines.block(unit, x_numbers), lines.block(unit, out_numbers)
-    bytes_, vector, taps, skip = itemsize(unit), lanes(unit), high * wide, _before_line(unit, x, channels)
+    bytes_, vector, taps, skip = (
+        itemsize(unit),
+        lanes(unit),
+        group * high * wide,
+        _before_line(unit, x, channels, group),
+    )
     nothing = np.zeros(vector * bytes_, np.uint8)
     packed = np.zeros((channels + 2 * vector) * (1 + taps) * bytes_, np.uint8)
     place = packed.ctypes.data
@@ -269,9 +312,10 @@ def _emit_sums(
     x_row: Any, x_step: Any, low: Any, below: Any, down: Any, high: Any, left: Any, wide: Any, nothing: Any,
     channels: Any, skip: Any, relu: Any,
 ) -> None:  # fmt: skip
-    builder, stride, taps = emit.builder, kind.rows, kind.vectors
+    builder, (group, stride), taps = emit.builder, divmod(kind.rows, MOST), kind.vectors
     to, weight, x, nothing = (emit.pointer(address) for address in (to, weight, x, nothing))
-    count, packed = builder.sub(below, low), builder.add(builder.mul(high, emit.number(taps)), emit.number(1))
+    count, of_channel = builder.sub(below, low), builder.mul(high, emit.number(taps))
+    packed = builder.add(builder.mul(of_channel, emit.number(group)), emit.number(1))
 
     def block(rows: int, across: int) -> None:
         columns = _Columns(emit, x_step, left, wide, nothing, (across - 1) * stride + taps)
@@ -284,7 +328,16 @@ def _emit_sums(
             def row(r: Any, acc: list[Any]) -> list[Any]:
                 r = builder.add(r, low)
                 source = emit.at(here, builder.mul(r, x_row))
-                numbers = [read(columns(source, k)) for k in range((across - 1) * stride + taps)]
+                met = [read(columns(source, k)) for k in range((across - 1) * stride + taps)]
+                for g in range(group):
+                    numbers = [to_group(emit, number, g, group) for number in met] if group > 1 else met
+                    acc = rows_of_windows(
+                        r, emit.at(filters, builder.mul(of_channel, emit.number(g * emit.lanes))), numbers, acc
+                    )
+                return acc
+
+            def rows_of_windows(r: Any, filters: Any, numbers: list[Any], acc: list[Any]) -> list[Any]:
+                """Add a row's numbers of a channel to what sees it."""
                 results = []
                 for i in range(rows):
                     t = builder.sub(r, builder.mul(down, emit.number(i)))
@@ -346,66 +399,65 @@ def _emit_taps(
     x_step: Any, rows: Any, top: Any, x_high: Any, down: Any, high: Any, left: Any, wide: Any, nothing: Any,
     channels: Any,
 ) -> None:  # fmt: skip
-    builder, stride, taps = emit.builder, kind.rows, kind.vectors
+    builder, stride, taps = emit.builder, kind.rows % MOST, kind.vectors
     to, grad, x, nothing = (emit.pointer(address) for address in (to, grad, x, nothing))
     all_taps = builder.mul(high, emit.number(taps))
 
     def block(many: int) -> None:
         columns = _Columns(emit, x_step, left, wide, nothing, (many - 1) * stride + taps)
         at_once = max(1, min(taps, (REGISTERS - 3 - many) // taps))
-        groups = builder.udiv(builder.add(high, emit.number(at_once - 1)), emit.number(at_once))
+        passes = builder.udiv(builder.add(high, emit.number(at_once - 1)), emit.number(at_once))
+        met = [
+            [(j, q - j * stride) for j in range(many) if 0 <= q - j * stride < taps]
+            for q in range((many - 1) * stride + taps)
+        ]  # windows, and their taps, by columns of x
 
         def vector(c: Any, read: Any, write: Any) -> None:
             here, there, total = emit.at(x, c), emit.at(grad, c), emit.at(to, builder.mul(c, all_taps))
 
-            def some_taps(group: Any) -> None:
-                begin = builder.mul(group, emit.number(at_once))
-                met = [builder.icmp_signed("<", builder.add(begin, emit.number(g)), high) for g in range(at_once)]
+            def some_taps(n: Any) -> None:
+                begin = builder.mul(n, emit.number(at_once))
+                each = [builder.add(begin, emit.number(n)) for n in range(at_once)]
+                real = [builder.icmp_signed("<", t, high) for t in each]
+                new = builder.zext(builder.icmp_signed("==", n, emit.number(0)), emit.index)  # it is asked for once
 
                 def row(h: Any, acc: list[Any]) -> list[Any]:
-                    first = builder.zext(builder.icmp_signed("==", group, emit.number(0)), emit.index)
-                    new = builder.add(builder.sub(high, down), builder.mul(down, builder.add(rows, h)))
-                    ask(emit, x, x_row, new, builder.mul(first, down), c, many * stride)
-                    ask(emit, grad, grad_row, builder.add(rows, h), first, c, many)
+                    below, top_row = builder.add(rows, h), builder.mul(down, h)
+                    next_x = builder.add(builder.sub(high, down), builder.mul(down, below))
+                    ask(emit, x, x_row, next_x, builder.mul(new, down), c, many * stride)
+                    ask(emit, grad, grad_row, below, new, c, many)
                     source = emit.at(there, builder.mul(h, grad_row))
-                    grads = []
-                    for j in range(many):
-                        one = emit.at(source, builder.mul(grad_step, emit.number(j)))
-                        grads.append(read(one))
-                    y = builder.add(builder.mul(h, down), begin)
+                    grads = [read(emit.at(source, builder.mul(grad_step, emit.number(j)))) for j in range(many)]
                     results = []
-                    for g in range(at_once):
-                        r = builder.add(y, emit.number(g))
+                    for n, t in enumerate(each):
+                        r = builder.add(top_row, t)
                         inside = builder.icmp_unsigned("<", builder.add(r, top), x_high)
-                        inside = builder.zext(builder.and_(inside, met[g]), emit.index)
+                        inside = builder.zext(builder.and_(inside, real[n]), emit.index)
                         line = emit.at(here, builder.mul(r, x_row))
 
-                        def add(_: Any, own: list[Any], line: Any = line, g: int = g) -> list[Any]:
+                        def add(_: Any, own: list[Any], line: Any = line) -> list[Any]:
                             own = list(own)
-                            for q in range((many - 1) * stride + taps):
-                                pairs = [(j, q - j * stride) for j in range(many) if 0 <= q - j * stride < taps]
+                            for q, pairs in enumerate(met):
                                 number = read(columns(line, q)) if pairs else None
                                 for j, k in pairs:
                                     own[k] = builder.call(emit.fma, [grads[j], number, own[k]])
                             return own
 
-                        results += emit.accumulate(inside, acc[g * taps : (g + 1) * taps], add)
+                        results += emit.accumulate(inside, acc[n * taps : (n + 1) * taps], add)
                     return results
 
                 acc = emit.accumulate(rows, [emit.zero()] * at_once * taps, row)
-                for g in range(at_once):
-                    place = emit.at(
-                        total, builder.mul(builder.add(begin, emit.number(g)), emit.number(taps * emit.lanes))
-                    )
+                for n, t in enumerate(each):
+                    place = emit.at(total, builder.mul(t, emit.number(taps * emit.lanes)))
 
-                    def add_up(_: Any, place: Any = place, own: Any = acc[g * taps : (g + 1) * taps]) -> None:
+                    def add_up(_: Any, place: Any = place, own: Any = acc[n * taps : (n + 1) * taps]) -> None:
                         for k, value in enumerate(own):
                             one = emit.at(place, k * emit.lanes)
                             emit.store_vector(builder.fadd(emit.load_vector(one), value), one)
 
-                    emit.loop(builder.zext(met[g], emit.index), add_up)
+                    emit.loop(builder.zext(real[n], emit.index), add_up)
 
-            emit.loop(groups, some_taps)
+            emit.loop(passes, some_taps)
 
         by_vectors(emit, channels, vector)
 
