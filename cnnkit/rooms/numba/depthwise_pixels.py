@@ -1,4 +1,4 @@
-"""Depthwise convolution, and in small groups, of channels-last arrays: by blocks of windows, 3, 5 or 7 columns of taps.
+"""Depthwise convolution, and in small groups, of channels-last arrays: by blocks of windows, of up to 7 columns of taps.
 
 Nothing is laid out. A block is some rows by some columns of windows, for a vector of channels: a row of x is read once
 for all rows of windows that see it, and each of its numbers once for all columns. A block goes through the channels
@@ -29,7 +29,7 @@ from cnnkit.rooms.numba.moves import copy, transpose
 from cnnkit.rooms.numba.straight import straight
 from cnnkit.rooms.numba.tile import TileType, compiled
 
-TAPS = (3, 5, 7)  # columns of a kernel
+TAPS = (1, 2, 3, 5, 7)  # columns of a kernel
 GROUPS = (1, 2, 4, 8)  # channels in and out of a group
 STRIDES = (1, 2)  # across: neighbouring windows share numbers
 ROWS = 4 if REGISTERS >= 32 else 2  # of a block's windows
@@ -270,18 +270,17 @@ class _Columns:
         return self.emit.builder.select(self.inside[k], self.emit.at(row, self.offsets[k]), self.nothing)
 
 
-def ask(emit: Emitter, place: Any, step: Any, first: Any, rows: Any, c: Any, pixels: int) -> None:
-    """Ask for a vector's share of some rows of so many pixels: all of them, when a block is through with its channels.
+def ask(emit: Emitter, place: Any, first: Any, rows: Any, step: Any, vectors: int, apart: Any) -> None:
+    """Ask for some vectors of each of some rows: all blocks and channels of a row of blocks ask for the one below.
 
     They come to the L2 cache, what is to be written too: nobody else has it. Else a line of results costs 15 cycles.
     """
     builder = emit.builder
-    start = emit.at(place, builder.mul(c, emit.number(pixels)))
 
     def row(r: Any) -> None:
-        line = emit.at(start, builder.mul(builder.add(first, r), step))
-        for k in range(pixels):
-            emit.fetch(emit.at(line, k * emit.lanes), near=2)
+        line = emit.at(place, builder.mul(builder.add(first, r), step))
+        for k in range(vectors):
+            emit.fetch(emit.at(line, builder.mul(apart, emit.number(k))), near=2)
 
     emit.loop(rows, row)
 
@@ -299,8 +298,7 @@ def sums(
     unless ``0 <= left + column < wide``. The case is ``rows * MOST + columns``.
 
     Of each vector of channels, the first of which begins `skip` channels early, `weight` has the bias, then all taps.
-    The rows of x and of the results that the next block below will meet are asked for, and so come in the order in
-    which they lie, as far as a block's pixels have no gaps between them.
+    The rows of x and of the results that the next block below will meet are asked for.
 
     Arguments are addresses or numbers, all steps are elements; what lies behind the channels is not touched.
     """
@@ -356,8 +354,10 @@ def _emit_sums(
                 return results
 
             new = builder.mul(down, emit.number(rows))
-            ask(emit, x, x_row, builder.add(high, builder.sub(new, down)), new, c, across * stride)
-            ask(emit, to, to_row, emit.number(rows), emit.number(rows), c, across)
+            some = across * stride
+            in_order = emit.at(x, builder.mul(c, emit.number(some)))  # pixels of x have no gaps between them, mostly
+            ask(emit, in_order, builder.add(high, builder.sub(new, down)), new, x_row, some, emit.number(emit.lanes))
+            ask(emit, emit.at(to, c), emit.number(rows), emit.number(rows), to_row, across, to_step)
             acc = emit.accumulate(count, [emit.load_vector(bias)] * rows * across, row)
             for i in range(rows):
                 there = emit.at(emit.at(to, c), builder.mul(to_row, emit.number(i)))
@@ -405,7 +405,7 @@ def _emit_taps(
 
     def block(many: int) -> None:
         columns = _Columns(emit, x_step, left, wide, nothing, (many - 1) * stride + taps)
-        at_once = max(1, min(taps, (REGISTERS - 3 - many) // taps))
+        at_once = max(1, min(max(3, taps), (REGISTERS - 3 - many) // taps))
         passes = builder.udiv(builder.add(high, emit.number(at_once - 1)), emit.number(at_once))
         met = [
             [(j, q - j * stride) for j in range(many) if 0 <= q - j * stride < taps]
@@ -414,6 +414,8 @@ def _emit_taps(
 
         def vector(c: Any, read: Any, write: Any) -> None:
             here, there, total = emit.at(x, c), emit.at(grad, c), emit.at(to, builder.mul(c, all_taps))
+            next_x = emit.at(x, builder.mul(c, emit.number(many * stride)))
+            next_grad = emit.at(grad, builder.mul(c, emit.number(many)))
 
             def some_taps(n: Any) -> None:
                 begin = builder.mul(n, emit.number(at_once))
@@ -423,9 +425,9 @@ def _emit_taps(
 
                 def row(h: Any, acc: list[Any]) -> list[Any]:
                     below, top_row = builder.add(rows, h), builder.mul(down, h)
-                    next_x = builder.add(builder.sub(high, down), builder.mul(down, below))
-                    ask(emit, x, x_row, next_x, builder.mul(new, down), c, many * stride)
-                    ask(emit, grad, grad_row, below, new, c, many)
+                    next_row = builder.add(builder.sub(high, down), builder.mul(down, below))
+                    ask(emit, next_x, next_row, builder.mul(new, down), x_row, many * stride, emit.number(emit.lanes))
+                    ask(emit, next_grad, below, new, grad_row, many, emit.number(emit.lanes))
                     source = emit.at(there, builder.mul(h, grad_row))
                     grads = [read(emit.at(source, builder.mul(grad_step, emit.number(j)))) for j in range(many)]
                     results = []
