@@ -123,6 +123,10 @@ def common(dtype: Any) -> dict[str, Callable[[], None]]:
         "depthwise, channels last": lambda: _layer(_depthwise(kind), (2, 16, 12, 12), channels_last=True),
         "depthwise 5x5, channels last": lambda: _layer(_depthwise(kind, kernel=5), (2, 16, 16, 16), channels_last=True),
         "depthwise 7x7, channels last": lambda: _layer(_depthwise(kind, kernel=7), (2, 16, 16, 16), channels_last=True),
+        "depthwise, stride 2, channels last": lambda: _layer(_depthwise(kind, 2), (2, 16, 12, 12), channels_last=True),
+        "depthwise 5x5, stride 2, channels last": lambda: _layer(
+            _depthwise(kind, 2, 5), (2, 16, 16, 16), channels_last=True
+        ),
         "groups of 2, channels last": lambda: _layer(
             Conv2d(32, 32, 3, groups=16, dtype=kind), (2, 32, 24, 24), channels_last=True
         ),

@@ -31,6 +31,8 @@ CASES = {
     "multiplier 2": Conv((2, 9, 7, 20), (18, 1, 3, 3), 1, 1, 1, 9),
     "multiplier 3, stride 2": Conv((2, 5, 19, 18), (15, 1, 3, 2), 2, ((1, 0), (2, 0)), 1, 5),
     "groups of 4": Conv((2, 20, 7, 12), (20, 4, 3, 3), 1, 1, 1, 5),
+    "groups of 8": Conv((2, 24, 7, 12), (24, 8, 3, 3), 1, 1, 1, 3),
+    "groups of 4, stride 2": Conv((1, 36, 9, 13), (36, 4, 3, 3), 2, 1, 1, 9),
     "groups of 2, stride 2": Conv((2, 74, 9, 21), (74, 2, 3, 4), 2, 1, 1, 37),
     "groups of 4, padding over kernel": Conv((1, 12, 6, 7), (12, 4, 2, 2), 1, 3, 1, 3),
     "groups of 3 to 2, dilation": Conv((2, 15, 13, 9), (10, 3, 3, 3), 1, 2, 2, 5),
@@ -41,6 +43,7 @@ CASES = {
 }
 WAYS = {
     "pixels": "_along_gradients", "few": "_along_x", "grouped": "_by_copies", "depthwise": "_by_groups",
+    "depthwise_pixels": "_turned",
     "turning": "_turned",
 }  # fmt: skip
 SOME = ("to 1", "5x5 to 1, dilation", "3x3 to 2, stride 2", "multiplier 3, stride 2", "groups of 4", "wide depthwise")
@@ -69,7 +72,7 @@ def forced(monkeypatch, name):
     depthwise = importlib.import_module("cnnkit.rooms.numba.depthwise")
 
     def possible(plan, dtype):
-        return name not in ("grouped", "depthwise") or way.cycles(plan, dtype) < math.inf
+        return name not in ("grouped", "depthwise", "depthwise_pixels") or way.cycles(plan, dtype) < math.inf
 
     def forward(plan, dtype, _):
         used.append("forward")
@@ -238,7 +241,8 @@ def test_layers_take_the_way_that_fills_their_lanes():
     taken = {
         "few": plan(2, (2, 64, 128, 128), (1, 64, 1, 1), 1, 0, 1, 1),
         "grouped": plan(2, (4, 32, 56, 56), (64, 1, 3, 3), 1, 1, 1, 32),
-        "depthwise": plan(2, (4, 128, 56, 56), (128, 4, 3, 3), 1, 1, 1, 32),
+        "depthwise_pixels": plan(2, (4, 128, 56, 56), (128, 4, 3, 3), 1, 1, 1, 32),
+        "depthwise": plan(2, (4, 128, 56, 56), (128, 4, 3, 3), 1, 2, 2, 32),
         "pixels": plan(2, (8, 8, 64, 64), (8, 8, 3, 3), 1, 1, 1, 1),
     }
     for name, one in taken.items():

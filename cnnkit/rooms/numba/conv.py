@@ -11,6 +11,7 @@ from cnnkit.arrays import Array
 from cnnkit.geometry import ConvPlan, Phase, Section, volume
 from cnnkit.rooms.numba import (
     depthwise,
+    depthwise_pixels,
     depthwise_planes,
     few,
     grouped,
@@ -132,6 +133,8 @@ def _convolve(
             _convolve(x[part.taken], weight[part.kernel], bias, part.plan, then, out[part.of], swapped)
         return
     if depthwise.takes(plan, x, out):
+        if depthwise_pixels.takes(plan) and depthwise_pixels.forward(x, weight, bias, plan, then, out):
+            return
         run = grouped.forward if _copies_pay(plan, x.dtype) else depthwise.forward
         run(x, weight, bias, plan, then, out)
         return
@@ -181,7 +184,8 @@ def _ways(plan: ConvPlan, dtype: np.dtype, workspace: int) -> dict[Any, float]:
         pixels: pixels.forward_cycles(plan, dtype, workspace),
         few: few.way(plan, dtype).cycles,
         grouped: grouped.cycles(plan, dtype),
-        depthwise: depthwise.cycles(plan, dtype),
+        depthwise: depthwise.cycles(plan, dtype) * depthwise.GIVEN,
+        depthwise_pixels: depthwise_pixels.cycles(plan, dtype),
     }
 
 
@@ -296,6 +300,8 @@ def _backward_weight(grad_output: Array, x: Array, plan: ConvPlan, grad_weight: 
     if _better_turned(one, FEW_TERMS, 2, grad_output, x):
         grad_output, x = depthwise.turned(grad_output), depthwise.turned(x)
     if depthwise.takes(one, grad_output, x):
+        if depthwise_pixels.takes(one) and depthwise_pixels.weight_gradient(grad_output, x, one, grad_weight):
+            return
         run = grouped.weight_gradient if _copies_pay(one, x.dtype) else depthwise.weight_gradient
         run(grad_output, x, one, grad_weight)
         return

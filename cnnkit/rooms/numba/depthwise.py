@@ -40,7 +40,7 @@ STRETCH = 64  # windows of a row that are a work item, and that the weight gradi
 FEWEST = 8  # channels: with fewer, most lanes would be idle
 BANDWIDTH = 2  # numbers read or written in a nanosecond, about
 TERM = 1.25  # cycles for a vector's product
-GIVEN = 1.2  # times as many for the weights' gradient of groups, where lanes are moved for each product
+GIVEN = 1.5  # times as many where lanes are moved for each product, in groups
 TERMS = 16  # multiply-adds in a nanosecond, about
 
 
@@ -387,7 +387,7 @@ def _emit_windows(
                 return add
 
             def given(pointer: Any, g: int) -> Any:
-                return _given(emit, read(pointer), g, group.rows)
+                return to_group(emit, read(pointer), g, group.rows)
 
             acc = [read(emit.at(first, c))] * number
             for g, one in enumerate(along(weight, beside, group.rows)):
@@ -398,7 +398,7 @@ def _emit_windows(
             for value, one in zip(acc, along(emit.at(to, c), to_step, number), strict=True):
                 write(builder.select(builder.fcmp_ordered("<", value, floor), floor, value), one)  # NaN stays
 
-        _by_vectors(emit, channels, vector)
+        by_vectors(emit, channels, vector)
 
     case = builder.add(count, builder.mul(spread, emit.number(2 * PIXELS)))
     tiles = {number + 2 * PIXELS * apart: (number, apart) for number, apart in product((1, 2, 4, 8), (1, 2))}
@@ -413,7 +413,7 @@ def _windows_address(group):
     return _windows_loop(group)
 
 
-def _given(emit: Emitter, vector: Any, g: int, group: int) -> Any:
+def to_group(emit: Emitter, vector: Any, g: int, group: int) -> Any:
     """Number g of each group of lanes, given to all lanes of the group."""
     return emit.shuffle(vector, vector, [lane // group * group + g for lane in range(emit.lanes)])
 
@@ -456,7 +456,7 @@ def _emit_sums(
                 for k, one in enumerate(near):
                     number = read(emit.at(one, offset))
                     for g in range(group.rows):
-                        factor = _given(emit, number, g, group.rows)
+                        factor = to_group(emit, number, g, group.rows)
                         new.append(builder.call(emit.fma, [left, factor, acc[k * group.rows + g]]))
                 return new
 
@@ -466,7 +466,7 @@ def _emit_sums(
                     place = emit.at(to, builder.add(builder.add(one, c), builder.mul(beside, emit.number(g))))
                     write(builder.fadd(read(place), summed[k * group.rows + g]), place)
 
-        _by_vectors(emit, channels, vector)
+        by_vectors(emit, channels, vector)
 
     by_number(emit, count, range(1, at_once(group.rows) + 1), tile)
 
@@ -498,16 +498,28 @@ def by_number(emit: Emitter, count: Any, numbers: Iterable[int], body: Any) -> N
     builder.position_at_end(after)
 
 
-def _by_vectors(emit: Emitter, channels: Any, body: Any) -> None:
-    """``body(c, read, write)`` for every vector of channels, the last one masked if it is not whole."""
-    builder, lanes = emit.builder, emit.number(emit.lanes)
-    whole = builder.udiv(channels, lanes)
-    done = builder.mul(whole, lanes)
+def by_vectors(emit: Emitter, channels: Any, body: Any, skip: Any = None) -> None:
+    """``body(c, read, write)`` for every vector of channels, the ones at the ends masked if they are not whole.
+
+    The first vector begins `skip` channels before the first channel.
+    """
+    builder, lanes, none = emit.builder, emit.number(emit.lanes), emit.number(0)
+    skip = none if skip is None else skip
+    early = builder.zext(builder.icmp_signed(">", skip, none), emit.index)
+    begin = builder.sub(builder.mul(early, lanes), skip)
+    whole = builder.udiv(builder.sub(channels, begin), lanes)
+    done = builder.add(begin, builder.mul(whole, lanes))
     rest = builder.sub(channels, done)
-    mask = emit.lanes_below(rest)
+    late = builder.zext(builder.icmp_signed(">", rest, none), emit.index)
 
-    def last(_: Any) -> None:
-        body(done, lambda at: emit.load_masked(at, mask), lambda value, at: emit.store_masked(value, at, mask))
+    def end(e: Any) -> None:
+        first = builder.icmp_signed("<", e, early)
+        low, high = builder.select(first, skip, none), builder.select(first, lanes, rest)
+        mask, c = emit.lanes_from_to(low, high), builder.select(first, builder.neg(skip), done)
+        body(c, lambda at: emit.load_masked(at, mask), lambda value, at: emit.store_masked(value, at, mask))
 
-    emit.loop(whole, lambda v: body(builder.mul(v, lanes), emit.load_vector, emit.store_vector))
-    emit.loop(builder.zext(builder.icmp_signed(">", rest, emit.number(0)), emit.index), last)
+    def middle(v: Any) -> None:
+        body(builder.add(begin, builder.mul(v, lanes)), emit.load_vector, emit.store_vector)
+
+    emit.loop(builder.add(early, late), end)
+    emit.loop(whole, middle)

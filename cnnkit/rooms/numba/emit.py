@@ -233,13 +233,16 @@ class Emitter:
         align = ir.Constant(ir.IntType(32), self.align)
         self.builder.call(store, [value, self.builder.bitcast(pointer, address), align, mask])
 
-    def fetch(self, pointer: Any, ahead: int = 0, write: bool = False) -> None:
-        """Ask for the cache line so many bytes behind a pointer, to be read or written; it need not be ours."""
+    def fetch(self, pointer: Any, ahead: int = 0, write: bool = False, near: int = 3) -> None:
+        """Ask for the cache line so many bytes behind a pointer, to be read or written; it need not be ours.
+
+        Into the L1 cache, or the L2 cache if `near` is 2.
+        """
         word, line = ir.IntType(32), ir.IntType(8).as_pointer()
         kind = ir.FunctionType(ir.VoidType(), [line, word, word, word])
         ask = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.prefetch.p0")
         where = self.builder.gep(self.builder.bitcast(pointer, line), [self.number(ahead)])
-        near, data = 3, 1
+        data = 1
         self.builder.call(ask, [where, *(ir.Constant(word, n) for n in (int(write), near, data))])
 
     def zero(self) -> ir.Constant:

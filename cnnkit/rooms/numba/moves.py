@@ -117,10 +117,20 @@ def fetch(typingctx: Any, unit: Any, address: Any, count: Any) -> Any:
     return types.void(unit, *(types.intp,) * 2), emitted("fetch", 2, _emit_fetch)
 
 
-def _emit_fetch(emit: Emitter, address: Any, count: Any) -> None:
+def _emit_fetch(emit: Emitter, address: Any, count: Any, near: int = 3) -> None:
     start, line = emit.pointer(address), emit.number(64 // emit.align)
     lines = emit.builder.sdiv(count, line)
-    emit.loop(lines, lambda n: emit.fetch(emit.at(start, emit.builder.mul(n, line))))
+    emit.loop(lines, lambda n: emit.fetch(emit.at(start, emit.builder.mul(n, line)), near=near))
+
+
+@intrinsic
+def fetch_far(typingctx: Any, unit: Any, address: Any, count: Any) -> Any:
+    """The same, to come no nearer than the L2 cache: what is needed later."""
+    return types.void(unit, *(types.intp,) * 2), emitted("fetch_far", 2, _emit_fetch_far)
+
+
+def _emit_fetch_far(emit: Emitter, address: Any, count: Any) -> None:
+    _emit_fetch(emit, address, count, near=2)
 
 
 @intrinsic

@@ -21,13 +21,14 @@ from cnnkit.rooms.numba.convolve import pack_blocks, weight_numbers
 from cnnkit.rooms.numba.emit import itemsize, lanes
 from cnnkit.rooms.numba.lines import parts
 from cnnkit.rooms.numba.machine import FMAS, L2, MULTIPLY_ADDS, address_of
-from cnnkit.rooms.numba.moves import fill, transpose
+from cnnkit.rooms.numba.moves import fetch_far, fill, transpose
 from cnnkit.rooms.numba.straight import straight
 from cnnkit.rooms.numba.tile import Tile, gather, tiles
 
 END = 20  # cycles to begin and to end a tile, beside storing its sums
 COPY = 10  # cycles to copy a vector
 BAND = 1024  # windows, at most: tables of where they are stay near, and threads have bands to share
+FAR = 8 * L2  # bytes of x and of what it meets, from which on the next band is asked for while one is summed
 NEAR = 256  # the same for the weights' gradient: output gradients stay near while all weights read them
 
 
@@ -313,6 +314,18 @@ def copy_band(unit, sizes, where, kernel, stride, dilation, before, x, depth, ch
             to += sizes.x_high * row * bytes_
 
 
+def _next_band(unit, array, x, other, sizes, band, call, calls):
+    """Where one of so many equal parts of an array's next band begins, and its numbers; none if arrays are near anyway.
+
+    Bands are taken for equal parts of memory one behind the other, which is so where pixels have no gaps between them.
+    """
+    bytes_ = itemsize(unit)
+    far = (x.batch * x.n + other.batch * other.n) * bytes_ > FAR
+    a_band = array.batch * array.n // sizes.bands
+    some = a_band // calls if far else 0
+    return array.address + ((band + 1) * a_band + call * some) * bytes_, some
+
+
 # ---------------------------------------------------------------- the kernels
 
 
@@ -376,7 +389,14 @@ def _convolve(
         to = out.address + (g * sizes.per_group + block * sizes.columns) * bytes_
         filled = min(sizes.columns, sizes.per_group - block * sizes.columns)
         b = biases + sizes.columns * bytes_
+        done, calls = (g * sizes.blocks + block) * parts(count, sizes.rows), sizes.groups * sizes.blocks
+        next_x, some_x = _next_band(unit, x, x, out, sizes, band, done, calls * parts(count, sizes.rows))
+        next_out, some_out = _next_band(unit, out, x, out, sizes, band, done, calls * parts(count, sizes.rows))
         for p in range(0, count, sizes.rows):
+            if some_x | some_out:
+                fetch_far(unit, next_x, some_x)
+                fetch_far(unit, next_out, some_out)
+                next_x, next_out = next_x + some_x * bytes_, next_out + some_out * bytes_
             gather(
                 loop, to, places + 8 * p, filled, biases, 0, then == RELU, a, rows + 8 * p, offsets_, terms, b,
                 sizes.columns,
@@ -447,6 +467,8 @@ def _correlate(
                 here, b_step = b + (block - first) * size_b, sizes.columns
                 if in_place:
                     here, b_step = grads.address + (targets[0] + g * sizes.per_group + channel) * bytes_, grads.w
+                fetch_far(unit, *_next_band(unit, x, x, grads, sizes, band, item - start, stop - start))
+                fetch_far(unit, *_next_band(unit, grads, x, grads, sizes, band, item - start, stop - start))
                 gather(
                     loop, to, places, filled, to, sizes.columns, 0, a, offsets_ + 8 * row * sizes.rows, rows,
                     count, here, b_step,
