@@ -9,11 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cnnkit import settings
 from cnnkit.arrays import Array
 from cnnkit.geometry import ConvPlan, volume
 from cnnkit.rooms import threads
 from cnnkit.rooms.numba import lines
-from cnnkit.rooms.numba.emit import itemsize, lanes
+from cnnkit.rooms.numba.emit import itemsize, lanes, unit
 from cnnkit.rooms.numba.lines import COLUMNS, Lines, lay_out, parts
 from cnnkit.rooms.numba.machine import FMAS, L2, MULTIPLY_ADDS, address_of
 from cnnkit.rooms.numba.straight import straight
@@ -21,14 +22,14 @@ from cnnkit.rooms.numba.tile import Tile, inner, tiles
 
 NEAR = 4096  # bytes of a line that are summed at a time, so that a tile's lines stay in the L1 cache for the next tile
 TOGETHER = 512  # windows of an image: with fewer, the images of a batch are summed end to end
+FILLED = 2  # numbers that are laid out in a nanosecond, about
 LONG = 16384  # the same, where no tile comes that needs the lines again
-KEPT = 8 << 20  # bytes: if the gradients' lines are no more, they are laid out once, for all channels of x
+KEPT = 8 << 20  # bytes: if the gradients' lines are no more, they are laid out beforehand, for all channels of x
 
 
 class Sums(NamedTuple):
     """What `_correlate` counts by: lines and their windows, a group's channels on either side and its terms, and how
-    many input and output channels are near at a time, their lines a `pitch` apart, those of gradients a `grad_pitch`.
-    Gradients are laid out whole and `once`, or band by band for each of the channels that are near.
+    many input and output channels are near at a time, their lines a `pitch` apart.
 
     It comes to the kernel as a plain tuple of ints, which Numba takes faster.
     """
@@ -42,8 +43,6 @@ class Sums(NamedTuple):
     near: int
     near_grads: int
     pitch: int
-    grad_pitch: int
-    once: int
     reach: int
     phases: int
     x_in_place: int
@@ -59,15 +58,37 @@ def correlate(x: Array, grads: Array, plan: ConvPlan, together: bool, stretch: i
     """
     if not (x.size and grads.size):
         return
-    contiguous = (not together and array[0, 0].flags.c_contiguous for array in (x, grads))
-    tile, solved, sums, work = _way(plan, total.dtype, together, stretch, *contiguous)
+    contiguous, in_place = (not together and array[0, 0].flags.c_contiguous for array in (x, grads))
+    tile, solved, sums, work = _way(plan, total.dtype, together, stretch, contiguous, in_place)
+    laid_out, numbers = None, lines.numbers(grads)
+    if _again(sums) and plan.out_channels * sums.run * grads.itemsize <= min(KEPT, settings.current().max_workspace):
+        laid_out = _laid_out(grads, plan, sums.run)
+        numbers = (address_of(laid_out), 0, laid_out.strides[0], *lines.ZEROS, *numbers[6:])
+        tile, solved, sums, work = _way(plan, total.dtype, together, stretch, contiguous, True)
     grad_table, table = lines.of_outputs(plan.output_size)
     threads.run(
         _correlate, plan.groups * parts(sums.terms, sums.rows), work,
         tile.unit, tile.loop, lines.numbers(x), solved.size, plan.stride, solved.at, tuple(sums),
-        lines.numbers(grads), plan.output_size, lines.ONES, grad_table, address_of(total),
-        keep=(x, grads, table, total),
+        numbers, plan.output_size, lines.ONES, grad_table, address_of(total), keep=(x, grads, laid_out, table, total),
     )  # fmt: skip
+
+
+def _again(sums: Sums) -> bool:
+    """Whether lines of gradients that are not in place would be laid out several times, for not all of x is near."""
+    return sums.lines == 1 and not sums.grads_in_place and sums.channels > sums.near
+
+
+def _laid_out(grads: Array, plan: ConvPlan, run: int) -> Array:
+    """The gradients' lines of all output channels."""
+    vector = unit(grads.dtype)
+    to = np.empty((plan.out_channels, lines.pitch(run, vector.lanes)), grads.dtype)
+    grad_table, table = lines.of_outputs(plan.output_size)
+    threads.run(
+        _lay_out, plan.out_channels, grads.size / FILLED,
+        vector, lines.numbers(grads), to.shape[1], run, plan.output_size, lines.ONES, grad_table, address_of(to),
+        keep=(grads, table, to),
+    )  # fmt: skip
+    return to
 
 
 @lru_cache(1024)
@@ -84,12 +105,9 @@ def _way(
     pitch = lines.pitch(band + solved.reach, tile.lanes)
     half = L2 // 2 // dtype.itemsize
     near, near_grads = max(1, half // (solved.phases * pitch)), max(1, half // pitch // tile.vectors) * tile.vectors
-    whole, images = lines.pitch(solved.run, tile.lanes), 1 if together else plan.batch
-    once = not grads_in_place and images == 1 and per_group * whole * dtype.itemsize <= KEPT
     sums = Sums(
-        images, solved.run, band, channels, terms, per_group, near, near_grads, pitch, whole if once else pitch,
-        int(once), solved.reach, solved.phases, int(contiguous and windows.in_place), int(grads_in_place),
-        tile.rows, tile.vectors,
+        1 if together else plan.batch, solved.run, band, channels, terms, per_group, near, near_grads, pitch,
+        solved.reach, solved.phases, int(contiguous and windows.in_place), int(grads_in_place), tile.rows, tile.vectors,
     )  # fmt: skip
     return tile, solved, sums, plan.batch * volume(plan.output_size) * plan.out_channels * terms / MULTIPLY_ADDS
 
@@ -122,6 +140,14 @@ def _a_vector(tile: Tile, terms: int, per_group: int) -> float:
 
 
 @straight
+def _lay_out(start, stop, unit, grad_numbers, pitch, run, grid, ones, table, to):
+    """A work item is the line of an output channel."""
+    grads = lines.block(unit, grad_numbers)
+    channels = to + start * pitch * itemsize(unit)
+    lay_out(unit, channels, pitch, run, grads, start, stop - start, 0, 0, grid, ones, table, 1)
+
+
+@straight
 def _correlate(
     start, stop, unit, loop, x_numbers, size, stride, table, counts, grad_numbers, grid, ones, grad_table, total
 ):  # fmt: skip
@@ -138,23 +164,16 @@ def _correlate(
     some = max(1, sums.near * taps // rows)  # items whose channels are near
     most = min(sums.channels, (some * rows - 1) // taps + 2)
     step = x.c if sums.x_in_place else sums.phases * sums.pitch
-    grad_step = grads.c if sums.grads_in_place else sums.grad_pitch
+    grad_step = grads.c if sums.grads_in_place else sums.pitch
     memory = np.empty(0 if sums.x_in_place else (most * step + lanes(unit)) * bytes_, np.uint8)
-    most_grads = sums.per_group if sums.once else min(sums.near_grads, sums.per_group)
-    some_grads = 0 if sums.grads_in_place else most_grads * grad_step + lanes(unit)
+    some_grads = 0 if sums.grads_in_place else min(sums.near_grads, sums.per_group) * grad_step + lanes(unit)
     grad_memory = np.empty(some_grads * bytes_, np.uint8)
     near, grads_near = memory.ctypes.data, grad_memory.ctypes.data
     x_offsets, g_offsets = np.empty(rows, np.int64), np.empty(vectors, np.int64)
     x_, g_ = x_offsets.ctypes.data, g_offsets.ctypes.data
-    item, ready = start, -1  # the group whose gradients are laid out
+    item = start
     while item < stop:
         g, block = divmod(item, blocks)
-        if sums.once and g != ready:
-            lay_out(
-                unit, grads_near, grad_step, sums.run, grads, g * sums.per_group, sums.per_group, 0, 0,
-                grid, ones, grad_table, 1,
-            )  # fmt: skip
-            ready = g
         count = min(some, blocks - block, stop - item)
         begin, end = block * rows, min((block + count) * rows, sums.terms)
         c, c_last = begin // taps, (end - 1) // taps
@@ -175,11 +194,9 @@ def _correlate(
                     channel, grad = g * sums.per_group + o, grads_near
                     if sums.grads_in_place:
                         grad = grads.address + (line * grads.n + channel * grads.c + p) * bytes_
-                    elif sums.once:
-                        grad += (o * grad_step + p) * bytes_
                     else:
                         lay_out(
-                            unit, grads_near, grad_step, length, grads, channel, o_end - o, line, p,
+                            unit, grads_near, sums.pitch, length, grads, channel, o_end - o, line, p,
                             grid, ones, grad_table, 1,
                         )  # fmt: skip
                     for term in range(begin, end, rows):

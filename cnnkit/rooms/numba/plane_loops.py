@@ -20,6 +20,7 @@ of its own.
 """
 
 from functools import partial
+from itertools import product
 from typing import Any
 
 from llvmlite import ir
@@ -66,63 +67,7 @@ def planes(
     For h < `rows`, w < `columns`; x has `high` rows of `wide` numbers, and `nothing` is one of zeros. Addresses, but
     for steps from row to row (elements), sizes, and `relu` (0 or 1). Nothing else is read or written.
     """
-    return types.void(unit, *(types.intp,) * 15), emitted("planes", 15, _emit_planes)
-
-
-def _emit_planes(
-    emit: Emitter, taps: Any, to: Any, to_step: Any, x: Any, x_step: Any, nothing: Any, weight: Any, bias: Any,
-    relu: Any, high: Any, wide: Any, above: Any, left: Any, rows: Any, columns: Any,
-) -> None:  # fmt: skip
-    """Two vectors of columns at a time for 3 x 3 taps, whose sums would wait for themselves; one for more."""
-    builder = emit.builder
-    to, x, nothing, weight, bias = (emit.pointer(address) for address in (to, x, nothing, weight, bias))
-    row_of = Rows(emit, x, x_step, nothing, high, wide, above)
-    start = emit.broadcast(bias)
-
-    def down(size: int, vectors: int, first: Any) -> None:
-        """`vectors` columns of vectors from one on; the result that is done first comes first among the sums."""
-        each = [builder.add(first, emit.number(v * emit.lanes)) for v in range(vectors)]
-        left_over = [builder.sub(columns, column) for column in each]
-        masks = [emit.lanes_below(count) for count in left_over]
-        seen = [
-            [row_of.columns(builder.add(builder.sub(column, left), emit.number(k)), count) for k in range(size)]
-            for column, count in zip(each, left_over, strict=True)
-        ]
-        near = [emit.broadcast(emit.at(weight, t)) for t in range(size * size)] if size == TAPS[0] else None
-
-        def row(r: Any, sums: list[Any]) -> list[Any]:
-            source, sums = row_of(r), list(sums)
-            if size > TAPS[0]:  # with fewer, the processor's own fetching keeps up
-                for column in each:
-                    emit.fetch(emit.at(source, column), AHEAD)
-                    emit.fetch(emit.at(emit.at(to, builder.mul(r, to_step)), column), AHEAD, write=True)
-            for k in range(size):
-                values = [emit.load_masked(emit.at(source, at), mask) for at, mask in (one[k] for one in seen)]
-                for j in range(size):
-                    t = (size - 1 - j) * size + k
-                    factor = near[t] if near else emit.broadcast(emit.at(weight, t))
-                    for v, value in enumerate(values):
-                        n = j * vectors + v
-                        sums[n] = builder.call(emit.fma, [factor, value, sums[n]])
-            done = builder.sub(r, emit.number(size - 1))
-            done = builder.select(builder.icmp_signed("<", done, emit.number(0)), emit.number(0), done)  # stored anew
-            there = emit.at(to, builder.mul(done, to_step))
-            for column, mask, value in zip(each, masks, sums, strict=False):
-                emit.store_masked(emit.relu(value, relu), emit.at(there, column), mask)
-            return [*sums[vectors:], *[start] * vectors]
-
-        emit.accumulate(builder.add(rows, emit.number(size - 1)), [start] * size * vectors, row)
-
-    def all_columns(size: int) -> None:
-        most = 2 if size == TAPS[0] else 1
-        wide_ = emit.number(most * emit.lanes)
-        blocks = builder.udiv(builder.add(columns, emit.number(emit.lanes - 1)), wide_)
-        emit.loop(blocks, lambda b: down(size, most, builder.mul(b, wide_)))
-        done = builder.mul(blocks, wide_)
-        more = builder.icmp_signed("<", done, columns)
-        emit.loop(builder.zext(more, emit.index), lambda _: down(size, 1, done))
-
-    by_number(emit, taps, TAPS, all_columns)
+    return types.void(unit, *(types.intp,) * 15), emitted("planes", 15, partial(_emit_planes, 1))
 
 
 @intrinsic
@@ -131,47 +76,72 @@ def every_other(
     bias: Any, relu: Any, high: Any, wide: Any, above: Any, left: Any, rows: Any, columns: Any,
 ) -> Any:  # fmt: skip
     """As `planes` with a stride of 2: ``x[2 * h + i - above, 2 * w + j - left]``."""
-    return types.void(unit, *(types.intp,) * 15), emitted("every_other", 15, _emit_every_other)
+    return types.void(unit, *(types.intp,) * 15), emitted("every_other", 15, partial(_emit_planes, 2))
 
 
-def _emit_every_other(
-    emit: Emitter, taps: Any, to: Any, to_step: Any, x: Any, x_step: Any, nothing: Any, weight: Any, bias: Any,
-    relu: Any, high: Any, wide: Any, above: Any, left: Any, rows: Any, columns: Any,
+def _emit_planes(
+    stride: int, emit: Emitter, taps: Any, to: Any, to_step: Any, x: Any, x_step: Any, nothing: Any, weight: Any,
+    bias: Any, relu: Any, high: Any, wide: Any, above: Any, left: Any, rows: Any, columns: Any,
 ) -> None:  # fmt: skip
-    """Two rows of x at a time, which are two rows of taps of every row of results under way."""
-    builder, two, whole = emit.builder, emit.number(2), emit.number(emit.lanes)
+    """A step is `stride` rows of x. Of 3 x 3 taps without stride, two vectors of columns go down side by side, as their
+    sums would wait for themselves.
+    """
+    builder = emit.builder
     to, x, nothing, weight, bias = (emit.pointer(address) for address in (to, x, nothing, weight, bias))
     row_of = Rows(emit, x, x_step, nothing, high, wide, above)
     start = emit.broadcast(bias)
 
-    def vector(size: int, first: Any) -> None:
-        count = builder.sub(columns, first)
-        mask, begin = emit.lanes_below(count), builder.sub(builder.mul(first, two), left)
-        seen = columns_of_taps(row_of, 2, begin, count, range(size))
+    def down(size: int, vectors: int, first: Any) -> None:
+        """`vectors` columns of vectors from one on; the result that is done first comes first among the sums."""
+        behind = (size - 1) // stride  # steps that a result is still under way after its first
+        each = [builder.add(first, emit.number(v * emit.lanes)) for v in range(vectors)]
+        begins = [builder.sub(builder.mul(column, emit.number(stride)), left) for column in each]
+        left_over = [builder.sub(columns, column) for column in each]
+        masks = [emit.lanes_below(count) for count in left_over]
+        seen = [
+            columns_of_taps(row_of, stride, begin, count, range(size))
+            for begin, count in zip(begins, left_over, strict=True)
+        ]
+        near = [emit.broadcast(emit.at(weight, t)) for t in range(size * size)] if size == TAPS[0] else None
 
-        def row(q: Any, state: list[Any]) -> list[Any]:
-            sums = [*state, start]
-            for e in range(2):
-                source = row_of(builder.add(builder.mul(q, two), emit.number(e)))
-                for at in (begin, builder.add(begin, whole)):
-                    emit.fetch(emit.at(source, at), AHEAD)
-                values = of_taps(emit, source, seen)[:size]
-                for n in range(len(sums)):
-                    i = 2 * (len(sums) - 1 - n) + e
-                    for j, value in enumerate(values if i < size else []):
-                        factor = emit.broadcast(emit.at(weight, i * size + j))
-                        sums[n] = builder.call(emit.fma, [factor, value, sums[n]])
-            done = builder.sub(q, emit.number(size // 2))
+        def fetch(source: Any) -> None:
+            for begin in begins:
+                for n in range(stride):
+                    emit.fetch(emit.at(source, builder.add(begin, emit.number(n * emit.lanes))), AHEAD)
+
+        def step(q: Any, state: list[Any]) -> list[Any]:
+            sums, top = [*state, *[start] * vectors], builder.mul(q, emit.number(stride))
+            there = emit.at(to, builder.mul(q, to_step))
+            for e in range(stride):
+                source = row_of(builder.add(top, emit.number(e)))
+                if stride > 1 or size > TAPS[0]:  # else the processor's own fetching keeps up
+                    fetch(source)
+                numbers = [of_taps(emit, source, one) for one in seen]
+                for k, i in product(range(size), range(e, size, stride)):
+                    factor = near[i * size + k] if near else emit.broadcast(emit.at(weight, i * size + k))
+                    for v in range(vectors):
+                        n = (behind - i // stride) * vectors + v
+                        sums[n] = builder.call(emit.fma, [factor, numbers[v][k], sums[n]])
+            done = builder.sub(q, emit.number(behind))
             done = builder.select(builder.icmp_signed("<", done, emit.number(0)), emit.number(0), done)  # stored anew
-            there = emit.at(emit.at(to, builder.mul(done, to_step)), first)
-            emit.store_masked(emit.relu(sums[0], relu), there, mask)
-            return sums[1:]
+            target = emit.at(to, builder.mul(done, to_step))
+            for column, mask, value in zip(each, masks, sums, strict=False):
+                if size > TAPS[0]:
+                    emit.fetch(emit.at(there, column), AHEAD, write=True)
+                emit.store_masked(emit.relu(value, relu), emit.at(target, column), mask)
+            return sums[vectors:]
 
-        emit.accumulate(builder.add(rows, emit.number(size // 2)), [start] * (size // 2), row)
+        emit.accumulate(builder.add(rows, emit.number(behind)), [start] * behind * vectors, step)
 
     def all_columns(size: int) -> None:
-        blocks = builder.udiv(builder.add(columns, emit.number(emit.lanes - 1)), emit.number(emit.lanes))
-        emit.loop(blocks, lambda b: vector(size, builder.mul(b, emit.number(emit.lanes))))
+        most = 2 if stride == 1 and size == TAPS[0] else 1
+        wide_ = emit.number(most * emit.lanes)
+        blocks = builder.udiv(builder.add(columns, emit.number(emit.lanes - 1)), wide_)
+        emit.loop(blocks, lambda b: down(size, most, builder.mul(b, wide_)))
+        if most > 1:
+            done = builder.mul(blocks, wide_)
+            more = builder.icmp_signed("<", done, columns)
+            emit.loop(builder.zext(more, emit.index), lambda _: down(size, 1, done))
 
     by_number(emit, taps, TAPS, all_columns)
 
