@@ -379,7 +379,8 @@ def _plane_sets(
     from the cache if they fit, and out written."""
     images, groups, per_group, pixels, together = sizes
     items, count, back = -(-groups // together), images * per_group * pixels, g is not None
-    centres, lines = np.empty(together, zero), np.zeros((together * per_group, 4, lanes(zero)), zero)
+    centres = np.empty(together, zero)
+    lines = np.zeros((together * per_group if images > 1 else 0, 4, lanes(zero)), zero)
     for item in range(start, stop):
         n, block = divmod(item, items)
         first, last = block * together, min((block + 1) * together, groups)

@@ -526,21 +526,38 @@ def _pixel(empty, summing, pixel, channels, counts, jumps, divisor, out):
 
 
 def _pixel_by_taps(empty, summing, pixel, channels, counts, jumps, divisor, out):
-    """The same, all channels of a tap at a time: x is read in the order of memory."""
-    source, step = pixel
+    """The same, all channels of a tap, or of four, at a time: x is read in the order of memory."""
+    (source, step), (deep, high, wide_taps) = pixel, counts
+    if jumps[1] == wide_taps * jumps[2]:  # rows of taps that follow each other are one
+        high, wide_taps = 1, high * wide_taps
     fill(empty, out, channels)
-    for a in range(counts[0]):
-        for b in range(counts[1]):
-            for e in range(counts[2]):
-                tap = source + a * jumps[0] + b * jumps[1] + e * jumps[2]
-                for c in range(0, channels, lanes(empty)):
-                    to, count = out + c * size(empty), channels - c
-                    value = _read(step == size(empty), tap + c * step, step, count, empty)
-                    store(to, _combined(summing, load(to, count, empty), value), count)
+    for a in range(deep):
+        for b in range(high):
+            taps = source + a * jumps[0] + b * jumps[1], step, jumps[2]
+            fours = wide_taps - wide_taps % 4
+            for e in range(0, fours, 4):
+                _taps_of_pixel(True, empty, summing, taps, e, channels, out)
+            for e in range(fours, wide_taps):
+                _taps_of_pixel(None, empty, summing, taps, e, channels, out)
     if summing is not None:
         for c in range(0, channels, lanes(empty)):
             to, count = out + c * size(empty), channels - c
             store(to, load(to, count, empty) / splat(empty, divisor), count)
+
+
+def _taps_of_pixel(four, empty, summing, taps, e, channels, out):
+    """Combine what there is of a pixel with a tap, or with four of them."""
+    source, step, jump = taps
+    near, tap = step == size(empty), source + e * jump
+    for c in range(0, channels, lanes(empty)):
+        to, count, place = out + c * size(empty), channels - c, tap + c * step
+        value = _read(near, place, step, count, empty)
+        if four is not None:
+            value = _combined(summing, value, _read(near, place + jump, step, count, empty))
+            third = _read(near, place + 2 * jump, step, count, empty)
+            fourth = _read(near, place + 3 * jump, step, count, empty)
+            value = _combined(summing, value, _combined(summing, third, fourth))
+        store(to, _combined(summing, load(to, count, empty), value), count)
 
 
 def _pixel_keys(empty, nowhere, pixel, channels, counts, jumps, place, places, out, indices):
