@@ -491,5 +491,5 @@ def _seen(numbers: Array | None, view: Ints) -> Array | None:
 
 def _bring_back(out: Array | None, result: Array) -> None:
     """Copy what was computed to the result, if its memory order let no view be made."""
-    if out is not None and out.base is not result and not arrays.namespace(out).may_share_memory(out, result):
+    if out is not None and not arrays.namespace(out).may_share_memory(out, result):
         result[...] = out.reshape(result.shape)
