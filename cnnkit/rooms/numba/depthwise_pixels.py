@@ -1,4 +1,4 @@
-"""Depthwise convolution, and in small groups, of channels-last arrays: by blocks of windows, of up to 7 columns of taps.
+"""Depthwise convolution, and in small groups, of channels-last arrays: blocks of windows, up to 7 columns of taps.
 
 Nothing is laid out. A block is some rows by some columns of windows, for a vector of channels: a row of x is read once
 for all rows of windows that see it, and each of its numbers once for all columns. A block goes through the channels
