@@ -498,28 +498,16 @@ def by_number(emit: Emitter, count: Any, numbers: Iterable[int], body: Any) -> N
     builder.position_at_end(after)
 
 
-def by_vectors(emit: Emitter, channels: Any, body: Any, skip: Any = None) -> None:
-    """``body(c, read, write)`` for every vector of channels, the ones at the ends masked if they are not whole.
-
-    The first vector begins `skip` channels before the first channel.
-    """
-    builder, lanes, none = emit.builder, emit.number(emit.lanes), emit.number(0)
-    skip = none if skip is None else skip
-    early = builder.zext(builder.icmp_signed(">", skip, none), emit.index)
-    begin = builder.sub(builder.mul(early, lanes), skip)
-    whole = builder.udiv(builder.sub(channels, begin), lanes)
-    done = builder.add(begin, builder.mul(whole, lanes))
+def by_vectors(emit: Emitter, channels: Any, body: Any) -> None:
+    """``body(c, read, write)`` for every vector of channels, the last one masked if it is not whole."""
+    builder, lanes = emit.builder, emit.number(emit.lanes)
+    whole = builder.udiv(channels, lanes)
+    done = builder.mul(whole, lanes)
     rest = builder.sub(channels, done)
-    late = builder.zext(builder.icmp_signed(">", rest, none), emit.index)
+    mask = emit.lanes_below(rest)
 
-    def end(e: Any) -> None:
-        first = builder.icmp_signed("<", e, early)
-        low, high = builder.select(first, skip, none), builder.select(first, lanes, rest)
-        mask, c = emit.lanes_from_to(low, high), builder.select(first, builder.neg(skip), done)
-        body(c, lambda at: emit.load_masked(at, mask), lambda value, at: emit.store_masked(value, at, mask))
+    def last(_: Any) -> None:
+        body(done, lambda at: emit.load_masked(at, mask), lambda value, at: emit.store_masked(value, at, mask))
 
-    def middle(v: Any) -> None:
-        body(builder.add(begin, builder.mul(v, lanes)), emit.load_vector, emit.store_vector)
-
-    emit.loop(builder.add(early, late), end)
-    emit.loop(whole, middle)
+    emit.loop(whole, lambda v: body(builder.mul(v, lanes), emit.load_vector, emit.store_vector))
+    emit.loop(builder.zext(builder.icmp_signed(">", rest, emit.number(0)), emit.index), last)
