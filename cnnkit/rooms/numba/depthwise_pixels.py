@@ -22,9 +22,9 @@ from cnnkit.rooms import threads
 from cnnkit.rooms.numba import lines
 from cnnkit.rooms.numba.activation import RELU, call
 from cnnkit.rooms.numba.depthwise import FEWEST, by_number, by_vectors, to_group
-from cnnkit.rooms.numba.emit import Emitter, UnitType, called, itemsize, lanes, unit
+from cnnkit.rooms.numba.emit import Emitter, Unit, called, itemsize, lanes, unit
 from cnnkit.rooms.numba.lines import parts
-from cnnkit.rooms.numba.machine import REGISTERS, VECTOR_BYTES, address_of, kernel
+from cnnkit.rooms.numba.machine import FMAS, REGISTERS, address_of, kernel
 from cnnkit.rooms.numba.moves import copy, transpose
 from cnnkit.rooms.numba.straight import straight
 from cnnkit.rooms.numba.tile import TileType, compiled
@@ -43,31 +43,38 @@ TERMS = 32  # multiply-adds in a nanosecond, about
 
 
 class Kind:
-    """What a loop is compiled for: a stride across, channels of a group, columns of a kernel, vectors of a dtype."""
+    """What a loop is compiled for: vectors of a dtype, a stride across, channels of a group, columns of a kernel."""
 
-    def __init__(self, dtype: np.dtype, stride: int, group: int, taps: int) -> None:
-        self._numba_type_ = TileType(group * MOST + stride, taps, UnitType(dtype.name, unit(dtype).lanes))
+    def __init__(self, vectors: Unit, stride: int, group: int, taps: int) -> None:
+        self._numba_type_ = TileType(group * MOST + stride, taps, vectors._numba_type_)
 
 
 @lru_cache
-def sums_loop(dtype: np.dtype, stride: int, group: int, taps: int) -> int:
+def sums_loop(vectors: Unit, stride: int, group: int, taps: int) -> int:
     """The address of the loop over windows, compiled (or read from the disk) when it is first asked for."""
-    return _sums_address(Kind(dtype, stride, group, taps))
+    return _sums_address(Kind(vectors, stride, group, taps))
 
 
 @lru_cache
-def taps_loop(dtype: np.dtype, stride: int, taps: int) -> int:
+def taps_loop(vectors: Unit, stride: int, taps: int) -> int:
     """The same of the loop that sums over windows."""
-    return _taps_address(Kind(dtype, stride, 1, taps))
+    return _taps_address(Kind(vectors, stride, 1, taps))
+
+
+def vectors_of(plan: ConvPlan, dtype: np.dtype) -> Unit:
+    """Halves of registers, if all channels are no more: processors that start one multiply-add start two of these."""
+    return unit(dtype, 2 if 2 * plan.out_channels <= unit(dtype).lanes else 1)
 
 
 @lru_cache(1024)
 def cycles(plan: ConvPlan, dtype: np.dtype) -> float:
     """About how many cycles a plan over three spatial axes takes forward; infinitely many if it is not done here."""
-    if not takes(plan) or VECTOR_BYTES // dtype.itemsize % (plan.in_channels // plan.groups):
+    group, lanes = plan.in_channels // plan.groups, vectors_of(plan, dtype).lanes
+    if not takes(plan) or lanes % group:
         return math.inf
-    vectors = plan.batch * volume(plan.output_size) * parts(plan.out_channels, VECTOR_BYTES // dtype.itemsize)
-    return vectors * (TERM * volume(plan.kernel_size) * plan.in_channels // plan.groups + STORED)
+    sums = plan.batch * volume(plan.output_size) * parts(plan.out_channels, lanes)
+    a_term = TERM / 2 if FMAS == 1 and lanes < unit(dtype).lanes else TERM
+    return sums * (a_term * volume(plan.kernel_size) * group + STORED)
 
 
 @lru_cache(1024)
@@ -96,11 +103,11 @@ def forward(
         return False
     if swapped and group > 1:
         weight = weight.reshape(plan.groups, group, group, *weight.shape[2:]).swapaxes(1, 2)
-    taps = np.ascontiguousarray(weight)
+    taps, vectors = np.ascontiguousarray(weight), vectors_of(plan, x.dtype)
     first = np.zeros(plan.out_channels, x.dtype) if bias is None else np.ascontiguousarray(bias)
     threads.run(
         _forward, plan.batch * plan.output_size[0] * parts(plan.output_size[1], ROWS), _work(plan),
-        unit(x.dtype), sums_loop(x.dtype, stride, group, columns), lines.numbers(x), plan.out_channels, group,
+        vectors, sums_loop(vectors, stride, group, columns), lines.numbers(x), plan.out_channels, group,
         plan.kernel_size[1], columns, plan.stride[1], stride, plan.before[1:], address_of(taps), address_of(first),
         then, lines.numbers(out), keep=(x, taps, first, out),
     )  # fmt: skip
@@ -112,11 +119,11 @@ def weight_gradient(grad: Array, x: Array, plan: ConvPlan, grad_weight: Array) -
 
     Whether all of it is finite: then no zero of the padding met what is no number.
     """
-    stride, columns, vector = plan.stride[2], plan.kernel_size[2], unit(x.dtype)
+    stride, columns, vectors = plan.stride[2], plan.kernel_size[2], vectors_of(plan, x.dtype)
     total = np.empty((plan.out_channels, volume(plan.kernel_size)), np.float64)
     threads.run(
-        _weight_gradient, parts(plan.out_channels, vector.lanes), _work(plan),
-        vector, taps_loop(x.dtype, stride, columns), x.dtype.type(0), lines.numbers(grad), lines.numbers(x),
+        _weight_gradient, parts(plan.out_channels, vectors.lanes), _work(plan),
+        vectors, taps_loop(vectors, stride, columns), x.dtype.type(0), lines.numbers(grad), lines.numbers(x),
         plan.out_channels, plan.kernel_size[1], columns, plan.stride[1], stride, plan.before[1:],
         total, keep=(grad, x),
     )  # fmt: skip
