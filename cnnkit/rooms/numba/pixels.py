@@ -318,7 +318,8 @@ def copy_band(unit, sizes, where, kernel, stride, dilation, before, x, depth, ch
 def _next_band(unit, array, x, other, sizes, band, call, calls):
     """Where one of so many equal parts of an array's next band begins, and its numbers; none if that does not pay.
 
-    It does if arrays are not near anyway, and there is something to do while they come. Bands are taken for equal parts of memory one behind the other, which is so where pixels have no gaps between them.
+    It does if arrays are not near anyway, and there is something to do while they come. Bands are taken for equal parts
+    of memory one behind the other, which is so where pixels have no gaps between them.
     """
     bytes_ = itemsize(unit)
     memory = (x.batch * x.n + other.batch * other.n) * bytes_
