@@ -1,6 +1,7 @@
 """Depthwise convolution of channels-last arrays: every channel by itself, vectors run along channels.
 
-Or by small groups: each number of a group of 2 or 4 lanes is given to all of them, one after another.
+Or by small groups: each number of a group of 2 or 4 lanes is given to all of them, one after another. Any kernel and
+dilation, in up to three axes; what most layers have, `depthwise_pixels` does faster.
 
 Nothing is laid out: numbers are read where they are, and taps that meet no number are left out. (Planes of few windows
 are brought into this form: channels fill vectors that a row of seven pixels does not.) The three ways are one
@@ -35,7 +36,6 @@ SUMS = 9  # taps that are summed at a time: a window of 3 x 3, and enough for mu
 GROUPS = (2, 4)  # channels in and out of a group, neighbouring lanes: of a vector, each is given to all of its group
 PIXELS = 8  # windows that the forward way computes at a time
 RUN = 3  # neighbouring taps whose numbers are read once
-LONG_RUNS = (5, 7)  # the same of kernels as wide, if there are registers
 STRETCH = 64  # windows of a row that are a work item, and that the weight gradient sums by themselves
 FEWEST = 8  # channels: with fewer, most lanes would be idle
 BANDWIDTH = 2  # numbers read or written in a nanosecond, about
@@ -53,7 +53,6 @@ class Window(NamedTuple):
     before: Ints
     channels: int
     taps: int
-    run: int = RUN  # neighbouring taps whose numbers are read once
 
 
 def takes(plan: ConvPlan, *given: Array) -> bool:
@@ -107,22 +106,22 @@ def _turn_images(start, stop, unit, rows, columns, source, to):
 
 
 class Group:
-    """A vector of a dtype whose lanes are in groups of so many channels, to compile loops for; runs are so long."""
+    """A vector of a dtype whose lanes are in groups of so many channels, to compile loops for."""
 
-    def __init__(self, dtype: np.dtype, group: int, run: int) -> None:
-        self._numba_type_ = TileType(group, run, UnitType(dtype.name, unit(dtype).lanes))
+    def __init__(self, dtype: np.dtype, group: int) -> None:
+        self._numba_type_ = TileType(group, 1, UnitType(dtype.name, unit(dtype).lanes))
 
 
 @lru_cache
-def windows_loop(dtype: np.dtype, group: int, run: int) -> int:
+def windows_loop(dtype: np.dtype, group: int) -> int:
     """The address of the loop over windows, compiled (or read from the disk) when it is first asked for."""
-    return _windows_address(Group(dtype, group, run))
+    return _windows_address(Group(dtype, group))
 
 
 @lru_cache
 def sums_loop(dtype: np.dtype, group: int) -> tuple[int, int]:
     """The same of the loop that sums, and how many taps it sums at a time."""
-    return _sums_address(Group(dtype, group, RUN)), at_once(group)
+    return _sums_address(Group(dtype, group)), at_once(group)
 
 
 def forward(
@@ -138,7 +137,7 @@ def forward(
     rows, by = stretches(plan), window(plan)
     threads.run(
         forward_kernel, plan.batch * volume(plan.output_size[:2]) * len(rows), _work(plan),
-        unit(x.dtype), windows_loop(x.dtype, channels // plan.groups, by.run), lines.numbers(x), by, rows,
+        unit(x.dtype), windows_loop(x.dtype, channels // plan.groups), lines.numbers(x), by, rows,
         address_of(packed), address_of(first), then, lines.numbers(out), keep=(x, packed, first, out),
     )  # fmt: skip
 
@@ -158,10 +157,7 @@ def weight_gradient(grad: Array, x: Array, plan: ConvPlan, grad_weight: Array) -
 
 def window(plan: ConvPlan) -> Window:
     """What the kernels count by."""
-    taps, wide = volume(plan.kernel_size), plan.kernel_size[2]
-    long = wide in LONG_RUNS and plan.output_size[2] >= 2 * wide  # few windows meet the padding, and fewer taps
-    run = wide if long and REGISTERS >= 32 and plan.groups == plan.in_channels else RUN
-    return Window(plan.kernel_size, plan.stride, plan.dilation, plan.before, plan.in_channels, taps, run)
+    return Window(plan.kernel_size, plan.stride, plan.dilation, plan.before, plan.in_channels, volume(plan.kernel_size))
 
 
 def _work(plan: ConvPlan) -> float:
@@ -254,11 +250,9 @@ def forward_kernel(start, stop, unit, loop, x_numbers, window, stretches, weight
     n, d = divmod(row, out.depth)
     for _ in range(start, stop):
         w, end, first, last = stretches[s]
-        in_runs = first + ((last - first) // window.run * window.run if shared else 0)
-        in_threes = in_runs + ((last - in_runs) // RUN * RUN if shared else 0)
-        runs = _reach(x, window, n, d, h, first, in_runs, terms, channels, window.run)
-        threes = _reach(x, window, n, d, h, in_runs, in_threes, terms[runs:], channels, RUN)
-        singles = _reach(x, window, n, d, h, in_threes, last, terms[runs + threes :], channels, 1)
+        in_runs = first + ((last - first) // RUN * RUN if shared else 0)
+        runs = _reach(x, window, n, d, h, first, in_runs, terms, channels, RUN)
+        singles = _reach(x, window, n, d, h, in_runs, last, terms[runs:], channels, 1)
         to = out.address + (n * out.n + d * out.d + h * out.h) * bytes_
         here = PIXELS
         while w < end:
@@ -266,7 +260,7 @@ def forward_kernel(start, stop, unit, loop, x_numbers, window, stretches, weight
                 here //= 2
             windows(
                 loop, here, spread, to + w * out.w * bytes_, out.w, bias, weight, channels,
-                x.address + w * step * bytes_, step // spread, terms.ctypes.data, runs, threes, singles, channels,
+                x.address + w * step * bytes_, step // spread, terms.ctypes.data, runs, singles, channels,
                 then == RELU, fresh, x.h, here * window.stride[2], x.w, window.taps * channels,
             )  # fmt: skip
             if then > RELU:
@@ -325,7 +319,7 @@ def gradient_kernel(start, stop, unit, loop, group, some, zero, grad_numbers, x_
 @intrinsic
 def windows(
     typingctx: Any, loop: Any, count: Any, spread: Any, to: Any, to_step: Any, first: Any, weight: Any, tap_step: Any,
-    x: Any, step: Any, terms: Any, runs: Any, threes: Any, singles: Any, channels: Any, relu: Any, rows: Any,
+    x: Any, step: Any, terms: Any, runs: Any, singles: Any, channels: Any, relu: Any, rows: Any,
     row_step: Any, pixels: Any, pixel_step: Any, beside: Any,
 ) -> Any:  # fmt: skip
     """Of `count` (1, 2, 4 or 8) windows, for every channel c < `channels`, the sums over taps, and over its group.
@@ -333,26 +327,24 @@ def windows(
     ``to[j * to_step + c] = first[c] + sum over taps and g of weight[g * beside + tap[0] + c] * number``, where the
     number is ``x[j * spread * step + tap[1] + first channel of the group + g]``.
 
-    The first `runs` terms are of a run of taps each, whose weights are `tap_step` apart and whose numbers are `step`,
-    so that windows that are `spread` (1 or 2) steps apart share numbers that are read once; then come `threes` terms of
-    `RUN` taps and `singles` of one. What the next windows will read of the last `rows` rows of taps is fetched ahead,
-    and what they write.
+    The first `runs` terms are of `RUN` taps each, whose weights are `tap_step` apart and whose numbers are `step`, so
+    that windows that are `spread` (1 or 2) steps apart share numbers that are read once; then come `singles` of one.
+    What the next windows will read of the last `rows` rows of taps is fetched ahead, and what they write.
 
     Arguments are addresses or, as all steps, numbers; what lies behind the channels is neither read nor written.
     """
-    return called(20)
+    return called(19)
 
 
 def _emit_windows(
     emit: Emitter, group: TileType, count: Any, spread: Any, to: Any, to_step: Any, first: Any, weight: Any,
-    tap_step: Any, x: Any, step: Any, terms: Any, runs: Any, threes: Any, singles: Any, channels: Any, relu: Any,
+    tap_step: Any, x: Any, step: Any, terms: Any, runs: Any, singles: Any, channels: Any, relu: Any,
     rows: Any, row_step: Any, pixels: Any, pixel_step: Any, beside: Any,
 ) -> None:  # fmt: skip
     builder = emit.builder
     to, first, weight, x = (emit.pointer(address) for address in (to, first, weight, x))
     terms = emit.pointer(terms, emit.index)
-    in_runs, one = builder.add(runs, threes), emit.number(1)
-    all_terms = builder.add(in_runs, singles)
+    one, all_terms = emit.number(1), builder.add(runs, singles)
     last = builder.sub(all_terms, builder.zext(builder.icmp_signed(">", all_terms, emit.number(0)), emit.index))
     newest = emit.at(x, builder.load(emit.at(terms, builder.add(builder.mul(last, emit.number(2)), one))))
     zero, lowest = (ir.Constant(emit.scalar, value) for value in (0.0, float("-inf")))
@@ -391,10 +383,8 @@ def _emit_windows(
 
             acc = [read(emit.at(first, c))] * number
             for g, one in enumerate(along(weight, beside, group.rows)):
-                acc = emit.accumulate(runs, acc, add_taps(group.vectors, emit.number(0), g, one))
-                if group.vectors != RUN:
-                    acc = emit.accumulate(threes, acc, add_taps(RUN, runs, g, one))
-                acc = emit.accumulate(singles, acc, add_taps(1, in_runs, g, one))
+                acc = emit.accumulate(runs, acc, add_taps(RUN, emit.number(0), g, one))
+                acc = emit.accumulate(singles, acc, add_taps(1, runs, g, one))
             for value, one in zip(acc, along(emit.at(to, c), to_step, number), strict=True):
                 write(builder.select(builder.fcmp_ordered("<", value, floor), floor, value), one)  # NaN stays
 
@@ -405,7 +395,7 @@ def _emit_windows(
     by_number(emit, case, tiles, lambda case: tile(*tiles[case]))
 
 
-_windows_loop = compiled("windows", 20, _emit_windows)
+_windows_loop = compiled("windows", 19, _emit_windows)
 
 
 @kernel
@@ -498,28 +488,16 @@ def by_number(emit: Emitter, count: Any, numbers: Iterable[int], body: Any) -> N
     builder.position_at_end(after)
 
 
-def by_vectors(emit: Emitter, channels: Any, body: Any, skip: Any = None) -> None:
-    """``body(c, read, write)`` for every vector of channels, the ones at the ends masked if they are not whole.
-
-    The first vector begins `skip` channels before the first channel.
-    """
-    builder, lanes, none = emit.builder, emit.number(emit.lanes), emit.number(0)
-    skip = none if skip is None else skip
-    early = builder.zext(builder.icmp_signed(">", skip, none), emit.index)
-    begin = builder.sub(builder.mul(early, lanes), skip)
-    whole = builder.udiv(builder.sub(channels, begin), lanes)
-    done = builder.add(begin, builder.mul(whole, lanes))
+def by_vectors(emit: Emitter, channels: Any, body: Any) -> None:
+    """``body(c, read, write)`` for every vector of channels, the last one masked if it is not whole."""
+    builder, lanes = emit.builder, emit.number(emit.lanes)
+    whole = builder.udiv(channels, lanes)
+    done = builder.mul(whole, lanes)
     rest = builder.sub(channels, done)
-    late = builder.zext(builder.icmp_signed(">", rest, none), emit.index)
+    mask = emit.lanes_below(rest)
 
-    def end(e: Any) -> None:
-        first = builder.icmp_signed("<", e, early)
-        low, high = builder.select(first, skip, none), builder.select(first, lanes, rest)
-        mask, c = emit.lanes_from_to(low, high), builder.select(first, builder.neg(skip), done)
-        body(c, lambda at: emit.load_masked(at, mask), lambda value, at: emit.store_masked(value, at, mask))
+    def last(_: Any) -> None:
+        body(done, lambda at: emit.load_masked(at, mask), lambda value, at: emit.store_masked(value, at, mask))
 
-    def middle(v: Any) -> None:
-        body(builder.add(begin, builder.mul(v, lanes)), emit.load_vector, emit.store_vector)
-
-    emit.loop(builder.add(early, late), end)
-    emit.loop(whole, middle)
+    emit.loop(whole, lambda v: body(builder.mul(v, lanes), emit.load_vector, emit.store_vector))
+    emit.loop(builder.zext(builder.icmp_signed(">", rest, emit.number(0)), emit.index), last)

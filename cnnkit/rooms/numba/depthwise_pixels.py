@@ -22,9 +22,9 @@ from cnnkit.rooms import threads
 from cnnkit.rooms.numba import lines
 from cnnkit.rooms.numba.activation import RELU, call
 from cnnkit.rooms.numba.depthwise import FEWEST, by_number, by_vectors, to_group
-from cnnkit.rooms.numba.emit import Emitter, UnitType, called, itemsize, lanes, unit
+from cnnkit.rooms.numba.emit import Emitter, Unit, called, itemsize, lanes, unit
 from cnnkit.rooms.numba.lines import parts
-from cnnkit.rooms.numba.machine import REGISTERS, VECTOR_BYTES, address_of, kernel
+from cnnkit.rooms.numba.machine import FMAS, REGISTERS, address_of, kernel
 from cnnkit.rooms.numba.moves import copy, transpose
 from cnnkit.rooms.numba.straight import straight
 from cnnkit.rooms.numba.tile import TileType, compiled
@@ -37,38 +37,44 @@ ACROSS = 4  # columns of a block's windows
 MOST = 16  # more than either, than a stride and than a group
 LONGEST = 24  # columns of a kernel times channels of a group: code is as long as that
 TERM, STORED = 1.3, 8  # cycles for a vector's product, and to read and to store a vector
-ALIGNED = 8  # vectors of channels: with fewer, to begin with cache lines takes one more and costs more than it saves
 BAND = 4  # rows of a block on the way back to the weights
 BANDWIDTH = 4  # numbers read or written in a nanosecond, about
 TERMS = 32  # multiply-adds in a nanosecond, about
 
 
 class Kind:
-    """What a loop is compiled for: a stride across, channels of a group, columns of a kernel, vectors of a dtype."""
+    """What a loop is compiled for: vectors of a dtype, a stride across, channels of a group, columns of a kernel."""
 
-    def __init__(self, dtype: np.dtype, stride: int, group: int, taps: int) -> None:
-        self._numba_type_ = TileType(group * MOST + stride, taps, UnitType(dtype.name, unit(dtype).lanes))
+    def __init__(self, vectors: Unit, stride: int, group: int, taps: int) -> None:
+        self._numba_type_ = TileType(group * MOST + stride, taps, vectors._numba_type_)
 
 
 @lru_cache
-def sums_loop(dtype: np.dtype, stride: int, group: int, taps: int) -> int:
+def sums_loop(vectors: Unit, stride: int, group: int, taps: int) -> int:
     """The address of the loop over windows, compiled (or read from the disk) when it is first asked for."""
-    return _sums_address(Kind(dtype, stride, group, taps))
+    return _sums_address(Kind(vectors, stride, group, taps))
 
 
 @lru_cache
-def taps_loop(dtype: np.dtype, stride: int, taps: int) -> int:
+def taps_loop(vectors: Unit, stride: int, taps: int) -> int:
     """The same of the loop that sums over windows."""
-    return _taps_address(Kind(dtype, stride, 1, taps))
+    return _taps_address(Kind(vectors, stride, 1, taps))
+
+
+def vectors_of(plan: ConvPlan, dtype: np.dtype) -> Unit:
+    """Halves of registers, if all channels are no more: processors that start one multiply-add start two of these."""
+    return unit(dtype, 2 if 2 * plan.out_channels <= unit(dtype).lanes else 1)
 
 
 @lru_cache(1024)
 def cycles(plan: ConvPlan, dtype: np.dtype) -> float:
     """About how many cycles a plan over three spatial axes takes forward; infinitely many if it is not done here."""
-    if not takes(plan) or VECTOR_BYTES // dtype.itemsize % (plan.in_channels // plan.groups):
+    group, lanes = plan.in_channels // plan.groups, vectors_of(plan, dtype).lanes
+    if not takes(plan) or lanes % group:
         return math.inf
-    vectors = plan.batch * volume(plan.output_size) * parts(plan.out_channels, VECTOR_BYTES // dtype.itemsize)
-    return vectors * (TERM * volume(plan.kernel_size) * plan.in_channels // plan.groups + STORED)
+    sums = plan.batch * volume(plan.output_size) * parts(plan.out_channels, lanes)
+    a_term = TERM / 2 if FMAS == 1 and lanes < unit(dtype).lanes else TERM
+    return sums * (a_term * volume(plan.kernel_size) * group + STORED)
 
 
 @lru_cache(1024)
@@ -97,11 +103,11 @@ def forward(
         return False
     if swapped and group > 1:
         weight = weight.reshape(plan.groups, group, group, *weight.shape[2:]).swapaxes(1, 2)
-    taps = np.ascontiguousarray(weight)
+    taps, vectors = np.ascontiguousarray(weight), vectors_of(plan, x.dtype)
     first = np.zeros(plan.out_channels, x.dtype) if bias is None else np.ascontiguousarray(bias)
     threads.run(
         _forward, plan.batch * plan.output_size[0] * parts(plan.output_size[1], ROWS), _work(plan),
-        unit(x.dtype), sums_loop(x.dtype, stride, group, columns), lines.numbers(x), plan.out_channels, group,
+        vectors, sums_loop(vectors, stride, group, columns), lines.numbers(x), plan.out_channels, group,
         plan.kernel_size[1], columns, plan.stride[1], stride, plan.before[1:], address_of(taps), address_of(first),
         then, lines.numbers(out), keep=(x, taps, first, out),
     )  # fmt: skip
@@ -113,11 +119,11 @@ def weight_gradient(grad: Array, x: Array, plan: ConvPlan, grad_weight: Array) -
 
     Whether all of it is finite: then no zero of the padding met what is no number.
     """
-    stride, columns, vector = plan.stride[2], plan.kernel_size[2], unit(x.dtype)
+    stride, columns, vectors = plan.stride[2], plan.kernel_size[2], vectors_of(plan, x.dtype)
     total = np.empty((plan.out_channels, volume(plan.kernel_size)), np.float64)
     threads.run(
-        _weight_gradient, parts(plan.out_channels, vector.lanes), _work(plan),
-        vector, taps_loop(x.dtype, stride, columns), x.dtype.type(0), lines.numbers(grad), lines.numbers(x),
+        _weight_gradient, parts(plan.out_channels, vectors.lanes), _work(plan),
+        vectors, taps_loop(vectors, stride, columns), x.dtype.type(0), lines.numbers(grad), lines.numbers(x),
         plan.out_channels, plan.kernel_size[1], columns, plan.stride[1], stride, plan.before[1:],
         total, keep=(grad, x),
     )  # fmt: skip
@@ -132,14 +138,6 @@ def _work(plan: ConvPlan) -> float:
 
 
 # ---------------------------------------------------------------- kernels
-
-
-def _before_line(unit, x, channels, group):
-    """How many channels before the first one a vector of memory begins, if for all pixels alike and worth it."""
-    steps = x.n | x.d | x.h | x.w
-    alike = channels >= ALIGNED * lanes(unit) and steps % lanes(unit) == 0
-    skip = x.address // itemsize(unit) % lanes(unit)
-    return skip if alike and skip % group == 0 else 0
 
 
 @straight
@@ -163,21 +161,15 @@ def _forward(
 ):
     """A work item is `ROWS` rows of windows, of all channels: x is read once for all of them."""
     x, out = lines.block(unit, x_numbers), lines.block(unit, out_numbers)
-    bytes_, vector, taps, skip = (
-        itemsize(unit),
-        lanes(unit),
-        group * high * wide,
-        _before_line(unit, x, channels, group),
-    )
+    bytes_, vector, taps = itemsize(unit), lanes(unit), group * high * wide
     nothing = np.zeros(vector * bytes_, np.uint8)
-    packed = np.zeros((channels + 2 * vector) * (1 + taps) * bytes_, np.uint8)
+    packed = np.zeros((channels + vector) * (1 + taps) * bytes_, np.uint8)
     place = packed.ctypes.data
-    for c in range(-skip, channels, vector):  # a vector's bias, then its taps
-        low, some = max(0, -c), min(vector, channels - c)
-        copy(unit, place + low * bytes_, 1, bias + (c + low) * bytes_, some - low)
-        place += vector * bytes_
-        transpose(unit, place + low * bytes_, vector, weight + (c + low) * taps * bytes_, taps, some - low, taps)
-        place += taps * vector * bytes_
+    for c in range(0, channels, vector):  # a vector's bias, then its taps
+        here = min(vector, channels - c)
+        copy(unit, place, 1, bias + c * bytes_, here)
+        transpose(unit, place + vector * bytes_, vector, weight + c * taps * bytes_, taps, here, taps)
+        place += (1 + taps) * vector * bytes_
     bands = (out.height + ROWS - 1) // ROWS
     row, band = divmod(start, bands)
     n, d = divmod(row, out.depth)
@@ -197,7 +189,7 @@ def _forward(
                 sums(
                     loop, here * MOST + across, to, out.h, out.w, packed.ctypes.data,
                     x.address + (n * x.n + d * x.d + top * x.h + left * x.w) * bytes_, x.h, x.w, low, below, down,
-                    high, left, x.width, nothing.ctypes.data, channels, skip, then == RELU,
+                    high, left, x.width, nothing.ctypes.data, channels, then == RELU,
                 )  # fmt: skip
                 if then > RELU:
                     for i in range(here):
@@ -289,7 +281,7 @@ def ask(emit: Emitter, place: Any, first: Any, rows: Any, step: Any, vectors: in
 def sums(
     typingctx: Any, loop: Any, case: Any, to: Any, to_row: Any, to_step: Any, weight: Any, x: Any,
     x_row: Any, x_step: Any, low: Any, below: Any, down: Any, high: Any, left: Any, wide: Any, nothing: Any,
-    channels: Any, skip: Any, relu: Any,
+    channels: Any, relu: Any,
 ) -> Any:  # fmt: skip
     """Of a block of i < rows by j < columns windows, for every channel c, the sums over taps.
 
@@ -297,18 +289,18 @@ def sums(
     the row is ``i * down + t``, if ``low <= row < below``, and the column ``j * stride + k``, and x is taken for zero
     unless ``0 <= left + column < wide``. The case is ``rows * MOST + columns``.
 
-    Of each vector of channels, the first of which begins `skip` channels early, `weight` has the bias, then all taps.
+    Of each vector of channels `weight` has the bias, then all taps.
     The rows of x and of the results that the next block below will meet are asked for.
 
     Arguments are addresses or numbers, all steps are elements; what lies behind the channels is not touched.
     """
-    return called(18)
+    return called(17)
 
 
 def _emit_sums(
     emit: Emitter, kind: TileType, case: Any, to: Any, to_row: Any, to_step: Any, weight: Any, x: Any,
     x_row: Any, x_step: Any, low: Any, below: Any, down: Any, high: Any, left: Any, wide: Any, nothing: Any,
-    channels: Any, skip: Any, relu: Any,
+    channels: Any, relu: Any,
 ) -> None:  # fmt: skip
     builder, (group, stride), taps = emit.builder, divmod(kind.rows, MOST), kind.vectors
     to, weight, x, nothing = (emit.pointer(address) for address in (to, weight, x, nothing))
@@ -320,7 +312,7 @@ def _emit_sums(
 
         def vector(c: Any, read: Any, write: Any) -> None:
             here = emit.at(x, c)
-            bias = emit.at(weight, builder.mul(builder.add(c, skip), packed))
+            bias = emit.at(weight, builder.mul(c, packed))
             filters = emit.at(bias, emit.lanes)
 
             def row(r: Any, acc: list[Any]) -> list[Any]:
@@ -365,14 +357,14 @@ def _emit_sums(
                     one = emit.at(there, builder.mul(to_step, emit.number(j)))
                     write(emit.relu(acc[i * across + j], relu), one)
 
-        by_vectors(emit, channels, vector, skip)
+        by_vectors(emit, channels, vector)
 
     sizes = [(rows, across) for rows in (1, 2, 4) for across in (1, ACROSS) if rows <= ROWS]
     cases = {rows * MOST + across: (rows, across) for rows, across in sizes}
     by_number(emit, case, cases, lambda case: block(*cases[case]))
 
 
-_sums_loop = compiled("depthwise_sums", 18, _emit_sums)
+_sums_loop = compiled("depthwise_sums", 17, _emit_sums)
 
 
 @kernel

@@ -28,10 +28,10 @@ class UnitType(types.Type):
 
 
 class Unit:
-    """The vectors of a dtype: `lanes` numbers each."""
+    """The vectors of a dtype: `lanes` numbers each, a share of those of a register."""
 
-    def __init__(self, dtype: np.dtype) -> None:
-        self.lanes = VECTOR_BYTES // dtype.itemsize
+    def __init__(self, dtype: np.dtype, share: int) -> None:
+        self.lanes = VECTOR_BYTES // dtype.itemsize // share
         self._numba_type_ = UnitType(dtype.name, self.lanes)
 
     def __reduce__(self) -> Any:
@@ -39,9 +39,9 @@ class Unit:
 
 
 @lru_cache
-def unit(dtype: np.dtype) -> Unit:
-    """The unit of a dtype."""
-    return Unit(dtype)
+def unit(dtype: np.dtype, share: int = 1) -> Unit:
+    """The unit of a dtype, maybe of half a register."""
+    return Unit(dtype, share)
 
 
 def opaque(kind: type[types.Type]) -> None:

@@ -96,7 +96,7 @@ def forward(
     first = np.zeros(plan.out_channels, x.dtype) if bias is None else bias
     threads.run(
         _forward, plan.batch * sizes.bands, cycles(plan, x.dtype) / 4,
-        unit(x.dtype), depthwise.windows_loop(x.dtype, 1, by.run), lines.numbers(x), tuple(sizes), by,
+        unit(x.dtype), depthwise.windows_loop(x.dtype, 1), lines.numbers(x), tuple(sizes), by,
         depthwise.stretches(copied), address_of(packed), address_of(first), then, lines.numbers(out),
         keep=(x, packed, first, out),
     )  # fmt: skip

@@ -29,6 +29,7 @@ END = 20  # cycles to begin and to end a tile, beside storing its sums
 COPY = 10  # cycles to copy a vector
 BAND = 1024  # windows, at most: tables of where they are stay near, and threads have bands to share
 FAR = 8 * L2  # bytes of x and of what it meets, from which on the next band is asked for while one is summed
+PRODUCTS = 3  # for each of these bytes, at least: with fewer, memory is as fast as it can be by itself
 NEAR = 256  # the same for the weights' gradient: output gradients stay near while all weights read them
 
 
@@ -315,12 +316,16 @@ def copy_band(unit, sizes, where, kernel, stride, dilation, before, x, depth, ch
 
 
 def _next_band(unit, array, x, other, sizes, band, call, calls):
-    """Where one of so many equal parts of an array's next band begins, and its numbers; none if arrays are near anyway.
+    """Where one of so many equal parts of an array's next band begins, and its numbers; none if that does not pay.
 
-    Bands are taken for equal parts of memory one behind the other, which is so where pixels have no gaps between them.
+    It does if arrays are not near anyway, and there is something to do while they come. Bands are taken for equal parts
+    of memory one behind the other, which is so where pixels have no gaps between them.
     """
     bytes_ = itemsize(unit)
-    far = (x.batch * x.n + other.batch * other.n) * bytes_ > FAR
+    memory = (x.batch * x.n + other.batch * other.n) * bytes_
+    windows = other.batch * other.depth * other.height * other.width
+    products = windows * sizes.groups * sizes.channels * sizes.taps * sizes.per_group
+    far = memory > FAR and products > memory * PRODUCTS
     a_band = array.batch * array.n // sizes.bands
     some = a_band // calls if far else 0
     return array.address + ((band + 1) * a_band + call * some) * bytes_, some
