@@ -26,7 +26,7 @@ GRAIN = 40_000  # nanoseconds of work that are worth waking a thread for
 ROUNDS = 4  # at most, in each of which the threads share half of what is left; in the last one, all
 AWAKE = 2e-3  # seconds
 QUOTA = "/sys/fs/cgroup/cpu.max"  # of a container on Linux: microseconds of work in each period of so many
-SETTLE = 1e-5  # seconds after which who called has begun to compute, and needs the GIL no more
+SETTLE = 1e-5  # seconds after which who gave a sign needs the GIL no more: to wait for it is to sleep
 
 _lock = threading.Lock()
 _pool: "_Pool | None" = None
@@ -183,7 +183,7 @@ class _Job:
             if not self.helpers:
                 return
             ends = self.ends.value
-        if pool.spin(addressof(self.ends), ends, pool.awake, 0):
+        if pool.spin(addressof(self.ends), ends, pool.awake, pool.settle):
             return
         with self.lock:
             if not self.helpers:
