@@ -1,5 +1,7 @@
 """What several test files share: each test runs on every backend that this machine has."""
 
+import signal
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
@@ -9,6 +11,9 @@ from cnnkit.cli import main
 
 CPU_BACKENDS = ["numba", "numpy"]
 GPU_BACKENDS = [name for name in ("cuda", "cupy") if cnnkit.backends()[name][0]]
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as of what a shell runs in the background, and of its children
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # the same examples in every run; a backend stays chosen over all examples of a test
 settings.register_profile(
