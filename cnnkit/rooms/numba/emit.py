@@ -103,6 +103,14 @@ def called(numbers: int) -> Any:
     return types.void(*(types.intp,) * (numbers + 1)), codegen
 
 
+def prefetch(builder: Any, pointer: Any, write: bool = False, near: int = 3) -> None:
+    """What `Emitter.fetch` does, of a pointer to bytes."""
+    word, data = ir.IntType(32), 1
+    kind = ir.FunctionType(ir.VoidType(), [pointer.type, word, word, word])
+    ask = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    builder.call(ask, [pointer, *(ir.Constant(word, number) for number in (int(write), near, data))])
+
+
 class Emitter:
     """LLVM values in a function of a unit: types, pointers from addresses, loads and stores, the accumulating loop."""
 
@@ -238,12 +246,8 @@ class Emitter:
 
         Into the L1 cache, or the L2 cache if `near` is 2.
         """
-        word, line = ir.IntType(32), ir.IntType(8).as_pointer()
-        kind = ir.FunctionType(ir.VoidType(), [line, word, word, word])
-        ask = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.prefetch.p0")
-        where = self.builder.gep(self.builder.bitcast(pointer, line), [self.number(ahead)])
-        data = 1
-        self.builder.call(ask, [where, *(ir.Constant(word, n) for n in (int(write), near, data))])
+        line = self.builder.bitcast(pointer, ir.IntType(8).as_pointer())
+        prefetch(self.builder, self.builder.gep(line, [self.number(ahead)]), write, near)
 
     def zero(self) -> ir.Constant:
         return ir.Constant(self.vector, [0.0] * self.lanes)

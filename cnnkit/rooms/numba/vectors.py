@@ -16,6 +16,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic as _intrinsic
 from numba.extending import models, overload, register_model
 
+from cnnkit.rooms.numba.emit import prefetch
 from cnnkit.rooms.numba.machine import VECTOR_BYTES, kernel
 
 intrinsic: Any = _intrinsic  # its results are Numba's to type
@@ -121,26 +122,11 @@ def load_all(typingctx: Any, address: Any, like: Any) -> Any:
 
 
 @intrinsic
-def ask(typingctx: Any, address: Any) -> Any:
-    """Bring the cache line at an address near; there need be no memory of ours."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        word = ir.IntType(32)
-        pointer = builder.inttoptr(args[0], ir.IntType(8).as_pointer())
-        _call(builder, "llvm.prefetch.p0", ir.VoidType(), [pointer, *(ir.Constant(word, n) for n in (0, 3, 1))])
-        return context.get_dummy_value()
-
-    return types.void(types.intp), codegen
-
-
-@intrinsic
 def fetch(typingctx: Any, address: Any) -> Any:
     """Ask for the cache line at an address, which need not be ours."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pointer, read, near, data = builder.inttoptr(args[0], ir.IntType(8).as_pointer()), 0, 3, 1
-        numbers = [ir.Constant(ir.IntType(32), number) for number in (read, near, data)]
-        _call(builder, "llvm.prefetch.p0", ir.VoidType(), [pointer, *numbers])
+        prefetch(builder, builder.inttoptr(args[0], ir.IntType(8).as_pointer()))
         return context.get_dummy_value()
 
     return types.void(types.intp), codegen
