@@ -45,7 +45,7 @@ def forward(x: Array, weight: Array, bias: Array | None, plan: ConvPlan, then: i
     taps = np.ascontiguousarray(weight)
     first = np.zeros(plan.out_channels, x.dtype) if bias is None else np.ascontiguousarray(bias)
     threads.run(
-        _forward, plan.batch * plan.out_channels, work(plan),
+        _forward, plan.batch * plan.out_channels, _work(plan),
         unit(x.dtype), lines.numbers(x), plan.out_channels, plan.out_channels // plan.groups, plan.kernel_size[2],
         plan.stride[2], plan.before[1:], address_of(taps), address_of(first), then, lines.numbers(out),
         keep=(x, taps, first, out),
@@ -62,7 +62,7 @@ def strided_input_gradient(grad: Array, weight: Array, bias: Array | None, plan:
     taps = np.ascontiguousarray(weight)
     first = np.zeros(plan.in_channels, grad.dtype) if bias is None else np.ascontiguousarray(bias)
     threads.run(
-        _strided_input_gradient, plan.batch * plan.in_channels, work(plan),
+        _strided_input_gradient, plan.batch * plan.in_channels, _work(plan),
         unit(grad.dtype), lines.numbers(grad), plan.in_channels, plan.kernel_size[2], plan.before[1:],
         address_of(taps), address_of(first), lines.numbers(grad_x), keep=(grad, taps, first, grad_x),
     )  # fmt: skip
@@ -71,13 +71,13 @@ def strided_input_gradient(grad: Array, weight: Array, bias: Array | None, plan:
 def weight_gradient(grad: Array, x: Array, plan: ConvPlan, total: Array) -> None:
     """Fill total (C_out, taps) with the sums over all windows of the output gradient times what the taps met."""
     threads.run(
-        _weight_gradient, plan.out_channels, work(plan),
+        _weight_gradient, plan.out_channels, _work(plan),
         unit(x.dtype), lines.numbers(grad), lines.numbers(x), plan.out_channels // plan.groups, plan.kernel_size[2],
         plan.stride[2], plan.before[1:], total, keep=(grad, x),
     )  # fmt: skip
 
 
-def work(plan: ConvPlan) -> float:
+def _work(plan: ConvPlan) -> float:
     """About how many nanoseconds a way takes."""
     outputs = plan.batch * plan.out_channels * volume(plan.output_size)
     return outputs * (2 / BANDWIDTH + volume(plan.kernel_size) / TERMS)
