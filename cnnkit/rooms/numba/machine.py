@@ -121,6 +121,7 @@ def _vector_unit() -> tuple[int, int]:
 
 
 VECTOR_BYTES, REGISTERS = _vector_unit()
+MASK_REGISTERS = VECTOR_BYTES == 64  # a mask is a few bits in a register of its own, and costs a store nothing
 FMAS = 1 if VECTOR_BYTES == 64 and llvm.get_host_cpu_name() == "znver4" else 2  # multiply-adds of vectors in a cycle
 
 

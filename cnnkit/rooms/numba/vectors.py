@@ -17,7 +17,7 @@ from numba.extending import intrinsic as _intrinsic
 from numba.extending import models, overload, register_model
 
 from cnnkit.rooms.numba.emit import prefetch
-from cnnkit.rooms.numba.machine import VECTOR_BYTES, kernel
+from cnnkit.rooms.numba.machine import MASK_REGISTERS, VECTOR_BYTES, kernel
 
 intrinsic: Any = _intrinsic  # its results are Numba's to type
 BOOLEAN = types.boolean
@@ -153,9 +153,21 @@ def store(typingctx: Any, address: Any, vector: Any, count: Any) -> Any:
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         pointer = builder.inttoptr(args[0], _llvm(vector).as_pointer())
-        mask = _first(builder, args[2], vector.lanes)
-        name = f"llvm.masked.store.{_suffix(vector)}.p0"
-        _call(builder, name, ir.VoidType(), [args[1], pointer, _alignment(vector), mask])
+
+        def some() -> None:
+            mask = _first(builder, args[2], vector.lanes)
+            name = f"llvm.masked.store.{_suffix(vector)}.p0"
+            _call(builder, name, ir.VoidType(), [args[1], pointer, _alignment(vector), mask])
+
+        if MASK_REGISTERS:
+            some()
+            return context.get_dummy_value()
+        whole = builder.icmp_signed(">=", args[2], ir.Constant(args[2].type, vector.lanes))
+        with builder.if_else(whole) as (then, otherwise):
+            with then:  # see `Emitter.store_masked`
+                builder.store(args[1], pointer).align = vector.dtype.bitwidth // 8
+            with otherwise:
+                some()
         return context.get_dummy_value()
 
     return types.void(types.intp, vector, types.intp), codegen
