@@ -202,6 +202,7 @@ def test_the_gradient_of_a_bias(channels, dtype):
 def test_few_pixels_are_examples_of_a_dense_layer(order, monkeypatch):
     case, used, dense = Conv((2, 300, 3, 5), (91, 300, 1, 1)), [], room.dense
     monkeypatch.setattr(room, "dense", lambda *args: used.append(args) or dense(*args))
+    monkeypatch.setattr(room, "_products_pay", lambda *args: True)  # whether they do depends on the processor
     x, weight, bias = data(case, "float32")
     with cnnkit.use_backend("numba"):
         y = forward(case, order(x), weight, bias, activation="relu")

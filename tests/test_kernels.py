@@ -17,7 +17,7 @@ import numba
 
 import cnnkit
 from cnnkit import geometry
-from cnnkit.rooms.numba import emit, lines, machine, moves, tile
+from cnnkit.rooms.numba import convolve, emit, lines, machine, moves, tile
 
 DTYPES = [np.dtype("float32"), np.dtype("float64")]
 
@@ -57,6 +57,11 @@ def run_fill(one, to, pitch, source, channels, channel_step, rows, row_step, fir
 @machine.kernel
 def run_copy(one, to, step, source, count):
     moves.copy(one, to.ctypes.data, step, source.ctypes.data, count)
+
+
+@machine.kernel
+def run_gather_lines(one, to, step, source, offsets, count):
+    moves.gather_lines(one, to.ctypes.data, step, source.ctypes.data, offsets.ctypes.data, offsets.size, count)
 
 
 @machine.kernel
@@ -187,6 +192,18 @@ def test_copy_writes_nothing_else(one, step):
         assert (to == expected).all()
 
 
+@pytest.mark.parametrize("one", UNITS)
+def test_gather_lines_reads_what_is_there(one):
+    dtype, offsets = one_dtype(one), np.array([40, 3, 0, 22])
+    for count in (1, one.lanes - 1, one.lanes, 2 * one.lanes + 1, 4 * one.lanes):
+        step, written = 5 * one.lanes, -(-count // one.lanes) * one.lanes
+        source = np.arange(1, 41 + count).astype(dtype)  # the first line ends with it
+        to = np.full((len(offsets), step), np.nan, dtype)
+        run_gather_lines(one, to, step, source, offsets, count)
+        assert (to[:, :count] == source[offsets[:, None] + np.arange(count)]).all()
+        assert np.isnan(to[:, written:]).all()
+
+
 @machine.kernel
 def run_transpose(one, to, to_step, source, source_step, rows, columns):
     moves.transpose(one, to.ctypes.data, to_step, source.ctypes.data, source_step, rows, columns)
@@ -234,7 +251,8 @@ def test_a_nan_passes_the_relu():
 def test_tiles_fit_the_registers():
     for kind in ("outer", "inner", "gather"):
         for one in tile.tiles(kind, DTYPES[0]):
-            assert one.rows * one.vectors + one.vectors + 1 <= machine.REGISTERS
+            operands = one.vectors if one.rows > 1 else 1  # a single row uses each vector once, as it is loaded
+            assert one.rows * one.vectors + operands + 1 <= machine.REGISTERS
 
 
 def test_a_tile_type_is_itself_after_a_trip_to_disk():
@@ -344,7 +362,8 @@ def run_apart(code):
 def test_nothing_beside_an_array_is_read(behind, dtype, padding):
     """The array ends (or begins) where a page may not be touched."""
     code = f"""
-import ctypes, mmap, numpy as np, cnnkit
+import ctypes, itertools, mmap, numpy as np, cnnkit
+from cnnkit.rooms.numba import convolve
 page = mmap.PAGESIZE
 memory = mmap.mmap(-1, 6 * page)
 address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
@@ -357,9 +376,15 @@ def beside(shape):
     array = np.frombuffer(memory, "{dtype}", size, offset=start).reshape(shape)
     array[...] = 1
     return array
-total = 0
+total, find = 0, convolve._tile
+def in_panels(*args):
+    tile, _, cycles = find(*args)
+    return tile, True, cycles
 with cnnkit.use_backend("numba"):
-    for shape in ((1, 1, 3, 5), (2, 3, 5, 7), (1, 2, 9, 17)):
+    for way, shape in itertools.product((find, in_panels), ((1, 1, 3, 5), (2, 3, 5, 7), (1, 2, 9, 17))):
+        convolve._tile = way
+        convolve._way.cache_clear()
+        cnnkit.conv2d(beside(shape), np.ones((16, shape[1], 1, 1), "{dtype}"))
         weight = np.ones((4, shape[1], 3, 3), "{dtype}")
         y = cnnkit.conv2d(beside(shape), weight, padding={padding})
         grads = cnnkit.conv2d_backward(np.ones_like(y), beside(shape), weight, padding={padding})
@@ -468,6 +493,51 @@ def test_the_input_gradient_of_every_stride(stride):
             for given in (x, np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)):
                 actual = cnnkit.conv2d_backward(grad, given, weight, stride, padding, 1, 2, needs=("x",)).x
                 assert (actual == expected).all()  # small integers: no rounding
+
+
+PANELS = [  # x, weight; stride, padding, dilation, groups
+    ((2, 5, 9, 11), (7, 5, 3, 3), 2, 1, 1, 1),
+    ((3, 4, 3, 5), (6, 2, 3, 2), 1, (1, 0), 1, 2),
+    ((1, 8, 17, 19), (13, 8, 1, 1), 1, 0, 1, 1),
+    ((2, 3, 40, 41), (4, 3, 5, 4), (1, 3), 2, (2, 1), 1),
+    ((1, 4, 3, 5), (3, 4, 1, 1), 1, 0, 1, 1),
+]
+
+
+@pytest.fixture
+def ways_anew():
+    """Ways are found anew, in the test and behind it."""
+    convolve._way.cache_clear()
+    yield
+    convolve._way.cache_clear()
+
+
+@pytest.mark.parametrize("dtype", [str(dtype) for dtype in DTYPES])
+@pytest.mark.parametrize("layer", PANELS, ids=str)
+def test_windows_may_be_gathered_in_panels_or_not(layer, dtype, monkeypatch, ways_anew):
+    """The same bits, forward and back to the input, channels last, too; and with an activation."""
+    (x_shape, w_shape, *params), rng, find = layer, np.random.default_rng(0), convolve._tile
+    x, weight = (rng.standard_normal(shape).astype(dtype) for shape in (x_shape, w_shape))
+    last = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    results = []
+    for panels in (False, True):
+        monkeypatch.setattr(convolve, "_tile", lambda *args, p=panels: (find(*args)[0], p, find(*args)[2]))
+        convolve._way.cache_clear()
+        with cnnkit.options(algorithm="direct"), cnnkit.use_backend("numba"):
+            for given in (x, x[:, :, ::-1], last):
+                y = cnnkit.conv2d(given, weight, weight[:, 0, 0, 0], *params)
+                silu = cnnkit.conv2d(given, weight, None, *params, activation="silu")
+                back = cnnkit.conv2d_backward(y, given, weight, *params, needs=("x",)).x
+                results += [y, silu, back]
+    half = len(results) // 2
+    for without, with_panels in zip(results[:half], results[half:], strict=True):
+        np.testing.assert_array_equal(without, with_panels)
+    np.testing.assert_allclose(results[half], reference(x, weight, *params), rtol=1e-4, atol=1e-4)
+
+
+def reference(x, weight, *params):
+    with cnnkit.use_backend("numpy"):
+        return cnnkit.conv2d(x, weight, weight[:, 0, 0, 0], *params)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (4, 3), (1, 5)])

@@ -5,6 +5,7 @@ Everything that is a sum of products over channels and taps comes here: the forw
 """
 
 from functools import lru_cache
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -17,12 +18,14 @@ from cnnkit.rooms.numba import lines
 from cnnkit.rooms.numba.activation import RELU, call
 from cnnkit.rooms.numba.emit import itemsize, lanes
 from cnnkit.rooms.numba.lines import COLUMNS, Lines, Windows, lay_out, parts
-from cnnkit.rooms.numba.machine import FMAS, L2, MULTIPLY_ADDS, VECTOR_BYTES, address_of
-from cnnkit.rooms.numba.moves import STEPS, copy, pack, transpose, weave
+from cnnkit.rooms.numba.machine import FMAS, L1, L2, MASK_REGISTERS, MULTIPLY_ADDS, VECTOR_BYTES, address_of
+from cnnkit.rooms.numba.moves import STEPS, copy, gather_lines, pack, transpose, weave
 from cnnkit.rooms.numba.straight import straight
 from cnnkit.rooms.numba.tile import Tile, outer, tiles
 
 FEW = 6  # channels that lie together: with no more, results are written one by one, without being turned
+
+GATHERED = 3  # cycles to gather a vector into a panel, whose lines may be as large as the L2 cache: they are read once
 
 
 class Way(NamedTuple):
@@ -34,6 +37,7 @@ class Way(NamedTuple):
     windows: Windows
     lines: Lines
     tile: Tile
+    panels: bool
     in_place: bool
     band: int
     pitch: int
@@ -62,6 +66,7 @@ class Sizes(NamedTuple):
     residues: int
     woven: int
     in_place: int
+    panels: int
     rows: int
     columns: int
 
@@ -76,6 +81,16 @@ class Grid(NamedTuple):
     depth: int
     height: int
     width: int
+
+
+class Results(NamedTuple):
+    """Where results go in a kernel: the array, its windows, the table of residues, and memory for a tile's sums."""
+
+    out: lines.Block
+    grid: Grid
+    spacing: Ints
+    residues: int
+    sums: int
 
 
 def convolve(
@@ -178,7 +193,8 @@ def _way(
     sizes = Sizes(
         1 if solved.together else plan.batch, parts(solved.run, way.band), plan.groups, parts(per_group, tile.rows),
         per_group, channels, channels * taps, solved.run, way.band, way.pitch, solved.reach, solved.phases,
-        len(windows.residues), woven if woven in STEPS else 1, int(way.in_place), tile.rows, tile.columns,
+        len(windows.residues), woven if woven in STEPS else 1, int(way.in_place), int(way.panels),
+        tile.rows, tile.columns,
     )  # fmt: skip
     work = plan.batch * volume(windows.size) * plan.groups * per_group * channels * taps / MULTIPLY_ADDS
     numbers = [*sizes, *solved.size, *windows.stride, *windows.size, *windows.apart, *solved.table.ravel()]
@@ -197,35 +213,44 @@ def _estimate(
     in_place: bool,
 ) -> Way:
     """A way, for each group of channels, and about how many cycles it takes."""
-    tile, computing = _tile(dtype, per_group, channels * taps, len(windows.residues), solved.run, channels_last)
-    room = L2 // dtype.itemsize // (channels * solved.phases) - solved.reach - tile.lanes
+    numbers = channels * (1 if in_place else solved.phases) * (solved.run + solved.reach)
+    near = not MASK_REGISTERS and numbers * dtype.itemsize <= L1
+    tile, panels, computing = _tile(
+        dtype, per_group, channels * taps, len(windows.residues), solved.run, channels_last, near
+    )
+    room = L2 * (1 + panels) // dtype.itemsize // (channels * solved.phases) - solved.reach - tile.lanes
     bands = parts(solved.run, max(tile.columns, room))
     band = parts(solved.run, bands * tile.columns) * tile.columns
     laid_out = 0 if in_place else solved.phases * (solved.run + bands * solved.reach)
     filling = laid_out * lines.cycles(windows, channels, tile.lanes, apart)
     cycles = (computing + filling) * (1 if solved.together else windows.batch)
-    return Way(windows, solved, tile, in_place, band, lines.pitch(band + solved.reach, tile.lanes), cycles)
+    return Way(windows, solved, tile, panels, in_place, band, lines.pitch(band + solved.reach, tile.lanes), cycles)
 
 
 def _tile(
-    dtype: np.dtype, channels: int, terms: int, residues: int, run: int, channels_last: bool
-) -> tuple[Tile, float]:
-    """The tile that takes the fewest cycles for a line, and how many.
+    dtype: np.dtype, channels: int, terms: int, residues: int, run: int, channels_last: bool, near: bool
+) -> tuple[Tile, bool, float]:
+    """The tile that takes the fewest cycles for a line, whether its windows are gathered in panels, and how many.
 
     A term takes a multiply-add for each accumulator, or 1.85 cycles for each vector (it mostly lies across two cache
-    lines) and 0.8 for each row, and not less than the 4 that a sum waits for itself (measured on Zen 5, AVX-512); a
-    tile, some more to begin and to store, and to turn its squares of lanes where channels come last.
+    lines) and 0.8 for each row, and not less than the 4 that a sum waits for itself (measured on Zen 5, AVX-512; with
+    AVX2 on Zen 3 they fit); a tile, some more to begin and to store, and to turn its squares of lanes where channels
+    come last. Of panels, and of lines that are `near` as all fit into the L1 cache, only multiply-adds count, but to
+    gather a vector into a panel takes GATHERED, once for all channels.
     """
 
-    def cycles(tile: Tile) -> float:
-        a_term = max(tile.rows * tile.vectors / FMAS, 1.85 * tile.vectors + 0.8 * tile.rows, 4)
+    def cycles(tile: Tile, panels: bool) -> float:
+        loads = 0 if panels or near else 1.85 * tile.vectors + 0.8 * tile.rows
+        a_term = max(tile.rows * tile.vectors / FMAS, loads, 4)
         an_end = 60 + 2 * tile.rows * tile.vectors
         if channels_last:
             an_end += 16 * tile.vectors * min(channels, tile.rows, 16)
         a_tile = terms * a_term + residues * an_end
-        return parts(channels, tile.rows) * parts(run, tile.lanes) / tile.vectors * a_tile
+        gathering = GATHERED * terms * tile.vectors if panels else 0
+        return parts(run, tile.lanes) / tile.vectors * (parts(channels, tile.rows) * a_tile + gathering)
 
-    return min(((tile, cycles(tile)) for tile in tiles("outer", dtype)), key=lambda one: one[1])
+    ways = product(tiles("outer", dtype), (False,) if MASK_REGISTERS else (False, True))
+    return min(((tile, panels, cycles(tile, panels)) for tile, panels in ways), key=lambda one: one[2])
 
 
 def turning(plan: ConvPlan, dtype: np.dtype, back: bool = False) -> float:
@@ -312,7 +337,8 @@ def _convolve(
         out = _rows_joined(out)
         grid = Grid(out.depth, out.height, out.width)
     bytes_, rows, columns = itemsize(unit), sizes.rows, sizes.columns
-    a_block, once = (1 + sizes.terms) * rows * bytes_, not packed and sizes.lines * sizes.bands == 1
+    a_block = (1 + sizes.terms) * rows * bytes_
+    once = not packed and not sizes.panels and sizes.lines * sizes.bands == 1
     own = np.empty(0 if packed else (1 if once else sizes.groups * sizes.blocks) * a_block, np.uint8)
     weight_offsets = np.empty(0 if packed else 1 + sizes.terms, np.int64)
     if not packed:
@@ -324,78 +350,106 @@ def _convolve(
                 sizes.terms, weights, bias, packed,
             )  # fmt: skip
     step = x.c if sizes.in_place else sizes.phases * sizes.pitch
-    residues = table + 8 * COLUMNS * sizes.phases
-    offsets = np.empty(sizes.terms, np.int64)
+    offsets, places = np.empty(sizes.terms, np.int64), np.empty(sizes.terms, np.int64)
+    _offsets(sizes, table, step, offsets)
+    for t in range(sizes.terms):
+        places[t] = t * columns if sizes.panels else offsets[t]
+    panels = np.empty(columns * sizes.terms * bytes_ if sizes.panels else 0, np.uint8)
+    panel = panels.ctypes.data
+    memory = np.empty(0 if sizes.in_place else (sizes.channels * step + lanes(unit)) * bytes_, np.uint8)
+    near, sums = memory.ctypes.data, np.empty(sizes.woven * rows * columns * bytes_, np.uint8)
+    results = Results(out, grid, apart, table + 8 * COLUMNS * sizes.phases, sums.ctypes.data)
+    rest, block = divmod(start, sizes.blocks)
+    rest, g = divmod(rest, sizes.groups)
+    line, band = divmod(rest, sizes.bands)
+    item = start
+    while item < stop:
+        begin, first = band * sizes.band, g * sizes.channels
+        end, last = min(begin + sizes.band, sizes.run), min(block + stop - item, sizes.blocks)
+        here = near - begin * bytes_
+        if sizes.in_place:
+            here = x.address + (line * x.n + first * x.c) * bytes_
+        else:
+            length = end - begin + sizes.reach
+            lay_out(
+                unit, near, sizes.pitch, length, x, first, sizes.channels, line, begin, size, stride, table,
+                sizes.phases,
+            )  # fmt: skip
+        for p in range(begin, end, columns if sizes.panels else end - begin):
+            if sizes.panels:
+                count = min(columns, end - p)
+                gather_lines(unit, panel, columns, here + p * bytes_, offsets.ctypes.data, sizes.terms, count)
+            for b in range(block, last):
+                which = g * sizes.blocks + b
+                biases = packed + (0 if once else which * a_block)
+                if once:
+                    pack_blocks(
+                        which, which + 1, unit, sizes.blocks, rows, sizes.per_group, weight_offsets.ctypes.data,
+                        sizes.terms, weights, bias, packed - which * a_block,
+                    )  # fmt: skip
+                outputs = g * sizes.per_group + b * rows, min(rows, sizes.per_group - b * rows)
+                if sizes.panels:
+                    _sum(unit, loop, sizes, results, (line, p), count, outputs, biases, panel, places.ctypes.data, then)
+                else:
+                    _sum_band(
+                        unit, loop, sizes, results, (line, p, end), outputs, biases, here, places.ctypes.data, then
+                    )
+        item += last - block
+        block, g = 0, g + 1
+        if g == sizes.groups:
+            g, band = 0, band + 1
+        if band == sizes.bands:
+            band, line = 0, line + 1
+
+
+def _offsets(sizes, table, step, offsets):
+    """Where each term of each residue is, channels being a `step` apart."""
     t, first_tap = 0, sizes.phases + sizes.residues
     for residue in range(sizes.residues):
-        taps = residues[COLUMNS * residue]
+        taps = table[COLUMNS * (sizes.phases + residue)]
         for c in range(sizes.channels):
             for tap in range(first_tap, first_tap + taps):
                 offsets[t] = c * step + table[COLUMNS * tap] * sizes.pitch + table[COLUMNS * tap + 1]
                 t += 1
         first_tap += taps
-    memory = np.empty(0 if sizes.in_place else (sizes.channels * step + lanes(unit)) * bytes_, np.uint8)
-    near, sums = memory.ctypes.data, np.empty(sizes.woven * rows * columns * bytes_, np.uint8).ctypes.data
-    relu = then == RELU
-    rest, block = divmod(start, sizes.blocks)
-    rest, g = divmod(rest, sizes.groups)
-    line, band = divmod(rest, sizes.bands)
-    new = True
-    for _ in range(start, stop):
-        p = band * sizes.band
-        end = min(p + sizes.band, sizes.run)
-        first = g * sizes.channels
-        here = near - p * bytes_
-        if sizes.in_place:
-            here = x.address + (line * x.n + first * x.c) * bytes_
-        elif new:
-            length = end - p + sizes.reach
-            lay_out(
-                unit, near, sizes.pitch, length, x, first, sizes.channels, line, p, size, stride, table, sizes.phases
-            )
-        item = g * sizes.blocks + block
-        biases = packed + (0 if once else item * a_block)
-        if once:
-            pack_blocks(
-                item, item + 1, unit, sizes.blocks, rows, sizes.per_group, weight_offsets.ctypes.data, sizes.terms,
-                weights, bias, packed - item * a_block,
-            )  # fmt: skip
-        o = g * sizes.per_group + block * rows
-        filled = min(rows, (g + 1) * sizes.per_group - o)
-        while p < end:
-            count = min(columns, end - p)
-            if sizes.in_place and count % lanes(unit):  # no vector is read across the end
-                p, count = (p, count - count % lanes(unit)) if count > lanes(unit) else (end - lanes(unit), lanes(unit))
-            n, d, h, w = _window(grid, p)
-            n += line
-            source, term = here + p * bytes_, 0
-            for residue in range(sizes.residues):
-                first_result = residues + 8 * COLUMNS * residue
-                terms = sizes.channels * first_result[0]
-                z, y, k = (
-                    first_result[1] + d * apart[0], first_result[2] + h * apart[1], first_result[3] + w * apart[2],
-                )  # fmt: skip
-                direct = out.w == 1 and apart[2] == 1 and w + count <= grid.width and z < out.depth and y < out.height
-                to, to_step = out.address + (n * out.n + o * out.c + z * out.d + y * out.h + k) * bytes_, out.c
-                if not direct:
-                    to, to_step = sums + residue % sizes.woven * rows * columns * bytes_, columns
-                a = biases + (1 + term) * rows * bytes_
-                outer(loop, to, to_step, filled, count, biases, relu, a, source, offsets.ctypes.data + 8 * term, terms)
-                if then > RELU:
-                    call(then, to, to, to_step, filled, count)
-                if not direct and residue % sizes.woven == sizes.woven - 1:
-                    first_result -= 8 * COLUMNS * (sizes.woven - 1)
-                    _store(unit, sums, sizes, (n, d, h, w), count, o, filled, out, grid, apart, first_result)
-                term += terms
-            p += count
-        block += 1
-        new = block == sizes.blocks
-        if new:
-            block, g = 0, g + 1
-        if g == sizes.groups:
-            g, band = 0, band + 1
-        if band == sizes.bands:
-            band, line = 0, line + 1
+
+
+def _sum_band(unit, loop, sizes, results, windows, outputs, biases, here, places, then):
+    """Sum the windows from one of an image's line on, a tile after another; here is window 0.
+
+    In place, no vector is read across the end.
+    """
+    line, p, end = windows
+    while p < end:
+        count = min(sizes.columns, end - p)
+        if sizes.in_place and count % lanes(unit):
+            p, count = (p, count - count % lanes(unit)) if count > lanes(unit) else (end - lanes(unit), lanes(unit))
+        _sum(unit, loop, sizes, results, (line, p), count, outputs, biases, here + p * itemsize(unit), places, then)
+        p += count
+
+
+def _sum(unit, loop, sizes, results, window, count, outputs, biases, source, places, then):
+    """A tile: sum `count` windows from one (line, position) on, which `source` is, for some outputs (first, count)."""
+    bytes_, rows, columns, (o, filled) = itemsize(unit), sizes.rows, sizes.columns, outputs
+    out, grid, apart = results.out, results.grid, results.spacing
+    n, d, h, w = _window(grid, window[1])
+    n, term = n + window[0], 0
+    for residue in range(sizes.residues):
+        first_result = results.residues + 8 * COLUMNS * residue
+        terms = sizes.channels * first_result[0]
+        z, y, k = first_result[1] + d * apart[0], first_result[2] + h * apart[1], first_result[3] + w * apart[2]
+        direct = out.w == 1 and apart[2] == 1 and w + count <= grid.width and z < out.depth and y < out.height
+        to, to_step = out.address + (n * out.n + o * out.c + z * out.d + y * out.h + k) * bytes_, out.c
+        if not direct:
+            to, to_step = results.sums + residue % sizes.woven * rows * columns * bytes_, columns
+        a = biases + (1 + term) * rows * bytes_
+        outer(loop, to, to_step, filled, count, biases, then == RELU, a, source, places + 8 * term, terms)
+        if then > RELU:
+            call(then, to, to, to_step, filled, count)
+        if not direct and residue % sizes.woven == sizes.woven - 1:
+            first_result -= 8 * COLUMNS * (sizes.woven - 1)
+            _store(unit, results, sizes, (n, d, h, w), count, o, filled, first_result)
+        term += terms
 
 
 def _rows_joined(out):
@@ -414,12 +468,13 @@ def _window(grid, p):
     return n, d, h, w
 
 
-def _store(unit, sums, sizes, window, count, o, channels, out, grid, apart, residue):
+def _store(unit, results, sizes, window, count, o, channels, residue):
     """Bring the sums of `count` windows from one on to `channels` channels of out from o on, row by row.
 
     There are sums of `woven` residues from one on, whose results lie side by side. What lies outside is left out.
     """
-    bytes_, columns = itemsize(unit), sizes.columns
+    bytes_, columns, sums = itemsize(unit), sizes.columns, results.sums
+    out, grid, apart = results.out, results.grid, results.spacing
     n, d, h, w = window
     while count > 0:
         here = min(grid.width - w, count)

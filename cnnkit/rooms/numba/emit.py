@@ -5,6 +5,7 @@ kernel that takes one has one compiled form for each dtype. Emitted code stands 
 addresses and numbers, so that all registers are its own.
 """
 
+import math
 from functools import lru_cache
 from typing import Any
 
@@ -269,8 +270,16 @@ class Emitter:
 
     def relu(self, vector: Any, wanted: Any) -> Any:
         """Zero where a lane is negative, if it is wanted; NaN stays."""
-        positive = self.builder.select(self.builder.fcmp_ordered("<", vector, self.zero()), self.zero(), vector)
-        return self.builder.select(self.builder.trunc(wanted, ir.IntType(1)), positive, vector)
+        return self.at_least(self.least(wanted), vector)
+
+    def least(self, relu: Any) -> Any:
+        """What no number is below, in every lane: 0 if `relu` is wanted."""
+        least = ir.Constant(self.vector, [-math.inf] * self.lanes)
+        return self.builder.select(self.builder.trunc(relu, ir.IntType(1)), self.zero(), least)
+
+    def at_least(self, least: Any, vector: Any) -> Any:
+        """The larger of two, which is one instruction; NaN stays."""
+        return self.builder.select(self.builder.fcmp_ordered(">", least, vector), least, vector)
 
     def loop(self, count: Any, body: Any) -> None:
         """``for k in range(count): body(k)``."""

@@ -18,6 +18,7 @@ from numba.core.codegen import get_host_cpu_features
 from cnnkit import settings
 
 MULTIPLY_ADDS = 64  # a nanosecond and core, about
+L1 = 32 << 10  # bytes of the first-level cache
 L2 = 512 << 10  # bytes that a thread can hope to keep near; half of what current cores have
 MOST_KEPT = (32 << 20) - (64 << 10)  # bytes: 32 MiB with what the C library adds
 

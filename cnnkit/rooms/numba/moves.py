@@ -13,6 +13,8 @@ from numba.extending import intrinsic
 from cnnkit.rooms.numba.emit import Emitter, emitted
 
 AHEAD = 4096  # bytes that are fetched before they are needed: memory is as fast as it is asked early
+MOST = 12  # vectors of a tile
+
 STEPS = (1, 2, 3, 4)  # between numbers of a row that are taken by whole vectors
 
 
@@ -162,6 +164,46 @@ def _emit_copy(emit: Emitter, to: Any, step: Any, source: Any, count: Any) -> No
     builder.position_at_end(far)
     emit.accumulate(count, [], copy_number)
     builder.branch(done)
+    builder.position_at_end(done)
+
+
+@intrinsic
+def gather_lines(
+    typingctx: Any, unit: Any, to: Any, step: Any, source: Any, offsets: Any, terms: Any, count: Any
+) -> Any:
+    """``to[t * step + k] = source[offsets[t] + k]`` for every term t, k < `count`; whole vectors of `to`."""
+    return types.void(unit, *(types.intp,) * 6), emitted("gather_lines", 6, _emit_gather_lines)
+
+
+def _emit_gather_lines(emit: Emitter, to: Any, step: Any, source: Any, offsets: Any, terms: Any, count: Any) -> None:
+    """One loop for each number of vectors up to some; what the next windows need is asked for."""
+    builder, lanes = emit.builder, emit.lanes
+    to, source, offsets = emit.pointer(to), emit.pointer(source), emit.pointer(offsets, emit.index)
+    before = builder.udiv(builder.sub(count, emit.number(1)), emit.number(lanes))  # vectors before the last
+    last = builder.mul(before, emit.number(lanes))
+    mask = emit.lanes_below(builder.sub(count, last))
+
+    def loop(vectors: int) -> None:
+        def term(t: Any) -> None:
+            here, there = emit.at(source, builder.load(emit.at(offsets, t))), emit.at(to, builder.mul(t, step))
+            values = [emit.load_vector(emit.at(here, v * lanes)) for v in range(vectors)]
+            values.append(emit.load_masked(emit.at(here, vectors * lanes), mask))
+            bytes_ = (vectors + 1) * lanes * emit.align
+            for ahead in range(0, bytes_, 64):
+                emit.fetch(here, bytes_ + ahead)
+            for v, value in enumerate(values):
+                emit.store_vector(value, emit.at(there, v * lanes))
+
+        emit.loop(terms, term)
+
+    done = builder.append_basic_block("done")
+    choice = builder.switch(before, done)
+    for vectors in range(MOST):
+        block = builder.append_basic_block(f"vectors_{vectors}")
+        choice.add_case(emit.number(vectors), block)
+        builder.position_at_end(block)
+        loop(vectors)
+        builder.branch(done)
     builder.position_at_end(done)
 
 

@@ -169,11 +169,11 @@ def _emit_outer_loop(
     biases = [emit.broadcast(emit.at(bias, i)) for i in range(tile.rows)]
     sums = emit.accumulate(terms, [one for one in biases for _ in range(vectors)], add_term)
     last = emit.lanes_below(builder.sub(count, emit.number((vectors - 1) * emit.lanes)))
-    stored = builder.append_basic_block("stored")
+    stored, least = builder.append_basic_block("stored"), emit.least(relu)
     for i in range(tile.rows):
         row = emit.at(out, builder.mul(step, emit.number(i)))
         for v in range(vectors):
-            value, to = emit.relu(sums[i * vectors + v], relu), emit.at(row, v * emit.lanes)
+            value, to = emit.at_least(least, sums[i * vectors + v]), emit.at(row, v * emit.lanes)
             if v < vectors - 1:
                 emit.store_vector(value, to)
             else:
@@ -380,13 +380,14 @@ def _emit_gather_loop(
         return new
 
     sums = emit.accumulate(terms, [emit.zero()] * (tile.rows * vectors), add_term)
-    last = emit.lanes_below(builder.sub(count, emit.number((vectors - 1) * emit.lanes)))
+    last, least = emit.lanes_below(builder.sub(count, emit.number((vectors - 1) * emit.lanes))), emit.least(relu)
     for i in range(tile.rows):
         to = emit.at(out, builder.load(emit.at(places, i)))
         addend = emit.at(more, builder.mul(more_step, emit.number(i)))
         for v in range(vectors):
             at = v * emit.lanes
-            value = emit.relu(builder.fadd(sums[i * vectors + v], emit.load_vector(emit.at(addend, at))), relu)
+            value = builder.fadd(sums[i * vectors + v], emit.load_vector(emit.at(addend, at)))
+            value = emit.at_least(least, value)
             if v < vectors - 1:
                 emit.store_vector(value, emit.at(to, at))
             else:
