@@ -2,6 +2,7 @@
 
 import importlib
 import math
+from itertools import product
 
 import naive
 import numpy as np
@@ -110,6 +111,19 @@ def test_views_give_the_same_bits(case, used):
     apart[...] = grad
     for found, wanted in zip(backward(case, apart, view, weight)[:2], backward(case, grad, x, weight)[:2], strict=True):
         assert_same(found, wanted)
+
+
+@all_cases
+def test_bands_are_brought_together_or_read_as_they_lie(case, monkeypatch):
+    x, weight, _ = data(case, "float32")
+    grad, results = channels_last(forward(case, x, weight, None)), []
+    for given in (grad, grad[:, :, ::-1]):
+        for panels in product((False, True), repeat=2):
+            monkeypatch.setattr(pixels, "_panels", lambda sizes, *_, p=panels: (p[0] and pixels.one_tap(sizes), p[1]))
+            results.append(backward(case, given, x, weight).weight)
+    for n in (1, 2, 3):
+        np.testing.assert_array_equal(results[n], results[0])
+        np.testing.assert_array_equal(results[4 + n], results[4])
 
 
 @pytest.mark.parametrize("threads", [2, 3, 7])

@@ -257,6 +257,23 @@ class Emitter:
         align = ir.Constant(ir.IntType(32), self.align)
         self.builder.call(store, [value, self.builder.bitcast(pointer, address), align, mask])
 
+    def add_first(self, value: Any, pointer: Any, count: Any, most: int) -> None:
+        """Add the first `count` lanes, of which there may be `most`, to what stands at a pointer."""
+        builder = self.builder
+        mask = self.lanes_below(count)
+        if MASK_REGISTERS:
+            self.store_masked(builder.fadd(self.load_masked(pointer, mask), value), pointer, mask)
+            return
+        with builder.if_else(builder.icmp_signed(">=", count, self.number(most))) as (all_of_them, some):
+            with all_of_them:
+                narrow = builder.bitcast(pointer, ir.VectorType(self.scalar, most).as_pointer())
+                old = builder.load(narrow)
+                old.align = self.align
+                new = builder.fadd(old, self.shuffle(value, value, range(most)))
+                builder.store(new, narrow).align = self.align
+            with some:
+                self._store_some(builder.fadd(self.load_masked(pointer, mask), value), pointer, mask)
+
     def fetch(self, pointer: Any, ahead: int = 0, write: bool = False, near: int = 3) -> None:
         """Ask for the cache line so many bytes behind a pointer, to be read or written; it need not be ours.
 

@@ -20,8 +20,8 @@ from cnnkit.rooms.numba.activation import RELU, call
 from cnnkit.rooms.numba.convolve import pack_blocks, weight_numbers
 from cnnkit.rooms.numba.emit import itemsize, lanes
 from cnnkit.rooms.numba.lines import parts
-from cnnkit.rooms.numba.machine import FMAS, L2, MULTIPLY_ADDS, address_of
-from cnnkit.rooms.numba.moves import fetch_far, fill, transpose
+from cnnkit.rooms.numba.machine import FMAS, L2, MASK_REGISTERS, MULTIPLY_ADDS, address_of
+from cnnkit.rooms.numba.moves import fetch_far, fill, gather_lines, transpose
 from cnnkit.rooms.numba.straight import straight
 from cnnkit.rooms.numba.tile import Tile, gather, tiles
 
@@ -30,7 +30,10 @@ COPY = 10  # cycles to copy a vector
 BAND = 1024  # windows, at most: tables of where they are stay near, and threads have bands to share
 FAR = 8 * L2  # bytes of x and of what it meets, from which on the next band is asked for while one is summed
 PRODUCTS = 3  # for each of these bytes, at least: with fewer, memory is as fast as it can be by itself
-NEAR = 256  # the same for the weights' gradient: output gradients stay near while all weights read them
+SUM = 3  # cycles for each of a band's sums, measured with AVX2 (Zen 3), whose tiles are small
+NEAR = (
+    256 if MASK_REGISTERS else 128
+)  # the same for the weights' gradient: output gradients stay near while all weights read them
 
 
 class Sizes(NamedTuple):
@@ -101,7 +104,9 @@ def _gradient_way(plan: ConvPlan, dtype: np.dtype) -> Way:
     vectors, rest = divmod(per_group, way.tile.unit.lanes)
     groups = min(plan.groups, parts(way.tile.unit.lanes, max(1, per_group)))  # whose last vector may cross the end
     copied = groups * windows * (vectors + 1) * COPY if rest else 0  # gradients
-    return way._replace(cycles=way.cycles + copied)
+    sums = plan.groups * way.sizes.blocks * way.sizes.columns * _terms(plan)  # which each band reads and writes
+    a_sum = 0 if MASK_REGISTERS else SUM if sums * dtype.itemsize <= L2 else 2 * SUM
+    return way._replace(cycles=way.cycles + copied + way.sizes.bands * sums * a_sum)
 
 
 def _terms(plan: ConvPlan) -> int:
@@ -205,16 +210,36 @@ def weight_gradient(grad_output: Array, x: Array, plan: ConvPlan, grad_weight: A
     tile, sizes, _ = _gradient_way(plan, x.dtype)
     tall = parts(sizes.channels * sizes.taps, sizes.rows)
     total = np.zeros((sizes.groups * sizes.blocks, tall * sizes.rows, sizes.columns), x.dtype)
+    x_panels, grad_panels = _panels(sizes, tall, x.dtype)
     threads.run(
         _correlate, sizes.groups * sizes.blocks * tall, _work(plan),
         tile.unit, tile.loop, tuple(sizes), plan.kernel_size, plan.stride, plan.dilation, plan.before,
-        lines.numbers(x), lines.numbers(grad_output), address_of(total), keep=(x, grad_output, total),
+        lines.numbers(x), lines.numbers(grad_output), address_of(total), x_panels, grad_panels,
+        keep=(x, grad_output, total),
     )  # fmt: skip
     threads.run(
         _turn, sizes.groups * sizes.blocks, grad_weight.size,
         tile.unit, tuple(sizes), address_of(total), tall * sizes.rows, address_of(grad_weight),
         keep=(total, grad_weight),
     )  # fmt: skip
+
+
+def _panels(sizes: Sizes, tall: int, dtype: np.dtype) -> tuple[bool, bool]:
+    """Whether a band's x, and its output gradients, are brought together for each tile before any of them is summed.
+
+    As they lie, pixels of many channels are far apart, in the same places of the L1 cache and on pages of their own. To
+    bring them together pays if they are read often enough, and if a tile's rows are channels of one tap.
+    """
+    if MASK_REGISTERS:  # not measured
+        return False, False
+    windows = sizes.planes * sizes.high * sizes.wide
+    fits = windows * tall * sizes.rows * dtype.itemsize <= L2
+    return one_tap(sizes) and fits and sizes.blocks >= 4, tall >= 8
+
+
+def one_tap(sizes: Sizes) -> bool:
+    """Whether the rows of a tile are neighbouring channels of one tap."""
+    return sizes.taps == 1 or sizes.channels % sizes.rows == 0
 
 
 # ---------------------------------------------------------------- where things lie
@@ -419,7 +444,8 @@ def _convolve(
 
 @straight
 def _correlate(
-    start, stop, unit, loop, counts, kernel, stride, dilation, before, x_numbers, grad_numbers, total
+    start, stop, unit, loop, counts, kernel, stride, dilation, before, x_numbers, grad_numbers, total, x_panels,
+    grad_panels
 ):  # fmt: skip
     """A work item is `rows` neighbouring weights (tap, channel) of a block of output channels of a group.
 
@@ -444,15 +470,24 @@ def _correlate(
     offsets_of_taps(sizes, kernel, dilation, steps, offsets)
     offsets[terms:] = offsets[terms - 1]
     tall = (terms + sizes.rows - 1) // sizes.rows
+    a_panel = most * sizes.rows * bytes_
+    panels = np.empty(tall * a_panel + lanes(unit) * bytes_ if x_panels else 0, np.uint8)
+    in_panel, row_in_panel = np.empty(most, np.int64), np.empty(sizes.rows, np.int64)
+    for p in range(most):
+        in_panel[p] = p * sizes.rows
+    for i in range(sizes.rows):
+        row_in_panel[i] = i
     for band in range(sizes.bands):
         where = band_at(sizes, band, grads)
         count, wide = _windows(sizes, where, kernel, stride, steps, x, grads, sources, targets), where[5]
         even = _even(targets, count, wide, grads.w)
+        next_x, some_x = _next_band(unit, x, x, grads, sizes, band, 0, stop - start)
+        next_grads, some_grads = _next_band(unit, grads, x, grads, sizes, band, 0, stop - start)
         item = start
         while item < stop:
             g, first = item // (sizes.blocks * tall), item // tall
             end = min(stop, (g + 1) * sizes.blocks * tall)
-            in_place = even and (whole or (sizes.groups - 1 - g) * sizes.per_group >= lanes(unit))
+            in_place = even and not grad_panels and (whole or (sizes.groups - 1 - g) * sizes.per_group >= lanes(unit))
             if not sizes.copied:
                 a = x.address + g * sizes.channels * bytes_
             else:
@@ -464,6 +499,11 @@ def _correlate(
                     source = grads.address + (targets[p] + channel) * bytes_
                     to = b + (block - first) * size_b + p * sizes.columns * bytes_
                     fill(unit, to, 0, source, 1, 0, wide, grads.w, 0, wide, sizes.columns, 1, 0, filled)
+            for row in range(tall if x_panels else 0):
+                gather_lines(
+                    unit, panels.ctypes.data + row * a_panel, sizes.rows, a + offsets[row * sizes.rows] * bytes_, rows,
+                    count, min(sizes.rows, terms - row * sizes.rows),
+                )  # fmt: skip
             while item < end:
                 block, row = divmod(item, tall)
                 channel = (block - g * sizes.blocks) * sizes.columns
@@ -472,12 +512,19 @@ def _correlate(
                 here, b_step = b + (block - first) * size_b, sizes.columns
                 if in_place:
                     here, b_step = grads.address + (targets[0] + g * sizes.per_group + channel) * bytes_, grads.w
-                fetch_far(unit, *_next_band(unit, x, x, grads, sizes, band, item - start, stop - start))
-                fetch_far(unit, *_next_band(unit, grads, x, grads, sizes, band, item - start, stop - start))
-                gather(
-                    loop, to, places, filled, to, sizes.columns, 0, a, offsets_ + 8 * row * sizes.rows, rows,
-                    count, here, b_step,
-                )  # fmt: skip
+                fetch_far(unit, next_x, some_x)
+                fetch_far(unit, next_grads, some_grads)
+                next_x, next_grads = next_x + some_x * bytes_, next_grads + some_grads * bytes_
+                if x_panels:
+                    gather(
+                        loop, to, places, filled, to, sizes.columns, 0, panels.ctypes.data + row * a_panel,
+                        row_in_panel.ctypes.data, in_panel.ctypes.data, count, here, b_step,
+                    )  # fmt: skip
+                else:
+                    gather(
+                        loop, to, places, filled, to, sizes.columns, 0, a, offsets_ + 8 * row * sizes.rows, rows,
+                        count, here, b_step,
+                    )  # fmt: skip
                 item += 1
 
 

@@ -71,11 +71,11 @@ if REGISTERS >= 32:
     GATHER = [(6, 4), (8, 3), (8, 2), (1, 8), (8, 1)]
 else:
     OUTER = [(4, 3), (3, 3), (6, 2), (2, 4), (12, 1), (4, 1), (1, 6)]
-    INNER = [(3, 3), (4, 2), (9, 1)]
+    INNER = [(4, 3), (6, 2), (9, 1)]
     PRODUCT = [(6, 2), (4, 2)]
     GATHER = [(4, 3), (3, 3), (6, 2), (1, 8), (8, 1)]
 if VECTOR_BYTES == 16:  # the largest spills: SSE needs a register for a product too, ARM's scheduler one to spare
-    OUTER, GATHER = OUTER[1:], GATHER[1:]
+    OUTER, GATHER, INNER = OUTER[1:], GATHER[1:], [(3, 3), (4, 2), (9, 1)]
 NARROW = [share for share in (2, 4) if VECTOR_BYTES // share >= 16]  # of `gather`: few output channels fill few lanes
 
 
@@ -257,8 +257,7 @@ def _emit_inner(
             first, lane = divmod(j * tile.rows + i, emit.lanes)
             part = emit.shuffle(summed[first], summed[first + 1], range(lane, lane + emit.lanes))
             to = emit.at(out, builder.add(builder.mul(step, emit.number(j)), emit.number(i)))
-            mask = emit.lanes_below(builder.sub(here, emit.number(i)))
-            emit.store_masked(builder.fadd(emit.load_masked(to, mask), part), to, mask)
+            emit.add_first(part, to, builder.sub(here, emit.number(i)), min(tile.rows - i, emit.lanes))
         more = builder.append_basic_block("column")
         builder.cbranch(builder.icmp_signed(">", across, emit.number(j + 1)), more, added)
         builder.position_at_end(more)

@@ -27,7 +27,7 @@ from cnnkit.geometry import ConvPlan, Ints, volume
 from cnnkit.rooms import threads
 from cnnkit.rooms.numba.activation import RELU, call
 from cnnkit.rooms.numba.emit import lanes
-from cnnkit.rooms.numba.machine import FMAS, address_of
+from cnnkit.rooms.numba.machine import FMAS, MASK_REGISTERS, address_of
 from cnnkit.rooms.numba.patches import (
     ALONE,
     FLOAT,
@@ -54,6 +54,7 @@ BAND = 48  # tiles that are done together, twice as many if one axis has taps; m
 FEW = 128  # tiles that are not worth writing the spectra of all filters to memory
 CHUNK = 64  # channels whose filters are transformed together: they stay in the L2 cache
 SLOWER = 150  # times: a tile of a channel that is summed directly by itself, and one of a direct convolution
+DIRECTLY = 0.875 if MASK_REGISTERS else 0.75  # of the peak that a direct sum reaches (Zen 4; AVX2: Zen 3)
 CLEARLY = 1.1  # how much faster it must be than the direct sum
 WORTH = 1.15  # the same for eight points instead of six, whose errors are half as large
 
@@ -285,9 +286,9 @@ def _cycles(plan: ConvPlan, sizes: Sizes) -> float:
 
 
 def _cycles_directly(plan: ConvPlan) -> float:
-    """What the direct sum takes at seven eighths of the peak, and to pack its weights."""
+    """What the direct sum takes at its share of the peak, and to pack its weights."""
     weights = plan.out_channels * plan.in_channels // plan.groups * volume(plan.kernel_size)
-    return weights * (plan.batch * volume(plan.output_size) / PRODUCTS[0].lanes / FMAS / 0.875 + 1)
+    return weights * (plan.batch * volume(plan.output_size) / PRODUCTS[0].lanes / FMAS / DIRECTLY + 1)
 
 
 # ---------------------------------------------------------------- forward

@@ -18,7 +18,7 @@ from cnnkit.geometry import ConvPlan, Ints, volume
 from cnnkit.rooms import threads
 from cnnkit.rooms.numba.emit import lanes
 from cnnkit.rooms.numba.lines import parts
-from cnnkit.rooms.numba.machine import FMAS, address_of
+from cnnkit.rooms.numba.machine import FMAS, MASK_REGISTERS, address_of
 from cnnkit.rooms.numba.patches import FLOAT, Form, gradients, step, weights
 from cnnkit.rooms.numba.straight import straight
 from cnnkit.rooms.numba.tile import Tile, gather, tiles
@@ -39,6 +39,7 @@ from cnnkit.rooms.numba.winograd import (
     worse,
 )
 
+DIRECTLY = 0.875 if MASK_REGISTERS else 0.65  # of the peak that a direct sum reaches (Zen 4; AVX2: Zen 3)
 BAND = 64  # tiles that are summed by themselves, twice as many if one axis has taps
 NEAR = 2 << 20  # bytes of sums that are made at a time, if one band has all tiles
 FAR = 8 << 20  # the same if bands are added up: for each part, all output gradients are transformed anew
@@ -143,9 +144,9 @@ def _cycles(plan: ConvPlan, sizes: Sizes) -> float:
 
 
 def _cycles_directly(plan: ConvPlan) -> float:
-    """What the direct sum takes at seven eighths of the peak."""
+    """What the direct sum takes at its share of the peak."""
     weights_ = plan.out_channels * plan.in_channels // plan.groups * volume(plan.kernel_size)
-    return weights_ * plan.batch * volume(plan.output_size) / tiles("gather", FLOAT)[0].lanes / FMAS / 0.875
+    return weights_ * plan.batch * volume(plan.output_size) / tiles("gather", FLOAT)[0].lanes / FMAS / DIRECTLY
 
 
 def weight_gradient(grad_output: Array, x: Array, plan: ConvPlan, total: Array) -> bool:
