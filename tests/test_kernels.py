@@ -231,11 +231,11 @@ def test_pack_brings_rows_together(one):
     parted = np.where(np.arange(len(beside)) < one.lanes, beside, beside[::-1])
     tile_rows = {a_tile.rows for a_tile in tile.tiles("outer", dtype)}
     for rows, offsets in product(tile_rows | {one.lanes, 3 * one.lanes}, (many, many[:1], beside, parted)):
-        for here in {1, rows - 1, rows} - {0}:
+        for here, step in product({1, rows - 1, rows} - {0}, (40, 1)):
             to = np.full(len(offsets) * rows + 1, np.nan, dtype)
-            run_pack(one, to, rows, source, 40, here, offsets)
+            run_pack(one, to, rows, source, step, here, offsets)
             expected = np.zeros((len(offsets), rows))
-            expected[:, :here] = source[offsets[:, None] + 40 * np.arange(here)]
+            expected[:, :here] = source[offsets[:, None] + step * np.arange(here)]
             assert (to[:-1] == expected.ravel()).all()
             assert np.isnan(to[-1])
 

@@ -345,7 +345,7 @@ def pack(
 
 
 def _emit_pack(emit: Emitter, to: Any, rows: Any, source: Any, step: Any, here: Any, offsets: Any, terms: Any) -> None:
-    """A vector of terms at a time: if they lie side by side, its rows are turned in registers."""
+    """Vectors of rows, if those lie side by side; of terms, if those do, whose rows are turned in registers."""
     builder, lanes = emit.builder, emit.lanes
     to, source, offsets = emit.pointer(to), emit.pointer(source), emit.pointer(offsets, emit.index)
 
@@ -394,10 +394,36 @@ def _emit_pack(emit: Emitter, to: Any, rows: Any, source: Any, step: Any, here: 
         builder.branch(done)
         builder.position_at_end(done)
 
-    vectors = builder.udiv(terms, emit.number(lanes))
-    emit.loop(vectors, some)
-    first = builder.mul(vectors, emit.number(lanes))
-    numbers(first, builder.sub(terms, first))
+    def beside() -> Any:
+        """Rows lie side by side, in one vector: whole vectors are written, as long as they are ours."""
+        mask, spare = emit.lanes_below(here), builder.udiv(emit.number(lanes - 1), rows)
+        count = builder.sub(terms, builder.select(builder.icmp_signed("<", terms, spare), terms, spare))
+
+        def term(t: Any) -> None:
+            line = emit.load_masked(emit.at(source, builder.load(emit.at(offsets, t))), mask)
+            emit.store_vector(line, emit.at(to, builder.mul(t, rows)))
+
+        emit.loop(count, term)
+        return count
+
+    def turned() -> Any:
+        vectors = builder.udiv(terms, emit.number(lanes))
+        emit.loop(vectors, some)
+        return builder.mul(vectors, emit.number(lanes))
+
+    one = builder.icmp_signed("==", step, emit.number(1))
+    in_one = builder.and_(one, builder.icmp_unsigned("<=", rows, emit.number(lanes)))
+    with builder.if_else(in_one) as (lines_, squares):
+        with lines_:
+            first = beside()
+            end = builder.block
+        with squares:
+            other = turned()
+            other_end = builder.block
+    done = builder.phi(emit.index)
+    done.add_incoming(first, end)
+    done.add_incoming(other, other_end)
+    numbers(done, builder.sub(terms, done))
 
 
 def _consecutive(emit: Emitter, places: Any) -> Any:
