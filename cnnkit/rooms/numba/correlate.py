@@ -16,12 +16,12 @@ from cnnkit.rooms import threads
 from cnnkit.rooms.numba import lines
 from cnnkit.rooms.numba.emit import itemsize, lanes, unit
 from cnnkit.rooms.numba.lines import COLUMNS, Lines, lay_out, parts
-from cnnkit.rooms.numba.machine import FMAS, L2, MULTIPLY_ADDS, address_of
+from cnnkit.rooms.numba.machine import FMAS, L2, MULTIPLY_ADDS, VECTOR_BYTES, address_of
 from cnnkit.rooms.numba.straight import straight
 from cnnkit.rooms.numba.tile import Tile, inner, tiles
 
 NEAR = 4096  # bytes of a line that are summed at a time, so that a tile's lines stay in the L1 cache for the next tile
-TOGETHER = 512  # windows of an image: with fewer, the images of a batch are summed end to end
+TOGETHER = 8 * VECTOR_BYTES  # windows of an image (32 vectors): with fewer, a batch's images are summed end to end
 FILLED = 2  # numbers that are laid out in a nanosecond, about
 LONG = 16384  # the same, where no tile comes that needs the lines again
 KEPT = 8 << 20  # bytes: if the gradients' lines are no more, they are laid out beforehand, for all channels of x
