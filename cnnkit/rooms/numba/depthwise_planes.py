@@ -129,7 +129,7 @@ def _blocks(start, stop, unit, x_numbers, channels, each, taps, stride, before, 
             plane = x.address + (n * x.n + o // each * x.c + d * x.d) * bytes_
             for h in range(0, out.height, band):
                 blocks(
-                    unit, taps, stride, to + h * out.h * bytes_, out.h, plane, x.h, near, pitch,
+                    unit, taps, stride, to + h * out.h * bytes_, out.h, plane, x.h, near, pitch, band < out.height,
                     weight + o * taps * taps * bytes_, bias + o * bytes_, then == RELU, x.height, x.width,
                     before[0] - h * stride, before[1], min(band, out.height - h), out.width,
                 )  # fmt: skip

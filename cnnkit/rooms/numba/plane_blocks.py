@@ -31,15 +31,17 @@ NEAR = 16 << 10  # bytes of lines: half of the L1 cache
 @intrinsic
 def blocks(
     typingctx: Any, unit: Any, taps: Any, stride: Any, to: Any, to_step: Any, x: Any, x_step: Any, lines: Any,
-    pitch: Any, weight: Any, bias: Any, relu: Any, high: Any, wide: Any, above: Any, left: Any, rows: Any, columns: Any,
+    pitch: Any, again: Any, weight: Any, bias: Any, relu: Any, high: Any, wide: Any, above: Any, left: Any, rows: Any,
+    columns: Any,
 ) -> Any:  # fmt: skip
     """``to[h, w] = bias + sum over i, j of weight[i, j] * x[h * stride + i - above, w * stride + j - left]``.
 
     For h < `rows`, w < `columns`, with zeros around x, which has `high` rows of `wide` numbers. At `lines` there are
-    zeros, or what this function left there, for `line_rows` rows of `stride` lines, `pitch` numbers apart. Addresses,
-    but for steps from row to row (elements), sizes, and `relu` (0 or 1). Nothing else is read or written.
+    zeros, or what this function left there, for `line_rows` rows of `stride` lines, `pitch` numbers apart; `again` if
+    other rows were in the padding then. Addresses, but for steps from row to row (elements), sizes, and what is 0 or 1
+    (`relu`, `again`). Nothing else is read or written.
     """
-    return types.void(unit, *(types.intp,) * 17), emitted("blocks", 17, _emit_blocks)
+    return types.void(unit, *(types.intp,) * 18), emitted("blocks", 18, _emit_blocks)
 
 
 def line_pitch(taps, width, columns, lanes):
@@ -59,11 +61,11 @@ def band_of(row, stride):
 
 def _emit_blocks(
     emit: Emitter, taps: Any, stride: Any, to: Any, to_step: Any, x: Any, x_step: Any, lines: Any, pitch: Any,
-    weight: Any, bias: Any, relu: Any, high: Any, wide: Any, above: Any, left: Any, rows: Any, columns: Any,
+    again: Any, weight: Any, bias: Any, relu: Any, high: Any, wide: Any, above: Any, left: Any, rows: Any, columns: Any,
 ) -> None:  # fmt: skip
     builder, vector, zero = emit.builder, emit.number(emit.lanes), emit.number(0)
     to, x, lines, weight, bias = (emit.pointer(address) for address in (to, x, lines, weight, bias))
-    start = emit.broadcast(bias)
+    start, stale = emit.broadcast(bias), builder.trunc(again, ir.IntType(1))
     nothing, lowest = (ir.Constant(emit.scalar, value) for value in (0.0, float("-inf")))
     floor = emit.spread(builder.select(builder.trunc(relu, ir.IntType(1)), nothing, lowest), emit.vector)
 
@@ -84,35 +86,38 @@ def _emit_blocks(
             builder.add(builder.mul(builder.urem(end, by), pitch), builder.add(builder.udiv(end, by), origin(stride)))
             for end, by in ((end, emit.number(stride)) for end in ends)
         ]
-        group = emit.number(stride * emit.lanes)
+        by, group = emit.number(stride), emit.number(stride * emit.lanes)
         whole = builder.udiv(builder.sub(wide, emit.number(1)), group)  # the last ones are read with a mask
         rest = builder.sub(wide, builder.mul(whole, group))
         masks = [emit.lanes_below(builder.sub(rest, emit.number(n * emit.lanes))) for n in range(stride)]
 
+        def put(r: Any, v: Any, numbers: list[Any]) -> None:
+            line = emit.at(lines, builder.add(builder.mul(r, builder.mul(pitch, by)), builder.mul(v, vector)))
+            for e, place in enumerate(places):
+                phase = emit.shuffle(*numbers, range(e, 2 * emit.lanes, 2)) if stride > 1 else numbers[0]
+                emit.store_vector(phase, emit.at(line, place))
+
         def row(r: Any) -> None:
-            y, line = builder.sub(r, above), emit.at(lines, builder.mul(r, builder.mul(pitch, emit.number(stride))))
+            source = emit.at(x, builder.mul(builder.sub(r, above), x_step))
 
-            def put(v: Any, numbers: list[Any]) -> None:
-                for e, place in enumerate(places):
-                    phase = emit.shuffle(*numbers, range(e, 2 * emit.lanes, 2)) if stride > 1 else numbers[0]
-                    emit.store_vector(phase, emit.at(emit.at(line, place), builder.mul(v, vector)))
+            def part(v: Any, read: Any) -> None:
+                begin = emit.at(source, builder.mul(v, group))
+                emit.fetch(begin, AHEAD)
+                put(r, v, [read(emit.at(begin, n * emit.lanes), n) for n in range(stride)])
 
-            with builder.if_else(builder.icmp_unsigned("<", y, high)) as (inside, outside):  # -1 is a large number here
-                with inside:
-                    source = emit.at(x, builder.mul(y, x_step))
+            emit.loop(whole, lambda v: part(v, lambda at, _: emit.load_vector(at)))
+            part(whole, lambda at, n: emit.load_masked(at, masks[n]))
 
-                    def part(v: Any, read: Any) -> None:
-                        begin = emit.at(source, builder.mul(v, group))
-                        emit.fetch(begin, AHEAD)
-                        put(v, [read(emit.at(begin, n * emit.lanes), n) for n in range(stride)])
+        def zeros(r: Any) -> None:
+            emit.loop(builder.add(whole, emit.number(1)), lambda v: put(r, v, [emit.zero()] * stride))
 
-                    emit.loop(whole, lambda v: part(v, lambda at, _: emit.load_vector(at)))
-                    part(whole, lambda at, n: emit.load_masked(at, masks[n]))
-                with outside:
-                    emit.loop(builder.add(whole, emit.number(1)), lambda v: put(v, [emit.zero()] * stride))
-
-        seen = builder.add(builder.mul(builder.sub(rows, emit.number(1)), emit.number(stride)), taps)
-        emit.loop(seen, row)
+        seen = builder.add(builder.mul(builder.sub(rows, emit.number(1)), by), taps)
+        first = least(most(above, zero), seen)
+        end = most(least(builder.add(above, high), seen), first)
+        below = builder.select(stale, builder.sub(seen, end), zero)
+        emit.loop(builder.select(stale, first, zero), zeros)
+        emit.loop(builder.sub(end, first), lambda r: row(builder.add(first, r)))
+        emit.loop(below, lambda r: zeros(builder.add(end, r)))
 
     def block(stride: int, size: int, tall: int, h: Any, places: list[Any], store: Any) -> None:
         """The results of `tall` rows from h on, of a vector from each of the places on."""
