@@ -100,17 +100,20 @@ def test_depthwise_planes_of_volumes_and_views(taken):
     assert taken["forward"] == 8
 
 
+@pytest.mark.parametrize("width", [18, 8, 5, 1])
 @pytest.mark.parametrize("activation", [None, "relu", "tanh"])
-def test_depthwise_planes_leave_their_neighbours_alone(activation, taken):
-    x, weight, bias = whole_numbers((2, 9, 13, 18)), whole_numbers((9, 1, 3, 3)), whole_numbers((9,))
-    around = np.full((2, 11, 17, 23), 7, "float32")
-    out = around[:, 1:-1, 2:-2, 2:-3]
-    cnnkit.conv2d(x, weight, bias, padding=1, groups=9, activation=activation, out=out)
+def test_depthwise_planes_leave_their_neighbours_alone(activation, width, taken):
+    """Neither around a view is anything written, nor behind an array without gaps."""
+    x, weight, bias = whole_numbers((2, 9, 13, width)), whole_numbers((9, 1, 3, 3)), whole_numbers((9,))
     y = cnnkit.conv2d(x, weight, bias, padding=1, groups=9)
-    assert_same(out, y if activation is None else getattr(cnnkit, activation)(y))
-    out[...] = 7
+    around, behind = np.full((2, 11, 17, width + 5), 7, "float32"), np.full(y.size + 16, 7, "float32")
+    for out in (around[:, 1:-1, 2:-2, 2:-3], behind[: y.size].reshape(y.shape)):
+        cnnkit.conv2d(x, weight, bias, padding=1, groups=9, activation=activation, out=out)
+        assert_same(out, y if activation is None else getattr(cnnkit, activation)(y))
+        out[...] = 7
     assert (around == 7).all()
-    assert taken["forward"] == 2
+    assert (behind == 7).all()
+    assert taken["forward"] == 3
 
 
 def test_a_strided_way_back_leaves_its_neighbours_alone():

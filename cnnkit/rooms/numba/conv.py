@@ -249,6 +249,9 @@ def _backward_x(grad_output: Array, weight: Array, plan: ConvPlan, grad_x: Array
     if depthwise_planes.takes_back(geometry.lift(plan), grad_output, grad_x):
         depthwise_planes.strided_input_gradient(grad_output, weight, bias, geometry.lift(plan), grad_x)
         return
+    if depthwise_pixels.takes_back(geometry.lift(plan), grad_output, grad_x):
+        depthwise_pixels.strided_input_gradient(grad_output, weight, bias, geometry.lift(plan), grad_x)
+        return
     phases = geometry.input_gradient(plan)
     if overlap.takes(geometry.lift(plan), weight, grad_x) and not _by_winograd(phases, grad_output, grad_x):
         grad_x[...] = nothing

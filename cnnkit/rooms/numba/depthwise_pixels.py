@@ -10,7 +10,7 @@ On the way back to the weights (of depthwise layers only) the sums are those of 
 """
 
 import math
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -22,12 +22,14 @@ from cnnkit.rooms import threads
 from cnnkit.rooms.numba import lines
 from cnnkit.rooms.numba.activation import RELU, call
 from cnnkit.rooms.numba.depthwise import FEWEST, by_number, by_vectors, to_group
+from cnnkit.rooms.numba.depthwise import takes as depthwise_takes
 from cnnkit.rooms.numba.emit import Emitter, Unit, called, itemsize, lanes, unit
 from cnnkit.rooms.numba.lines import parts
-from cnnkit.rooms.numba.machine import FMAS, REGISTERS, address_of, kernel
+from cnnkit.rooms.numba.machine import FMAS, REGISTERS, VECTOR_BYTES, address_of, kernel
 from cnnkit.rooms.numba.moves import copy, transpose
 from cnnkit.rooms.numba.straight import straight
 from cnnkit.rooms.numba.tile import TileType, compiled
+from cnnkit.rooms.numba.vectors import load, load_all, multiply_add, rolled, store, store_all
 
 TAPS = (1, 2, 3, 5, 7)  # columns of a kernel
 GROUPS = (1, 2, 4, 8)  # channels in and out of a group
@@ -129,6 +131,34 @@ def weight_gradient(grad: Array, x: Array, plan: ConvPlan, grad_weight: Array) -
     )  # fmt: skip
     grad_weight[...] = total.reshape(grad_weight.shape)
     return bool(np.isfinite(total).all())
+
+
+def takes_back(plan: ConvPlan, *given: Array) -> bool:
+    """Whether `strided_input_gradient` does the way back of a depthwise plan over three spatial axes.
+
+    Without a stride that is a forward convolution; with vectors that are long, several of these.
+    """
+    return (
+        VECTOR_BYTES < 64
+        and depthwise_takes(plan, *given)
+        and max(plan.stride) > 1
+        and plan.kernel_size[0] == plan.stride[0] == 1
+        and plan.dilation == lines.ONES
+        and not plan.before[0]
+        and not plan.after[0]
+    )
+
+
+def strided_input_gradient(grad: Array, weight: Array, bias: Array | None, plan: ConvPlan, grad_x: Array) -> None:
+    """Fill grad_x (N, C, *spatial) from the output's gradient and weight (C, 1, *kernel), on top of a bias."""
+    packed = np.ascontiguousarray(weight.reshape(plan.in_channels, -1).T)
+    first = np.zeros(plan.in_channels, grad.dtype) if bias is None else np.ascontiguousarray(bias)
+    threads.run(
+        _strided_input_gradient, plan.batch * volume(plan.input_size[:2]), _work(plan),
+        unit(grad.dtype), grad.dtype.type(0), lines.numbers(grad), plan.in_channels, plan.kernel_size[1:],
+        plan.stride[1:], plan.before[1:], address_of(packed), address_of(first), lines.numbers(grad_x),
+        keep=(grad, packed, first, grad_x),
+    )  # fmt: skip
 
 
 def _work(plan: ConvPlan) -> float:
@@ -246,6 +276,76 @@ def _weight_gradient(
             total[first + c, t] = whole[c // vector * taps + t, c % vector]
 
 
+@straight
+def _strided_input_gradient(
+    start, stop, unit, zero, grad_numbers, channels, size, stride, before, weight, bias, x_numbers
+):
+    """A work item is a row of pixels of x's gradient: each is the sum over the few windows that hold it.
+
+    All channels of a pixel, four vectors at a time, then one.
+    """
+    grad, x = lines.block(unit, grad_numbers), lines.block(unit, x_numbers)
+    bytes_, vector = itemsize(unit), lanes(unit)
+    some, fours, step = vector * bytes_, channels // (4 * vector) * (4 * vector), grad.w * bytes_
+    back = stride[1] * channels * bytes_  # from a window's tap to that of the next window
+    holders = np.empty((x.width, 2), np.int64)
+    for w in range(x.width):
+        holders[w, 0], holders[w, 1] = _holders(w + before[1], size[1], stride[1], grad.width)
+    nd, h = divmod(start, x.height)
+    n, d = divmod(nd, x.depth)
+    for _ in range(start, stop):
+        y = h + before[0]
+        top, low = _holders(y, size[0], stride[0], grad.height)
+        rows = grad.address + (n * grad.n + d * grad.d) * bytes_
+        to = x.address + (n * x.n + d * x.d + h * x.h) * bytes_
+        for w in range(x.width):
+            left, right = holders[w, 0], holders[w, 1]
+            pixel, tap = rows + left * step, weight + (w + before[1] - left * stride[1]) * channels * bytes_
+            for c in range(0, fours, 4 * vector):
+                here = bias + c * bytes_
+                v0, v1 = load_all(here, zero), load_all(here + some, zero)
+                v2, v3 = load_all(here + 2 * some, zero), load_all(here + 3 * some, zero)
+                for o in range(top, low):
+                    g = pixel + (o * grad.h + c) * bytes_
+                    t = tap + ((y - o * stride[0]) * size[1] * channels + c) * bytes_
+                    for _ in range(left, right):
+                        rolled()
+                        v0 = multiply_add(load_all(g, zero), load_all(t, zero), v0)
+                        v1 = multiply_add(load_all(g + some, zero), load_all(t + some, zero), v1)
+                        v2 = multiply_add(load_all(g + 2 * some, zero), load_all(t + 2 * some, zero), v2)
+                        v3 = multiply_add(load_all(g + 3 * some, zero), load_all(t + 3 * some, zero), v3)
+                        g += step
+                        t -= back
+                place = to + c * bytes_
+                store_all(place, v0)
+                store_all(place + some, v1)
+                store_all(place + 2 * some, v2)
+                store_all(place + 3 * some, v3)
+            for c in range(fours, channels, vector):
+                count = channels - c
+                total = load(bias + c * bytes_, count, zero)
+                for o in range(top, low):
+                    g = pixel + (o * grad.h + c) * bytes_
+                    t = tap + ((y - o * stride[0]) * size[1] * channels + c) * bytes_
+                    for _ in range(left, right):
+                        rolled()
+                        total = multiply_add(load(g, count, zero), load(t, count, zero), total)
+                        g += step
+                        t -= back
+                store(to + c * bytes_, total, count)
+            to += x.w * bytes_
+        h += 1
+        if h == x.height:
+            h, d = 0, d + 1
+        if d == x.depth:
+            d, n = 0, n + 1
+
+
+def _holders(at, taps, stride, windows):
+    """The windows first <= o < end that hold an element, of which padding is counted."""
+    return max(0, (at - taps) // stride + 1), min(windows, at // stride + 1)
+
+
 # ---------------------------------------------------------------- the loops
 
 
@@ -258,8 +358,16 @@ class _Columns:
         self.offsets = [builder.mul(step, k) for k in numbers]
         self.inside = [builder.icmp_unsigned("<", builder.add(left, k), wide) for k in numbers]  # -1 is large here
 
+    def all_inside(self) -> Any:
+        """Whether none lies in the padding."""
+        return self.emit.builder.and_(self.inside[0], self.inside[-1])
+
     def __call__(self, row: Any, k: int) -> Any:
-        return self.emit.builder.select(self.inside[k], self.emit.at(row, self.offsets[k]), self.nothing)
+        return self.emit.builder.select(self.inside[k], self.without_padding(row, k), self.nothing)
+
+    def without_padding(self, row: Any, k: int) -> Any:
+        """The same, if all are inside."""
+        return self.emit.at(row, self.offsets[k])
 
 
 def ask(emit: Emitter, place: Any, first: Any, rows: Any, step: Any, vectors: int, apart: Any) -> None:
@@ -404,7 +512,7 @@ def _emit_taps(
             for q in range((many - 1) * stride + taps)
         ]  # windows, and their taps, by columns of x
 
-        def vector(c: Any, read: Any, write: Any) -> None:
+        def vector(column: Any, c: Any, read: Any, write: Any) -> None:
             here, there, total = emit.at(x, c), emit.at(grad, c), emit.at(to, builder.mul(c, all_taps))
             next_x = emit.at(x, builder.mul(c, emit.number(many * stride)))
             next_grad = emit.at(grad, builder.mul(c, emit.number(many)))
@@ -432,7 +540,7 @@ def _emit_taps(
                         def add(_: Any, own: list[Any], line: Any = line) -> list[Any]:
                             own = list(own)
                             for q, pairs in enumerate(met):
-                                number = read(columns(line, q)) if pairs else None
+                                number = read(column(line, q)) if pairs else None
                                 for j, k in pairs:
                                     own[k] = builder.call(emit.fma, [grads[j], number, own[k]])
                             return own
@@ -453,7 +561,11 @@ def _emit_taps(
 
             emit.loop(passes, some_taps)
 
-        by_vectors(emit, channels, vector)
+        with builder.if_else(columns.all_inside()) as (inside, edge):  # at an edge, addresses take as long as sums
+            with inside:
+                by_vectors(emit, channels, partial(vector, columns.without_padding))
+            with edge:
+                by_vectors(emit, channels, partial(vector, columns))
 
     by_number(emit, some, (1, 2, 4), block)
 

@@ -1,7 +1,7 @@
 """Depthwise convolution of planes: square kernels of 3, 5 or 7, where rows lie together in memory.
 
-Nothing is laid out: vectors of columns go down the planes (`plane_loops`). The way back to the input is, without
-stride, the same with the taps reversed.
+Nothing is laid out: vectors of columns go down the planes (`plane_loops`); with few registers, forward, rows are
+(`plane_blocks`). The way back to the input is, without stride, the same with the taps reversed.
 """
 
 import numpy as np
@@ -13,8 +13,9 @@ from cnnkit.rooms.numba import lines
 from cnnkit.rooms.numba.activation import RELU, call
 from cnnkit.rooms.numba.emit import itemsize, lanes, unit
 from cnnkit.rooms.numba.machine import address_of
+from cnnkit.rooms.numba.plane_blocks import BETTER, band_of, blocks, line_pitch, line_rows
 from cnnkit.rooms.numba.plane_loops import TAPS, between, every_other, every_other_taps, plane_taps, planes
-from cnnkit.rooms.numba.straight import straight
+from cnnkit.rooms.numba.straight import LINE, straight
 
 NEAR = 4096  # bytes of rows that are taken from left to right at a time: memory is read in its order, nearly
 BANDWIDTH = 4  # numbers read or written in a nanosecond, about
@@ -45,7 +46,7 @@ def forward(x: Array, weight: Array, bias: Array | None, plan: ConvPlan, then: i
     taps = np.ascontiguousarray(weight)
     first = np.zeros(plan.out_channels, x.dtype) if bias is None else np.ascontiguousarray(bias)
     threads.run(
-        _forward, plan.batch * plan.out_channels, _work(plan),
+        _blocks if BETTER else _forward, plan.batch * plan.out_channels, _work(plan),
         unit(x.dtype), lines.numbers(x), plan.out_channels, plan.out_channels // plan.groups, plan.kernel_size[2],
         plan.stride[2], plan.before[1:], address_of(taps), address_of(first), then, lines.numbers(out),
         keep=(x, taps, first, out),
@@ -108,6 +109,30 @@ def _forward(start, stop, unit, x_numbers, channels, each, taps, stride, before,
                         unit, taps, row, out.h, plane, x.h, nothing.ctypes.data, filters, first, then == RELU,
                         x.height, x.width, above, before[1], rows, out.width,
                     )  # fmt: skip
+            if then > RELU:
+                call(then, to, to, out.h, out.height, out.width)
+
+
+@straight
+def _blocks(start, stop, unit, x_numbers, channels, each, taps, stride, before, weight, bias, then, out_numbers):
+    """The same, a band of rows at a time, whose rows of x are laid out in the L1 cache."""
+    x, out = lines.block(unit, x_numbers), lines.block(unit, out_numbers)
+    bytes_ = itemsize(unit)
+    pitch = line_pitch(taps, x.width, out.width, lanes(unit))
+    band = min(out.height, band_of(pitch * stride * bytes_, stride))
+    memory = np.zeros(pitch * stride * line_rows(taps, stride, band) * bytes_ + LINE, np.uint8)
+    near = (memory.ctypes.data + LINE - 1) // LINE * LINE
+    for item in range(start, stop):
+        n, o = divmod(item, channels)
+        for d in range(out.depth):
+            to = out.address + (n * out.n + o * out.c + d * out.d) * bytes_
+            plane = x.address + (n * x.n + o // each * x.c + d * x.d) * bytes_
+            for h in range(0, out.height, band):
+                blocks(
+                    unit, taps, stride, to + h * out.h * bytes_, out.h, plane, x.h, near, pitch, band < out.height,
+                    weight + o * taps * taps * bytes_, bias + o * bytes_, then == RELU, x.height, x.width,
+                    before[0] - h * stride, before[1], min(band, out.height - h), out.width,
+                )  # fmt: skip
             if then > RELU:
                 call(then, to, to, out.h, out.height, out.width)
 

@@ -509,20 +509,38 @@ def _pixels(start, stop, empty, nowhere, summing, base, steps, way, out, indices
 
 
 def _pixel(empty, summing, pixel, channels, counts, jumps, divisor, out):
-    """The channels of one output, a vector of them at a time."""
-    source, step = pixel
-    for c in range(0, channels, lanes(empty)):
+    """The channels of one output, four vectors of them at a time, then one."""
+    (source, step), width, item = pixel, 4 * lanes(empty), size(empty)
+    fours = channels // width * width if step == item else 0
+    for c in range(0, fours, width):
+        v0 = v1 = v2 = v3 = splat(empty, empty)
+        for a in range(counts[0]):
+            for b in range(counts[1]):
+                tap = source + c * item + a * jumps[0] + b * jumps[1]
+                for _ in range(counts[2]):
+                    rolled()
+                    v0 = _combined(summing, v0, load_all(tap, empty))
+                    v1 = _combined(summing, v1, load_all(tap + lanes(empty) * item, empty))
+                    v2 = _combined(summing, v2, load_all(tap + 2 * lanes(empty) * item, empty))
+                    v3 = _combined(summing, v3, load_all(tap + 3 * lanes(empty) * item, empty))
+                    tap += jumps[2]
+        to, by = out + c * item, splat(empty, divisor)
+        store_all(to, v0 if summing is None else v0 / by)
+        store_all(to + lanes(empty) * item, v1 if summing is None else v1 / by)
+        store_all(to + 2 * lanes(empty) * item, v2 if summing is None else v2 / by)
+        store_all(to + 3 * lanes(empty) * item, v3 if summing is None else v3 / by)
+    for c in range(fours, channels, lanes(empty)):
         best = splat(empty, empty)
         for a in range(counts[0]):
             for b in range(counts[1]):
                 tap = source + c * step + a * jumps[0] + b * jumps[1]
                 for _ in range(counts[2]):
                     rolled()
-                    best = _combined(summing, best, _read(step == size(empty), tap, step, channels - c, empty))
+                    best = _combined(summing, best, _read(step == item, tap, step, channels - c, empty))
                     tap += jumps[2]
         if summing is not None:
             best = best / splat(empty, divisor)
-        store(out + c * size(empty), best, channels - c)
+        store(out + c * item, best, channels - c)
 
 
 def _pixel_by_taps(empty, summing, pixel, channels, counts, jumps, divisor, out):
@@ -561,19 +579,38 @@ def _taps_of_pixel(four, empty, summing, taps, e, channels, out):
 
 
 def _pixel_keys(empty, nowhere, pixel, channels, counts, jumps, place, places, out, indices):
-    """The maxima of one output and where they were found, a vector of channels at a time."""
-    source, step = pixel
-    for c in range(0, channels, lanes(empty)):
+    """The maxima of one output and where they were found, two vectors of channels at a time, then one."""
+    (source, step), width, item = pixel, 2 * lanes(empty), size(empty)
+    pairs = channels // width * width if step == item else 0
+    for c in range(0, pairs, width):
+        v0 = v1 = splat(empty, empty)
+        k0 = k1 = splat_as(empty, nowhere, place)
+        for a in range(counts[0]):
+            for b in range(counts[1]):
+                tap = source + c * item + a * jumps[0] + b * jumps[1]
+                there = place + a * places[0] + b * places[1]
+                for _ in range(counts[2]):
+                    rolled()
+                    key = splat_as(empty, nowhere, there)
+                    v0, k0 = _taken(v0, k0, load_all(tap, empty), key)
+                    v1, k1 = _taken(v1, k1, load_all(tap + lanes(empty) * item, empty), key)
+                    tap += jumps[2]
+                    there += places[2]
+        store_all(out + c * item, v0)
+        store_all(out + (c + lanes(empty)) * item, v1)
+        store_all(indices + c * 8, wide(k0))
+        store_all(indices + (c + lanes(empty)) * 8, wide(k1))
+    for c in range(pairs, channels, lanes(empty)):
         best, key = splat(empty, empty), splat_as(empty, nowhere, place)
         for a in range(counts[0]):
             for b in range(counts[1]):
                 for e in range(counts[2]):
                     rolled()
                     tap = source + c * step + a * jumps[0] + b * jumps[1] + e * jumps[2]
-                    value = _read(step == size(empty), tap, step, channels - c, empty)
+                    value = _read(step == item, tap, step, channels - c, empty)
                     there = place + a * places[0] + b * places[1] + e * places[2]
                     best, key = _taken(best, key, value, splat_as(empty, nowhere, there))
-        store(out + c * size(empty), best, channels - c)
+        store(out + c * item, best, channels - c)
         store(indices + c * 8, wide(key), channels - c)
 
 
@@ -762,12 +799,31 @@ def _pixels_backward(start, stop, zero, grad, axes, grad_x):
         source = base + n * steps[0] + i * steps[2] + j * steps[3]
         for w in range(width):
             k = first_w[w]
-            for c in range(0, channels, lanes(zero)):
+            counts, first = (count_d[d], count_h[h], count_w[w]), source + k * steps[4]
+            fours = channels // (4 * lanes(zero)) * (4 * lanes(zero)) if steps[1] == item else 0
+            for c in range(0, fours, 4 * lanes(zero)):
+                v0 = v1 = v2 = v3 = splat(zero, zero)
+                for a in range(counts[0]):
+                    for b in range(counts[1]):
+                        tap = first + a * steps[2] + b * steps[3] + c * item
+                        for e in range(counts[2]):
+                            rolled()
+                            part = splat(zero, part_d[i + a] * part_h[j + b] * part_w[k + e])
+                            v0 = v0 + load_all(tap, zero) * part
+                            v1 = v1 + load_all(tap + lanes(zero) * item, zero) * part
+                            v2 = v2 + load_all(tap + 2 * lanes(zero) * item, zero) * part
+                            v3 = v3 + load_all(tap + 3 * lanes(zero) * item, zero) * part
+                            tap += steps[4]
+                store_all(to + c * item, v0)
+                store_all(to + (c + lanes(zero)) * item, v1)
+                store_all(to + (c + 2 * lanes(zero)) * item, v2)
+                store_all(to + (c + 3 * lanes(zero)) * item, v3)
+            for c in range(fours, channels, lanes(zero)):
                 share = splat(zero, zero)
-                for a in range(count_d[d]):
-                    for b in range(count_h[h]):
-                        tap = source + a * steps[2] + b * steps[3] + k * steps[4] + c * steps[1]
-                        for e in range(count_w[w]):
+                for a in range(counts[0]):
+                    for b in range(counts[1]):
+                        tap = first + a * steps[2] + b * steps[3] + c * steps[1]
+                        for e in range(counts[2]):
                             rolled()
                             value = _read(steps[1] == item, tap, steps[1], channels - c, zero)
                             share = share + value * (part_d[i + a] * part_h[j + b] * part_w[k + e])

@@ -10,9 +10,10 @@ from cnnkit import geometry
 from cnnkit.arrays import Array
 from cnnkit.rooms import threads
 from cnnkit.rooms.numba.machine import address_of
+from cnnkit.rooms.numba.moves import AHEAD
 from cnnkit.rooms.numba.planes import channels_together, dense, fill, gapless
 from cnnkit.rooms.numba.straight import straight
-from cnnkit.rooms.numba.vectors import at, put, size
+from cnnkit.rooms.numba.vectors import at, fetch, put, size
 
 NEAR = 16 << 10  # bytes of planes that are filled with zeros at a time: they still are in the L1 cache afterwards
 
@@ -96,7 +97,18 @@ def _gather(start, stop, like, source, indices, out, pixels, outputs, channels):
     each, c = outputs * channels, 0
     base = source + start * pixels * channels * size(like)
     for image in range(start, stop):
-        for o in range(image * each, (image + 1) * each):
+        o, end = image * each, (image + 1) * each
+        while channels == 1 and o + 4 <= end:  # planes, where neighbours' places are near each other, mostly
+            p0, p1 = at(indices, o, outputs), at(indices, o + 1, outputs)
+            p2, p3 = at(indices, o + 2, outputs), at(indices, o + 3, outputs)
+            fetch(base + p0 * size(like) + AHEAD)
+            put(out, o, at(base, p0, like), like)
+            put(out, o + 1, at(base, p1, like), like)
+            put(out, o + 2, at(base, p2, like), like)
+            put(out, o + 3, at(base, p3, like), like)
+            o += 4
+        while o < end:
             put(out, o, at(base, at(indices, o, outputs) * channels + c, like), like)
             c = c + 1 if c + 1 < channels else 0
+            o += 1
         base += pixels * channels * size(like)

@@ -16,7 +16,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic as _intrinsic
 from numba.extending import models, overload, register_model
 
-from cnnkit.rooms.numba.emit import prefetch
+from cnnkit.rooms.numba.emit import prefetch, store_first
 from cnnkit.rooms.numba.machine import MASK_REGISTERS, VECTOR_BYTES, kernel
 
 intrinsic: Any = _intrinsic  # its results are Numba's to type
@@ -100,10 +100,25 @@ def load(typingctx: Any, address: Any, count: Any, fill: Any) -> Any:
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         pointer = builder.inttoptr(args[0], _llvm(kind).as_pointer())
-        other = _spread(builder, args[2], kind.lanes)
-        mask = _first(builder, args[1], kind.lanes)
-        name = f"llvm.masked.load.{_suffix(kind)}.p0"
-        return _call(builder, name, _llvm(kind), [pointer, _alignment(kind), mask, other])
+
+        def some() -> Any:
+            other, mask = _spread(builder, args[2], kind.lanes), _first(builder, args[1], kind.lanes)
+            name = f"llvm.masked.load.{_suffix(kind)}.p0"
+            return _call(builder, name, _llvm(kind), [pointer, _alignment(kind), mask, other])
+
+        if MASK_REGISTERS:
+            return some()
+        whole = builder.icmp_signed(">=", args[1], args[1].type(kind.lanes))
+        with builder.if_else(whole) as (then, otherwise):
+            with then:
+                all_ = builder.load(pointer)
+                all_.align, ends = kind.dtype.bitwidth // 8, [(all_, builder.block)]
+            with otherwise:
+                ends.append((some(), builder.block))
+        value = builder.phi(_llvm(kind))
+        for end in ends:
+            value.add_incoming(*end)
+        return value
 
     return kind(types.intp, types.intp, fill), codegen
 
@@ -154,20 +169,19 @@ def store(typingctx: Any, address: Any, vector: Any, count: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         pointer = builder.inttoptr(args[0], _llvm(vector).as_pointer())
 
-        def some() -> None:
+        if MASK_REGISTERS:
             mask = _first(builder, args[2], vector.lanes)
             name = f"llvm.masked.store.{_suffix(vector)}.p0"
             _call(builder, name, ir.VoidType(), [args[1], pointer, _alignment(vector), mask])
-
-        if MASK_REGISTERS:
-            some()
             return context.get_dummy_value()
-        whole = builder.icmp_signed(">=", args[2], ir.Constant(args[2].type, vector.lanes))
+        count, none = args[2], ir.Constant(args[2].type, 0)
+        whole, align = builder.icmp_signed(">=", count, none.type(vector.lanes)), vector.dtype.bitwidth // 8
         with builder.if_else(whole) as (then, otherwise):
-            with then:  # see `Emitter.store_masked`
-                builder.store(args[1], pointer).align = vector.dtype.bitwidth // 8
+            with then:
+                builder.store(args[1], pointer).align = align
             with otherwise:
-                some()
+                count = builder.select(builder.icmp_signed(">", count, none), count, none)
+                store_first(builder, args[1], pointer, count, align)
         return context.get_dummy_value()
 
     return types.void(types.intp, vector, types.intp), codegen
