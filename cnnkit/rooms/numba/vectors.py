@@ -495,6 +495,16 @@ def absolute(typingctx: Any, x: Any) -> Any:
 
 
 @intrinsic
+def square_root(typingctx: Any, x: Any) -> Any:
+    """Square roots of floats."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return _call(builder, f"llvm.sqrt.{_suffix(x)}", _llvm(x), list(args))
+
+    return x(x), codegen
+
+
+@intrinsic
 def with_sign(typingctx: Any, x: Any, sign: Any) -> Any:
     """The sizes of floats x with the signs of `sign`."""
 
