@@ -207,8 +207,10 @@ def within(numbers: Array, stop: int) -> bool:
 
 def _overlap(a: Array, b: Array) -> bool:
     """Whether two arrays have an element in common; where that is too hard to say, whether their bounds overlap."""
-    if family(a) != "numpy" or not np.may_share_memory(a, b):
+    if family(a) != "numpy":
         return bool(namespace(a).may_share_memory(a, b))
+    if not np.may_share_memory(a, b):
+        return False
     enough: Any = 100_000  # solving the question exactly can take forever
     try:
         return np.shares_memory(a, b, max_work=enough)

@@ -27,7 +27,7 @@ import numpy as np
 
 from cnnkit.arrays import Array
 from cnnkit.rooms import threads
-from cnnkit.rooms.numba.machine import L2, address_of
+from cnnkit.rooms.numba.machine import L2, MASK_REGISTERS, address_of
 from cnnkit.rooms.numba.straight import apart, straight
 from cnnkit.rooms.numba.vectors import (
     any_lane,
@@ -388,16 +388,19 @@ def _write(x, g, out, count, zero, centre, a, b, d):
     whole = count // width
     for v in range(whole):
         p = v * step
-        value = (load_all(x + p, zero) - centre) * b + d
-        if g is not None:
-            value = value + load_all(g + p, zero) * a
-        store_all(out + p, value)
+        store_all(out + p, _written(x + p, _after(g, p), None, zero, centre, a, b, d))
     p, left = whole * step, count - whole * width
     if left:
-        value = (load(x + p, left, zero) - centre) * b + d
-        if g is not None:
-            value = value + load(g + p, left, zero) * a
-        store(out + p, value, left)
+        if whole and not MASK_REGISTERS:  # some once more: that is faster than a part of a vector
+            p = (count - width) * size(zero)
+            store_all(out + p, _written(x + p, _after(g, p), None, zero, centre, a, b, d))
+        else:
+            store(out + p, _written(x + p, _after(g, p), left, zero, centre, a, b, d), left)
+
+
+def _written(x, g, count, zero, centre, a, b, d):
+    value = (load_some(x, count, splat(zero, zero)) - centre) * b + d
+    return value if g is None else value + load_some(g, count, splat(zero, zero)) * a
 
 
 @straight
@@ -749,8 +752,12 @@ def _row_sets(start, stop, zero, eps, groups, per_group, x, out, gamma, beta, me
             for c in range(0, whole, lanes(zero)):
                 _write_set(places[i], gammas + skip, betas + skip, to, c * size(zero), None, zero, centre, r, rest)
             if whole < per_group:
-                p, left = whole * size(zero), per_group - whole
-                _write_set(places[i], gammas + skip, betas + skip, to, p, left, zero, centre, r, rest)
+                if whole and not MASK_REGISTERS:  # as `_write` does
+                    p = (per_group - lanes(zero)) * size(zero)
+                    _write_set(places[i], gammas + skip, betas + skip, to, p, None, zero, centre, r, rest)
+                else:
+                    p, left = whole * size(zero), per_group - whole
+                    _write_set(places[i], gammas + skip, betas + skip, to, p, left, zero, centre, r, rest)
 
 
 def _write_set(x, gammas, betas, out, p, count, zero, centre, r, rest):
