@@ -31,6 +31,7 @@ from cnnkit.rooms.numba.machine import L2, MASK_REGISTERS, address_of
 from cnnkit.rooms.numba.straight import apart, straight
 from cnnkit.rooms.numba.vectors import (
     any_lane,
+    fetch,
     lane,
     lanes,
     load,
@@ -49,9 +50,11 @@ from cnnkit.rooms.numba.vectors import (
 )
 
 BLOCK = 2048  # numbers that are summed in vectors, in x's dtype, before their sums go to float64
+LINE = 64  # bytes of a line of the cache
 FIRST = 32  # numbers of a set whose mean is near that of all
 PLANES = 32  # smaller ones that are added up before
-ROWS = 32  # and rows, where channels lie closest together
+ROWS = 32  # and rows of a work item, at least
+PIXELS = 64  # that are summed about the mean of those before
 BANDS = 32  # of rows, at most, whose sums are added up at last
 SOME = 4  # rows that the way back measures before it writes: their chains of operations run side by side
 NEAR = 8 << 10  # bytes of neighbouring sets that are gone through together, for memory is fetched in pieces
@@ -447,6 +450,10 @@ def _sum_sets(n, first, last, zero, sizes, x, g, centres, lines, sums):
     step, place, together = lanes(zero) * size(zero), lines.ctypes.data, images > 1 and length <= BLOCK
     for c in range(first * per_group, last * per_group):
         sums[n, 0, c] = sums[n, 1, c] = sums[n, 2, c] = sums[n, 3, c] = 0
+    if images == 1 and g is not None and pixels <= BLOCK:
+        for group in range(first, last):
+            _sum_small_planes(n, group, zero, sizes, x, g, centres[group - first], sums)
+        return
     for start in range(n, n + images, PLANES):  # all images if they are one set, for n is 0 then
         for i in range(start, min(start + PLANES, n + images)):
             for group in range(first, last):
@@ -473,6 +480,31 @@ def _sum_sets(n, first, last, zero, sizes, x, g, centres, lines, sums):
                 _add_sums(n, c, (*halves, load_all(line + 2 * step, zero), load_all(line + 3 * step, zero)), sums)
                 for j in range(4):
                     store_all(line + j * step, splat(zero, zero))
+
+
+def _sum_small_planes(n, group, zero, sizes, x, g, centre, sums):
+    """A group's sums, of one image: the deviations' and squares' lanes are added up once for all planes, which leaves
+    them to the first, those of g and of products once for two."""
+    per_group, pixels = sizes[2], sizes[3]
+    first, none, seen = group * per_group, splat(zero, zero), 0
+    deviations = squares = slopes = products = none
+    for k in range(per_group):
+        here = x[0] + n * x[1][0] + group * x[1][1] + k * x[1][2]
+        there = g[0] + n * g[1][0] + group * g[1][1] + k * g[1][2]
+        s, q, t, r = _sums(here, there, None, pixels, centre, zero)
+        if seen + pixels > BLOCK:
+            _add_sums(n, first, (deviations, squares, none, none), sums)
+            deviations, squares, seen = none, none, 0
+        deviations, squares, seen = deviations + s, squares + q, seen + pixels
+        if k % 2:
+            four = sums_of(slopes, products, t, r)
+            sums[n, 2, first + k - 1], sums[n, 3, first + k - 1] = lane(four, 0), lane(four, 1)
+            sums[n, 2, first + k], sums[n, 3, first + k] = lane(four, 2), lane(four, 3)
+        slopes, products = t, r
+    _add_sums(n, first, (deviations, squares, none, none), sums)
+    if per_group % 2:
+        four = sums_of(slopes, products, none, none)
+        sums[n, 2, first + per_group - 1], sums[n, 3, first + per_group - 1] = lane(four, 0), lane(four, 1)
 
 
 def _add_sums(n, c, vectors, sums):
@@ -540,8 +572,8 @@ def _pixel_sums(start, stop, zero, sizes, x, g, pivots, by_band):
         image, band = divmod(item, bands)
         n = image if len(pivots) > 1 else 0
         end = min(pixels, (band + 1) * BAND)
-        for first in range(band * BAND, end, ROWS):
-            count = min(ROWS, end - first)
+        for first in range(band * BAND, end, PIXELS):
+            count = min(PIXELS, end - first)
             here = x[0] + image * x[1][0] + first * x[1][3]
             if first == band * BAND:
                 _column_means(here, x[1][3], count, channels, place, zero)
@@ -572,6 +604,10 @@ def _rows_of_sums(x, x_step, g, g_step, rows, channels, to, pitch, zero):
 def _four_rows(x, x_step, g, g_step, p, first, second, third, fourth, to, pitch, zero):
     """The same for 4 rows of a vector of columns, of which there are so many in the first, second ... or all (None)."""
     q, m, to = x + p, load_all(to + p, zero), to + p
+    for line in range(0, 4 * lanes(zero) * size(zero), LINE):  # of the next rows, in the order of memory
+        fetch(x + 4 * x_step + 4 * p + line)
+        if g is not None:
+            fetch(g + 4 * g_step + 4 * p + line)
     d0, d1 = load_some(q, first, m) - m, load_some(q + x_step, second, m) - m
     d2, d3 = load_some(q + 2 * x_step, third, m) - m, load_some(q + 3 * x_step, fourth, m) - m
     _add_to(to + 2 * pitch, (d0 + d1) + (d2 + d3), zero)
