@@ -11,6 +11,7 @@ Array = Any  # a numpy.ndarray or a cupy.ndarray; which one is known at run time
 FLOATS = (np.dtype("float32"), np.dtype("float64"))  # computed as they are; where they are taken, halves are too
 HALVES = ("float16", "bfloat16")  # by name: the second is a dtype of ml_dtypes, which need not be there
 INTEGERS = tuple(np.dtype(kind) for kind in ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"))
+UNSIGNED = {size: np.dtype(f"u{size}") for size in (1, 2, 4, 8)}  # by bytes
 BOOLS = (np.dtype("bool"),)
 OPTIONAL = ("bias", "gamma", "beta", "running_mean", "running_var")  # arguments that may be None
 
@@ -200,14 +201,16 @@ def within(numbers: Array, stop: int) -> bool:
     if family(numbers) != "numpy":
         return True
     bits = 8 * numbers.itemsize - (numbers.dtype.kind == "i")
-    positive = numbers.view(f"u{numbers.itemsize}")
+    positive = numbers.view(UNSIGNED[numbers.itemsize])
     return not numbers.size or int(np.maximum.reduce(positive, None)) < min(stop, 1 << bits)
 
 
 def _overlap(a: Array, b: Array) -> bool:
     """Whether two arrays have an element in common; where that is too hard to say, whether their bounds overlap."""
-    if family(a) != "numpy" or not np.may_share_memory(a, b):
+    if family(a) != "numpy":
         return bool(namespace(a).may_share_memory(a, b))
+    if not np.may_share_memory(a, b):
+        return False
     enough: Any = 100_000  # solving the question exactly can take forever
     try:
         return np.shares_memory(a, b, max_work=enough)

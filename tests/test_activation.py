@@ -118,7 +118,8 @@ def test_limits(name, dtype, backend):
 @pytest.mark.parametrize("name", NAMES)
 def test_nan_stays_and_stays_alone(name, dtype, backend):
     x = np.ones(37, dtype)
-    x[[3, 36]] = np.nan
+    x[[3, 7, 36]] = np.nan
+    x.view(f"u{x.itemsize}")[7] += 5  # a NaN may have bits of its own, which functions of bits must not count with
     nan = np.isnan(x)
     np.testing.assert_array_equal(np.isnan(call(name, x)), nan)
     np.testing.assert_array_equal(np.isnan(call_backward(name, x, np.ones_like(x))), nan)

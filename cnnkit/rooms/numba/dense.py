@@ -19,14 +19,16 @@ from cnnkit.rooms.numba.emit import itemsize
 from cnnkit.rooms.numba.lines import parts
 from cnnkit.rooms.numba.machine import FMAS, L2, MULTIPLY_ADDS, address_of
 from cnnkit.rooms.numba.moves import copy
-from cnnkit.rooms.numba.straight import straight
+from cnnkit.rooms.numba.straight import apart, straight
 from cnnkit.rooms.numba.tile import Tile, inner, tiles
+from cnnkit.rooms.numba.vectors import at, lanes, load_all, load_some, size, splat, store_all, store_some
 
 LONG_ROW = 3072  # bytes of a row that are summed at a time where other rows come that need it again: all stay in L1
 MANY_TERMS = 2048  # of some examples, which stay in the L2 cache
 END = 120  # cycles to add up the lanes of a tile's sums
 PACK = 2  # cycles to bring a weight together
 CALL = 10_000  # cycles that it takes beside
+FEW, SMALL = 512, 1 << 19  # examples, and products, whose ways back are one small kernel
 BY_FILTERS = 50_000  # the same, of examples as filters: a plan, and two arrays more
 
 
@@ -167,12 +169,76 @@ def dense_backward(
     grad_bias: Array | None,
 ) -> None:
     """Products of what is there: x only for the gradient of the weights, weight only for that of x."""
+    results, (examples, outputs), features = (grad_x, grad_weight, grad_bias), grad_output.shape, x.shape[1]
+    few = examples <= FEW and examples * outputs * features <= SMALL
+    if few and all(result is None or result.flags.c_contiguous for result in results):
+        given = [np.ascontiguousarray(array) for array in (grad_output, x, weight)]
+        places = [address_of(array) for array in (*given, *results)]
+        _small_backward(0, 1, x.dtype.type(0), x.dtype.type(1), examples, outputs, features, *places)
+        return
     if grad_x is not None:
         multiply(grad_output, weight, None, NONE, grad_x)
     if grad_weight is not None:
         multiply(grad_output.T, x, None, NONE, grad_weight)
     if grad_bias is not None:
         sum_channels(grad_output.T[None], grad_bias)
+
+
+@straight
+def _small_backward(
+    start, stop, zero, one, examples, outputs, features, grad, x, weight, grad_x, grad_weight, grad_bias
+):  # fmt: skip
+    """All at once, by addresses: results that are not wanted have none."""
+    apart, ones = outputs * size(zero), np.full(1, one)
+    if grad_x:
+        _small_product(zero, grad, apart, size(zero), weight, examples, outputs, features, grad_x)
+    if grad_weight:
+        _small_product(zero, grad, size(zero), apart, x, outputs, examples, features, grad_weight)
+    if grad_bias:
+        _small_product(zero, ones.ctypes.data, 0, 0, grad, 1, examples, outputs, grad_bias)
+
+
+@apart
+def _small_product(zero, a, a_row, a_term, b, rows, terms, columns, out):
+    """``out = a @ b``; steps of a are in bytes, b and out (rows, columns) have no gaps.
+
+    The last rows and columns are done with some of those before once more, where there are enough.
+    """
+    width, step = lanes(zero), columns * size(zero)
+    for i in range(0, rows, 4):
+        i0, i1, i2, i3 = i, min(i + 1, rows - 1), min(i + 2, rows - 1), min(i + 3, rows - 1)
+        sources = a + i0 * a_row, a + i1 * a_row, a + i2 * a_row, a + i3 * a_row
+        to = out + i0 * step, out + i1 * step, out + i2 * step, out + i3 * step
+        if columns >= 2 * width:
+            for j in range(0, columns, 2 * width):
+                _small_tile(zero, sources, a_term, b, terms, step, min(j, columns - 2 * width), None, to)
+        else:
+            for j in range(0, columns, width):
+                _small_tile(zero, sources, a_term, b, terms, step, j, columns - j, to)
+
+
+def _small_tile(zero, a, a_term, b, terms, step, column, count, out):
+    """Four rows of two vectors of columns, or of one of `count` columns unless that is None."""
+    place, second, none = column * size(zero), lanes(zero) * size(zero), splat(zero, zero)
+    (a0, a1, a2, a3), (to0, to1, to2, to3) = a, out
+    s0 = s1 = s2 = s3 = t0 = t1 = t2 = t3 = none
+    for t in range(terms):
+        p, q = b + t * step + place, t * a_term
+        v = load_some(p, count, none)
+        f0, f1, f2, f3 = at(a0 + q, 0, zero), at(a1 + q, 0, zero), at(a2 + q, 0, zero), at(a3 + q, 0, zero)
+        s0, s1, s2, s3 = s0 + v * f0, s1 + v * f1, s2 + v * f2, s3 + v * f3
+        if count is None:
+            v = load_all(p + second, zero)
+            t0, t1, t2, t3 = t0 + v * f0, t1 + v * f1, t2 + v * f2, t3 + v * f3
+    store_some(to0 + place, s0, count)
+    store_some(to1 + place, s1, count)
+    store_some(to2 + place, s2, count)
+    store_some(to3 + place, s3, count)
+    if count is None:
+        store_all(to0 + place + second, t0)
+        store_all(to1 + place + second, t1)
+        store_all(to2 + place + second, t2)
+        store_all(to3 + place + second, t3)
 
 
 def multiply(a: Array, b: Array, bias: Array | None, then: int, out: Array) -> None:

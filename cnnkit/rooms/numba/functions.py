@@ -5,8 +5,18 @@ overflows on the way is bounded before: no infinity becomes a NaN.
 """
 
 from cnnkit.rooms import normal
-from cnnkit.rooms.numba.machine import kernel
-from cnnkit.rooms.numba.vectors import absolute, bits, from_bits, multiply_add, polynomial, select, size, with_sign
+from cnnkit.rooms.numba.machine import MASK_REGISTERS, kernel
+from cnnkit.rooms.numba.vectors import (
+    absolute,
+    any_lane,
+    bits,
+    from_bits,
+    multiply_add,
+    polynomial,
+    select,
+    size,
+    with_sign,
+)
 
 FAR = 1000.0  # beyond, a logistic function is 0 or 1, in float64 too
 ROOT = 0.7978845608028654  # sqrt(2 / pi)
@@ -38,42 +48,52 @@ def _whole(x):
 
 @kernel
 def _minus_one(x, factor, n):
-    """``exp(x * factor - n * ln(2)) - 1``, where that is small; the product is not rounded if it can be fused."""
-    if size(x) == 4:  # the first part of ln(2) is short: its product is exact
-        r = multiply_add(x, factor, n * -0.693359375) - n * -2.12194440e-4
-        more = _more_short(r)
+    """``exp(x * factor - n * ln(2)) - 1``, where that is small; the product is not rounded if it can be fused.
+
+    A factor of None is 1.
+    """
+    if size(x) == 4:
+        high, low = -0.693359375, -2.12194440e-4
     else:
-        r = multiply_add(x, factor, n * -6.93147180369123816490e-01) - n * 1.90821492927058770002e-10
-        more = _more_long(r)
-    return more * r * r + r
+        high, low = -6.93147180369123816490e-01, 1.90821492927058770002e-10
+    # the first part of ln(2) is short: its product is exact
+    r = (n * high + x if factor is None else multiply_add(x, factor, n * high)) - n * low
+    square = r * r
+    return (_more_short(r, square) if size(x) == 4 else _more_long(r, square)) * square + r
 
 
 @kernel
 def _power(shifted):
-    """The bits to add to those of a float for ``2 ** n`` times it, n being the last bits of `shifted`."""
-    return bits(shifted) << (23 if size(shifted) == 4 else 52)
+    """``2 ** n``, n being the last bits of `shifted`; a NaN's bits make any number."""
+    mantissa, one = (23, 127) if size(shifted) == 4 else (52, 1023)
+    return from_bits((bits(shifted) << mantissa) + (one << mantissa))
 
 
 @kernel
 def exp(x):
     """``e ** x`` for x <= 0, within 2 ulp."""
     least, small = (-104.0, -87.0) if size(x) == 4 else (-746.0, -708.0)
-    back = select(x < least, 0.0, _taken_back(x))  # no underflow, which can take a hundred cycles
+    if not MASK_REGISTERS and not any_lane(x < small):  # what is selected below is a third of all operations
+        shifted, n = _whole(x)
+        power = _power(shifted)
+        return _minus_one(x, None, n) * power + power
+    back = select(x < least, 0.0, _taken_back(x, x))  # no underflow, which can take a hundred cycles
     x = select(x < least, least, x)
     shifted, n = _whole(x)
     tiny = x < small  # 2 ** n is, or may be, too small a number: times 2 ** 100, and that taken back
-    y = from_bits(bits(_minus_one(x, 1.0, n) + 1.0) + _power(select(tiny, shifted + 100.0, shifted)))
+    power = _power(select(tiny, shifted + 100.0, shifted))
+    y = _minus_one(x, None, n) * power + power
     return select(tiny, y * back, y)
 
 
 @kernel
 def expm1(x):
     """``e ** x - 1`` for x <= 0, within 2 ulp."""
-    least, mantissa, one = (-20.0, 23, 127) if size(x) == 4 else (-40.0, 52, 1023)
+    least = -20.0 if size(x) == 4 else -40.0
     x = select(x < least, least, x)
     shifted, n = _whole(x)
-    power = from_bits(_power(shifted) + (one << mantissa))
-    return _minus_one(x, 1.0, n) * power + (power - 1.0)
+    power = _power(shifted)
+    return _minus_one(x, None, n) * power + (power - 1.0)
 
 
 @kernel
@@ -88,8 +108,8 @@ def bell(x):
     a = select(far, most, a)
     half = a * -0.5
     shifted, n = _whole(a * half)
-    y = from_bits(bits(_minus_one(a, half, n) + 1.0) + _power(shifted))
-    return select(far, 0.0, y), a
+    power = _power(shifted)
+    return select(far, 0.0, _minus_one(a, half, n) * power + power), a
 
 
 @kernel
@@ -113,7 +133,7 @@ def normal_tail(x):
     e, a = bell(x)
     q = normal.SCALE / (a + normal.SCALE)
     u = q + q - 1.0
-    return (_tail_short(u) if size(x) == 4 else _tail_long(u)) * q * e, e, a
+    return (_tail_short(u, u * u) if size(x) == 4 else _tail_long(u, u * u)) * q * e, e, a
 
 
 # ---------------------------------------------------------------- activations, of x and a parameter

@@ -16,9 +16,11 @@ from cnnkit.rooms.numba.vectors import at, lanes, load, load_all, nothing, put, 
 
 def cross_entropy(logits: Array, labels: Array, label_smoothing: float, out: Array) -> None:
     layout = lines(logits, 1)
-    losses = np.empty(labels.size, out.dtype)
-    _run(_cross_entropy, layout, logits, labels, label_smoothing, losses)
-    _by_example(layout, out)[...] = losses.reshape(_by_example(layout, out).shape)
+    losses = _by_example(layout, out)
+    laid = losses if losses.flags.c_contiguous else np.empty(losses.shape, out.dtype)
+    _run(_cross_entropy, layout, logits, labels, label_smoothing, laid)
+    if laid is not losses:
+        losses[...] = laid
 
 
 def cross_entropy_backward(scale: Array, logits: Array, labels: Array, label_smoothing: float, out: Array) -> None:
@@ -40,7 +42,7 @@ def mse_loss_backward(scale: float, y: Array, target: Array, out: Array) -> None
 
 def _by_example(layout: Lines, array: Array) -> Array:
     """An array of one number an example, its axes in the order of the logits' in memory."""
-    return array.transpose([axis - (axis > 1) for axis in layout.order if axis != 1])
+    return array if array.ndim == 1 else array.transpose([axis - (axis > 1) for axis in layout.order if axis != 1])
 
 
 def _run(run: Any, layout: Lines, logits: Array, labels: Array, label_smoothing: float, *results: Array) -> None:

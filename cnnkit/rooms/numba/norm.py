@@ -27,17 +27,21 @@ import numpy as np
 
 from cnnkit.arrays import Array
 from cnnkit.rooms import threads
-from cnnkit.rooms.numba.machine import L2, address_of
+from cnnkit.rooms.numba.machine import L2, MASK_REGISTERS, address_of
 from cnnkit.rooms.numba.straight import apart, straight
 from cnnkit.rooms.numba.vectors import (
+    any_lane,
+    fetch,
     lane,
     lanes,
     load,
     load_all,
     load_some,
     put,
+    select,
     size,
     splat,
+    square_root,
     store,
     store_all,
     store_some,
@@ -46,8 +50,11 @@ from cnnkit.rooms.numba.vectors import (
 )
 
 BLOCK = 2048  # numbers that are summed in vectors, in x's dtype, before their sums go to float64
+LINE = 64  # bytes of a line of the cache
+FIRST = 32  # numbers of a set whose mean is near that of all
 PLANES = 32  # smaller ones that are added up before
-ROWS = 32  # and rows, where channels lie closest together
+ROWS = 32  # and rows of a work item, at least
+PIXELS = 64  # that are summed about the mean of those before
 BANDS = 32  # of rows, at most, whose sums are added up at last
 SOME = 4  # rows that the way back measures before it writes: their chains of operations run side by side
 NEAR = 8 << 10  # bytes of neighbouring sets that are gone through together, for memory is fetched in pieces
@@ -237,18 +244,18 @@ def _rows_backward(x: Array, grad: Array, gamma: Array, eps: float, summing: boo
 # ---------------------------------------------------------------- sums
 
 
-def _mean(x, count, zero):
-    """The mean of numbers, near enough: shares are added up, for their sum cannot overflow."""
-    width, step, share = lanes(zero), lanes(zero) * size(zero), 1.0 / count
-    fours = count // (4 * width)
-    s0 = s1 = s2 = s3 = splat(zero, zero)
-    for v in range(fours):
-        p = x + v * 4 * step
-        s0, s1 = s0 + load_all(p, zero) * share, s1 + load_all(p + step, zero) * share
-        s2, s3 = s2 + load_all(p + 2 * step, zero) * share, s3 + load_all(p + 3 * step, zero) * share
-    for v in range(fours * 4 * width, count, width):
-        s0 = s0 + load(x + v * size(zero), count - v, zero) * share
-    return sum_lanes((s0 + s1) + (s2 + s3))
+def _centre(x, count, zero):
+    """A number near the mean of `count` numbers: the mean of the first few.
+
+    Whether it is near enough `_far` finds out. Shares are added up, for their sum cannot overflow.
+    """
+    width, count = lanes(zero), min(count, FIRST)
+    share, whole, total = 1.0 / count, count - count % lanes(zero), splat(zero, zero)
+    for v in range(0, whole, width):
+        total = total + load_all(x + v * size(zero), zero) * share
+    if whole < count:
+        total = total + load(x + whole * size(zero), count - whole, zero) * share
+    return sum_lanes(total)
 
 
 def _sums(x, g, weights, count, centre, zero):
@@ -256,29 +263,54 @@ def _sums(x, g, weights, count, centre, zero):
     vectors whose lanes are to be added up. `g` and `weights`, which g is multiplied by, are addresses too, or None.
     """
     width, step = lanes(zero), lanes(zero) * size(zero)
-    whole = count - count % (2 * width)
-    s0 = s1 = q0 = q1 = t0 = t1 = r0 = r1 = splat(zero, zero)
-    for v in range(0, whole, 2 * width):
+    none = splat(zero, zero)
+    one = two = none, none, none, none
+    v, pairs = 0, count - count % (2 * width)
+    if g is None:  # half as many sums: twice as many vectors, so that none waits for the one before
+        three = four = none, none, none, none
+        while v + 4 * width <= count:
+            p, q = x + v * size(zero), x + (v + 2 * width) * size(zero)
+            one = _plus(one, p, None, None, None, centre, zero)
+            two = _plus(two, p + step, None, None, None, centre, zero)
+            three = _plus(three, q, None, None, None, centre, zero)
+            four = _plus(four, q + step, None, None, None, centre, zero)
+            v += 4 * width
+        one, two = _both(one, three), _both(two, four)
+    while v < pairs:
         p = v * size(zero)
-        d0, d1 = load_all(x + p, zero) - centre, load_all(x + p + step, zero) - centre
-        s0, q0 = s0 + d0, q0 + d0 * d0
-        s1, q1 = s1 + d1, q1 + d1 * d1
-        if g is not None:
-            g0, g1 = load_all(g + p, zero), load_all(g + p + step, zero)
-            if weights is not None:
-                g0, g1 = g0 * load_all(weights + p, zero), g1 * load_all(weights + p + step, zero)
-            t0, r0 = t0 + g0, r0 + g0 * d0
-            t1, r1 = t1 + g1, r1 + g1 * d1
-    for v in range(whole, count, width):
-        p, here = v * size(zero), count - v
-        d0 = load(x + p, here, centre) - centre
-        s0, q0 = s0 + d0, q0 + d0 * d0
-        if g is not None:
-            g0 = load(g + p, here, zero)
-            if weights is not None:
-                g0 = g0 * load(weights + p, here, zero)
-            t0, r0 = t0 + g0, r0 + g0 * d0
-    return s0 + s1, q0 + q1, t0 + t1, r0 + r1
+        q = p + step
+        one = _plus(one, x + p, _after(g, p), _after(weights, p), None, centre, zero)
+        two = _plus(two, x + q, _after(g, q), _after(weights, q), None, centre, zero)
+        v += 2 * width
+    if v + width <= count:
+        p = v * size(zero)
+        one = _plus(one, x + p, _after(g, p), _after(weights, p), None, centre, zero)
+        v += width
+    if v < count:
+        p = v * size(zero)
+        two = _plus(two, x + p, _after(g, p), _after(weights, p), count - v, centre, zero)
+    return _both(one, two)
+
+
+def _after(address, p):
+    return None if address is None else address + p
+
+
+def _both(a, b):
+    return a[0] + b[0], a[1] + b[1], a[2] + b[2], a[3] + b[3]
+
+
+def _plus(sums, x, g, weights, count, centre, zero):
+    """The sums with a vector more, or with so many numbers."""
+    s, q, t, r = sums
+    d = load_some(x, count, splat(zero, centre)) - centre
+    s, q = s + d, q + d * d
+    if g is not None:
+        slope = load_some(g, count, splat(zero, zero))
+        if weights is not None:
+            slope = slope * load_some(weights, count, splat(zero, zero))
+        t, r = t + slope, r + slope * d
+    return s, q, t, r
 
 
 def _far(centre, mean, variance):
@@ -359,16 +391,19 @@ def _write(x, g, out, count, zero, centre, a, b, d):
     whole = count // width
     for v in range(whole):
         p = v * step
-        value = (load_all(x + p, zero) - centre) * b + d
-        if g is not None:
-            value = value + load_all(g + p, zero) * a
-        store_all(out + p, value)
+        store_all(out + p, _written(x + p, _after(g, p), None, zero, centre, a, b, d))
     p, left = whole * step, count - whole * width
     if left:
-        value = (load(x + p, left, zero) - centre) * b + d
-        if g is not None:
-            value = value + load(g + p, left, zero) * a
-        store(out + p, value, left)
+        if whole and not MASK_REGISTERS:  # some once more: that is faster than a part of a vector
+            p = (count - width) * size(zero)
+            store_all(out + p, _written(x + p, _after(g, p), None, zero, centre, a, b, d))
+        else:
+            store(out + p, _written(x + p, _after(g, p), left, zero, centre, a, b, d), left)
+
+
+def _written(x, g, count, zero, centre, a, b, d):
+    value = (load_some(x, count, splat(zero, zero)) - centre) * b + d
+    return value if g is None else value + load_some(g, count, splat(zero, zero)) * a
 
 
 @straight
@@ -387,7 +422,7 @@ def _plane_sets(
         for group in range(first, last):
             if measure:
                 here = x[0] + n * x[1][0] + group * x[1][1]
-                centres[group - first] = _mean(here, min(pixels, BLOCK), zero)
+                centres[group - first] = _centre(here, pixels, zero)
             else:
                 centres[group - first] = mean[n, group]
         if summing:
@@ -415,6 +450,10 @@ def _sum_sets(n, first, last, zero, sizes, x, g, centres, lines, sums):
     step, place, together = lanes(zero) * size(zero), lines.ctypes.data, images > 1 and length <= BLOCK
     for c in range(first * per_group, last * per_group):
         sums[n, 0, c] = sums[n, 1, c] = sums[n, 2, c] = sums[n, 3, c] = 0
+    if images == 1 and g is not None and pixels <= BLOCK:
+        for group in range(first, last):
+            _sum_small_planes(n, group, zero, sizes, x, g, centres[group - first], sums)
+        return
     for start in range(n, n + images, PLANES):  # all images if they are one set, for n is 0 then
         for i in range(start, min(start + PLANES, n + images)):
             for group in range(first, last):
@@ -441,6 +480,31 @@ def _sum_sets(n, first, last, zero, sizes, x, g, centres, lines, sums):
                 _add_sums(n, c, (*halves, load_all(line + 2 * step, zero), load_all(line + 3 * step, zero)), sums)
                 for j in range(4):
                     store_all(line + j * step, splat(zero, zero))
+
+
+def _sum_small_planes(n, group, zero, sizes, x, g, centre, sums):
+    """A group's sums, of one image: the deviations' and squares' lanes are added up once for all planes, which leaves
+    them to the first, those of g and of products once for two."""
+    per_group, pixels = sizes[2], sizes[3]
+    first, none, seen = group * per_group, splat(zero, zero), 0
+    deviations = squares = slopes = products = none
+    for k in range(per_group):
+        here = x[0] + n * x[1][0] + group * x[1][1] + k * x[1][2]
+        there = g[0] + n * g[1][0] + group * g[1][1] + k * g[1][2]
+        s, q, t, r = _sums(here, there, None, pixels, centre, zero)
+        if seen + pixels > BLOCK:
+            _add_sums(n, first, (deviations, squares, none, none), sums)
+            deviations, squares, seen = none, none, 0
+        deviations, squares, seen = deviations + s, squares + q, seen + pixels
+        if k % 2:
+            four = sums_of(slopes, products, t, r)
+            sums[n, 2, first + k - 1], sums[n, 3, first + k - 1] = lane(four, 0), lane(four, 1)
+            sums[n, 2, first + k], sums[n, 3, first + k] = lane(four, 2), lane(four, 3)
+        slopes, products = t, r
+    _add_sums(n, first, (deviations, squares, none, none), sums)
+    if per_group % 2:
+        four = sums_of(slopes, products, none, none)
+        sums[n, 2, first + per_group - 1], sums[n, 3, first + per_group - 1] = lane(four, 0), lane(four, 1)
 
 
 def _add_sums(n, c, vectors, sums):
@@ -508,8 +572,8 @@ def _pixel_sums(start, stop, zero, sizes, x, g, pivots, by_band):
         image, band = divmod(item, bands)
         n = image if len(pivots) > 1 else 0
         end = min(pixels, (band + 1) * BAND)
-        for first in range(band * BAND, end, ROWS):
-            count = min(ROWS, end - first)
+        for first in range(band * BAND, end, PIXELS):
+            count = min(PIXELS, end - first)
             here = x[0] + image * x[1][0] + first * x[1][3]
             if first == band * BAND:
                 _column_means(here, x[1][3], count, channels, place, zero)
@@ -540,6 +604,10 @@ def _rows_of_sums(x, x_step, g, g_step, rows, channels, to, pitch, zero):
 def _four_rows(x, x_step, g, g_step, p, first, second, third, fourth, to, pitch, zero):
     """The same for 4 rows of a vector of columns, of which there are so many in the first, second ... or all (None)."""
     q, m, to = x + p, load_all(to + p, zero), to + p
+    for line in range(0, 4 * lanes(zero) * size(zero), LINE):  # of the next rows, in the order of memory
+        fetch(x + 4 * x_step + 4 * p + line)
+        if g is not None:
+            fetch(g + 4 * g_step + 4 * p + line)
     d0, d1 = load_some(q, first, m) - m, load_some(q + x_step, second, m) - m
     d2, d3 = load_some(q + 2 * x_step, third, m) - m, load_some(q + 3 * x_step, fourth, m) - m
     _add_to(to + 2 * pitch, (d0 + d1) + (d2 + d3), zero)
@@ -638,53 +706,94 @@ def _write_pixel(x, g, out, p, count, centre, pitch, measure, zero):
 # ---------------------------------------------------------------- rows
 
 
-def _standard(mean, variance, eps, numbers):
+def _standard(mean, r, numbers):
     """Fill in a row's numbers: the row normalised is ``(x - numbers[0]) * numbers[1] + numbers[2]``."""
-    r = 1.0 / math.sqrt(variance + eps)
     numbers[0], numbers[1] = mean, r
     numbers[2] = (np.float64(numbers[0]) - mean) * r
-    return r
 
 
-def _measured(x, g, weights, count, centre, zero, spare):
-    """Mean and variance of a row, and the sums over it of h and ``h * (x - mean)``; `centre` is about its mean."""
-    grads = products = mean = variance = 0.0
-    none = splat(zero, zero)
+def _measured(x, g, weights, count, zero, memory):
+    """Means and variances of four rows, and the sums over each of h and ``h * (x - mean)``, side by side.
+
+    x and g (or None) are arrays of the rows' addresses; `memory` is room for the rows' centres, in x's dtype and in
+    float64, and for the vectors whose lanes are added up. No row's bits depend on its neighbours.
+    """
+    centres, pivots, lines = memory
+    zeros = sums_of(splat(zero, zero), splat(zero, zero), splat(zero, zero), splat(zero, zero))
+    for i in range(SOME):
+        centres[i] = _centre(x[i], count, zero)
+        pivots[i] = centres[i]
+    mean = variance = grads = products = zeros
     for _ in range(2):
-        four = sums_of(none, none, none, none)
+        total = squares = grads = products = zeros
         for v in range(0, count, BLOCK):
             p = v * size(zero)
-            slopes, factors = (None, None) if g is None else (g + p, weights + p)
-            four = four + sums_of(*_sums(x + p, slopes, factors, min(BLOCK, count - v), centre, zero))
-        pivot = np.float64(centre)
-        mean, variance = _statistics(pivot, lane(four, 0), lane(four, 1), count)
-        grads, products = lane(four, 2), lane(four, 3) - (mean - pivot) * lane(four, 2)
-        if not _far(pivot, mean, variance):
+            for i in range(SOME):
+                slopes = None if g is None else g[i] + p
+                factors = None if weights is None else weights + p
+                one = _sums(x[i] + p, slopes, factors, min(BLOCK, count - v), centres[i], zero)
+                for_row = lines.ctypes.data + i * lanes(zero) * size(zero)
+                store_all(for_row, one[0])
+                store_all(for_row + SOME * lanes(zero) * size(zero), one[1])
+                if g is not None:
+                    store_all(for_row + 2 * SOME * lanes(zero) * size(zero), one[2])
+                    store_all(for_row + 3 * SOME * lanes(zero) * size(zero), one[3])
+            total, squares = total + _sum_rows(lines, 0, zero), squares + _sum_rows(lines, 1, zero)
+            if g is not None:
+                grads, products = grads + _sum_rows(lines, 2, zero), products + _sum_rows(lines, 3, zero)
+        pivot, shift = load_all(pivots.ctypes.data, zeros), total * (1.0 / count)
+        mean, variance = pivot + shift, squares * (1.0 / count) - shift * shift
+        variance = select(variance < 0.0, 0.0, variance)
+        products = products - (mean - pivot) * grads
+        far = shift * shift > variance * 4.0
+        if not any_lane(far):
             break
-        spare[0] = mean
-        centre = spare[0]
+        store_all(pivots.ctypes.data, select(far, mean, pivot))
+        for i in range(SOME):
+            centres[i] = pivots[i]
+            pivots[i] = centres[i]
     return mean, variance, grads, products
+
+
+def _sum_rows(lines, which, zero):
+    """The sums of the lanes of four vectors in memory."""
+    step = lanes(zero) * size(zero)
+    p = lines.ctypes.data + which * SOME * step
+    q = p + 2 * step
+    return sums_of(load_all(p, zero), load_all(p + step, zero), load_all(q, zero), load_all(q + step, zero))
 
 
 @straight
 def _row_sets(start, stop, zero, eps, groups, per_group, x, out, gamma, beta, mean, variance):
-    """A work item is a row: x read twice, the second time from the cache, and out written."""
-    gammas, betas, numbers = gamma.ctypes.data, beta.ctypes.data, np.full(3, zero)
-    whole = per_group - per_group % lanes(zero)
-    for s in range(start, stop):
-        n, group = divmod(s, groups)
-        here, to = x[0] + n * x[1][0] + group * x[1][1], out[0] + n * out[1][0] + group * out[1][1]
-        about = _mean(here, min(per_group, BLOCK), zero)
-        middle, spread, _, _ = _measured(here, None, None, per_group, about, zero, numbers)
-        mean[n, group], variance[n, group] = middle, spread
-        _standard(middle, spread, eps, numbers)
-        centre, r, rest = numbers
-        first = group * per_group * size(zero)
-        for c in range(0, whole, lanes(zero)):
-            _write_set(here, gammas + first, betas + first, to, c * size(zero), None, zero, centre, r, rest)
-        if whole < per_group:
-            p, left = whole * size(zero), per_group - whole
-            _write_set(here, gammas + first, betas + first, to, p, left, zero, centre, r, rest)
+    """A work item is a row: x read twice, the second time from the cache, and out written. Four are done together, the
+    last ones maybe with some twice."""
+    gammas, betas = gamma.ctypes.data, beta.ctypes.data
+    memory = np.full(SOME, zero), np.empty(SOME, np.float64), np.full((4, SOME, lanes(zero)), zero)
+    places, stats = np.empty(SOME, np.int64), np.empty((3, SOME), np.float64)
+    whole, numbers = per_group - per_group % lanes(zero), np.full(3, zero)
+    for first in range(start, stop, SOME):
+        for i in range(SOME):
+            n, group = divmod(min(first + i, stop - 1), groups)
+            places[i] = x[0] + n * x[1][0] + group * x[1][1]
+        middle, spread, _, _ = _measured(places, None, None, per_group, zero, memory)
+        store_all(stats[0].ctypes.data, middle)
+        store_all(stats[1].ctypes.data, spread)
+        store_all(stats[2].ctypes.data, 1.0 / square_root(spread + eps))
+        for i in range(min(SOME, stop - first)):
+            n, group = divmod(first + i, groups)
+            mean[n, group], variance[n, group] = stats[0, i], stats[1, i]
+            _standard(stats[0, i], stats[2, i], numbers)
+            centre, r, rest = numbers
+            to, skip = out[0] + n * out[1][0] + group * out[1][1], group * per_group * size(zero)
+            for c in range(0, whole, lanes(zero)):
+                _write_set(places[i], gammas + skip, betas + skip, to, c * size(zero), None, zero, centre, r, rest)
+            if whole < per_group:
+                if whole and not MASK_REGISTERS:  # as `_write` does
+                    p = (per_group - lanes(zero)) * size(zero)
+                    _write_set(places[i], gammas + skip, betas + skip, to, p, None, zero, centre, r, rest)
+                else:
+                    p, left = whole * size(zero), per_group - whole
+                    _write_set(places[i], gammas + skip, betas + skip, to, p, left, zero, centre, r, rest)
 
 
 def _write_set(x, gammas, betas, out, p, count, zero, centre, r, rest):
@@ -700,6 +809,8 @@ def _row_bands(start, stop, zero, eps, summing, sizes, x, g, out, gamma, sums):
     """
     images, groups, per_group, most = sizes
     gammas, numbers, spare = gamma.ctypes.data, np.full((SOME, 5), zero), np.zeros((3, per_group), zero)
+    memory = np.full(SOME, zero), np.empty(SOME, np.float64), np.full((4, SOME, lanes(zero)), zero)
+    rows_at, stats = np.empty((2, SOME), np.int64), np.empty((4, SOME), np.float64)
     row_bytes, sums_at, nobody = per_group * size(zero), sums.ctypes.data, spare.ctypes.data
     steps = x[1][0], g[1][0], out[1][0] if out[0] else 0
     for item in range(start, stop):
@@ -714,15 +825,19 @@ def _row_bands(start, stop, zero, eps, summing, sizes, x, g, out, gamma, sums):
             sums[band, :, group] = 0
         for j in range(0, rows, SOME):
             some = min(SOME, rows - j)
-            for i in range(some):
-                numbers[i, 0] = _mean(here + i * steps[0], min(per_group, BLOCK), zero)
-            for i in range(some):
-                row, slope = here + i * steps[0], slopes + i * steps[1]
-                mean, variance, grads, products = _measured(
-                    row, slope, weights, per_group, numbers[i, 0], zero, numbers[i]
-                )
-                r = _standard(mean, variance, eps, numbers[i])
-                numbers[i, 3], numbers[i, 4] = _slopes(np.float64(numbers[i, 0]), mean, r, grads, products, per_group)
+            for i in range(SOME):
+                row = min(i, some - 1)
+                rows_at[0, i], rows_at[1, i] = here + row * steps[0], slopes + row * steps[1]
+            middle, spread, grads, products = _measured(rows_at[0], rows_at[1], weights, per_group, zero, memory)
+            store_all(stats[0].ctypes.data, middle)
+            store_all(stats[1].ctypes.data, 1.0 / square_root(spread + eps))
+            store_all(stats[2].ctypes.data, grads)
+            store_all(stats[3].ctypes.data, products)
+            for i in range(SOME):
+                mean, r = stats[0, i], stats[1, i]
+                _standard(mean, r, numbers[i])
+                rounded = np.float64(numbers[i, 0])
+                numbers[i, 3], numbers[i, 4] = _slopes(rounded, mean, r, stats[2, i], stats[3, i], per_group)
             if some == SOME:
                 _rows_back(True, here, slopes, to, steps, weights, per_group, columns, pitch, numbers, zero)
             else:

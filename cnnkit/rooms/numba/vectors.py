@@ -8,6 +8,7 @@ Operators work lane by lane, with numbers too. Addresses are in bytes. Nothing b
 
 import operator
 from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 from llvmlite import ir
@@ -462,20 +463,27 @@ _operator(operator.rshift, lambda builder, dtype, a, b: builder.ashr(a, b))
 
 
 def polynomial(*coefficients: float) -> Any:
-    """A function of a vector of floats, ``coefficients[0] * x ** n + ... + coefficients[n]``, by Horner's rule."""
+    """A function of a vector of floats and its square, ``coefficients[0] * x ** n + ... + coefficients[n]``.
+
+    Horner's rule for the square, whose coefficients are pairs ``coefficients[k] * x + coefficients[k + 1]``: each
+    multiply-add waits for half as many others.
+    """
 
     @intrinsic
-    def evaluate(typingctx: Any, x: Any) -> Any:
+    def evaluate(typingctx: Any, x: Any, square: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            total, *rest = (ir.Constant(_llvm(x), [c] * x.lanes) for c in coefficients)
-            for one in rest:
-                product = builder.fmul(total, args[0], flags=("contract",))
-                total = builder.fadd(product, one, flags=("contract",))
-            return total
+            numbers = [ir.Constant(_llvm(x), [c] * x.lanes) for c in coefficients]
+            pairs = [_times_plus(builder, a, args[0], b) for a, b in zip(numbers[-2::-2], numbers[::-2], strict=False)]
+            first = numbers[: len(numbers) % 2]
+            return reduce(lambda total, one: _times_plus(builder, total, args[1], one), [*first, *pairs[::-1]])
 
-        return x(x), codegen
+        return x(x, x), codegen
 
     return evaluate
+
+
+def _times_plus(builder: Any, a: Any, b: Any, c: Any) -> Any:
+    return builder.fadd(builder.fmul(a, b, flags=("contract",)), c, flags=("contract",))
 
 
 @intrinsic
@@ -496,6 +504,16 @@ def absolute(typingctx: Any, x: Any) -> Any:
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return _call(builder, f"llvm.fabs.{_suffix(x)}", _llvm(x), list(args))
+
+    return x(x), codegen
+
+
+@intrinsic
+def square_root(typingctx: Any, x: Any) -> Any:
+    """Square roots of floats."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return _call(builder, f"llvm.sqrt.{_suffix(x)}", _llvm(x), list(args))
 
     return x(x), codegen
 
