@@ -168,13 +168,15 @@ def dense_backward(
     grad_weight: Array | None,
     grad_bias: Array | None,
 ) -> None:
-    """Products of what is there: x only for the gradient of the weights, weight only for that of x."""
-    results, (examples, outputs), features = (grad_x, grad_weight, grad_bias), grad_output.shape, x.shape[1]
+    """Products of what is there: x only for the gradient of the weights, weight only for that of x (else None)."""
+    results, (examples, outputs) = (grad_x, grad_weight, grad_bias), grad_output.shape
+    features = (weight if x is None else x).shape[1]
     few = examples <= FEW and examples * outputs * features <= SMALL
     if few and all(result is None or result.flags.c_contiguous for result in results):
-        given = [np.ascontiguousarray(array) for array in (grad_output, x, weight)]
+        given = [None if array is None else np.ascontiguousarray(array) for array in (grad_output, x, weight)]
         places = [address_of(array) for array in (*given, *results)]
-        _small_backward(0, 1, x.dtype.type(0), x.dtype.type(1), examples, outputs, features, *places)
+        zero, one = grad_output.dtype.type(0), grad_output.dtype.type(1)
+        _small_backward(0, 1, zero, one, examples, outputs, features, *places)
         return
     if grad_x is not None:
         multiply(grad_output, weight, None, NONE, grad_x)
