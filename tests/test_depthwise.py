@@ -313,3 +313,25 @@ def test_pytorch_agrees(dtype, numba_room):
     tensors = [torch.tensor(np.float64(a)) for a in (x, weight, bias)]
     magnitude = torch.conv2d(*(a.abs() for a in tensors), *case.params).numpy()
     assert_close(y, torch.conv2d(*tensors, *case.params).numpy(), magnitude, case.terms + 1, dtype)
+
+
+@pytest.mark.parametrize("channels", [9, 32, 77])
+def test_a_strided_way_back_has_its_bias_and_leaves_its_neighbours_alone(channels, numba_room):
+    """By the kernel of short vectors whatever the processor's: whole vectors, four together, and parts of one."""
+    pixels = importlib.import_module("cnnkit.rooms.numba.depthwise_pixels")
+    rng = np.random.default_rng(channels)
+    for size, stride, before in (((9, 12), 2, (1, 0)), ((8, 7), (3, 2), (0, 2)), ((4, 5), (1, 4), (2, 1))):
+        shapes = (2, channels, *size), (channels, 1, 3, 3), (channels,)
+        x, weight, bias = (rng.integers(-3, 4, shape).astype("float32") for shape in shapes)
+        params = {"stride": stride, "padding": tuple((n, 1) for n in before), "groups": channels}
+        y = cnnkit.conv2d(x, weight, **params)
+        grad = np.moveaxis(rng.integers(-3, 4, (2, *y.shape[2:], channels)).astype("float32"), -1, 1)
+        around = np.full((2, size[0] + 2, size[1] + 3, channels + 5), 7, "float32")
+        grad_x = np.moveaxis(around[:, 1:-1, 2:-1, 3:-2], -1, 1)
+        plan = geometry.lift(geometry.conv(2, x.shape, weight.shape, stride, params["padding"], 1, channels))
+        pixels.strided_input_gradient(grad, weight, bias, plan, grad_x)
+        with cnnkit.use_backend("numpy"):
+            expected = cnnkit.conv2d_backward(grad, x, weight, **params, needs=("x",)).x
+        np.testing.assert_array_equal(grad_x, expected + bias[:, None, None])
+        grad_x[...] = 7
+        assert (around == 7).all()

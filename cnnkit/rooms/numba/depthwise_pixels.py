@@ -39,6 +39,7 @@ ACROSS = 4  # columns of a block's windows
 MOST = 16  # more than either, than a stride and than a group
 LONGEST = 24  # columns of a kernel times channels of a group: code is as long as that
 TERM, STORED = 1.3, 8  # cycles for a vector's product, and to read and to store a vector
+SMALL = 9  # taps of a strided layer: of more, each phase has enough of them to do it by itself
 BAND = 4  # rows of a block on the way back to the weights
 BANDWIDTH = 4  # numbers read or written in a nanosecond, about
 TERMS = 32  # multiply-adds in a nanosecond, about
@@ -136,12 +137,13 @@ def weight_gradient(grad: Array, x: Array, plan: ConvPlan, grad_weight: Array) -
 def takes_back(plan: ConvPlan, *given: Array) -> bool:
     """Whether `strided_input_gradient` does the way back of a depthwise plan over three spatial axes.
 
-    Without a stride that is a forward convolution; with vectors that are long, several of these.
+    Without a stride that is a forward convolution; with many taps, or long vectors, several of these.
     """
     return (
         VECTOR_BYTES < 64
         and depthwise_takes(plan, *given)
         and max(plan.stride) > 1
+        and volume(plan.kernel_size) <= SMALL
         and plan.kernel_size[0] == plan.stride[0] == 1
         and plan.dilation == lines.ONES
         and not plan.before[0]
