@@ -162,19 +162,21 @@ def _products(
 
 def dense_backward(
     grad_output: Array,
-    x: Array,
-    weight: Array,
+    x: Array | None,
+    weight: Array | None,
     grad_x: Array | None,
     grad_weight: Array | None,
     grad_bias: Array | None,
 ) -> None:
     """Products of what is there: x only for the gradient of the weights, weight only for that of x."""
-    results, (examples, outputs), features = (grad_x, grad_weight, grad_bias), grad_output.shape, x.shape[1]
+    results, (examples, outputs) = (grad_x, grad_weight, grad_bias), grad_output.shape
+    features: int = (weight if x is None else x).shape[1]  # type: ignore[union-attr]  # one of them is there
     few = examples <= FEW and examples * outputs * features <= SMALL
     if few and all(result is None or result.flags.c_contiguous for result in results):
-        given = [np.ascontiguousarray(array) for array in (grad_output, x, weight)]
+        given = [None if array is None else np.ascontiguousarray(array) for array in (grad_output, x, weight)]
         places = [address_of(array) for array in (*given, *results)]
-        _small_backward(0, 1, x.dtype.type(0), x.dtype.type(1), examples, outputs, features, *places)
+        zero, one = grad_output.dtype.type(0), grad_output.dtype.type(1)
+        _small_backward(0, 1, zero, one, examples, outputs, features, *places)
         return
     if grad_x is not None:
         multiply(grad_output, weight, None, NONE, grad_x)
@@ -189,11 +191,11 @@ def _small_backward(
     start, stop, zero, one, examples, outputs, features, grad, x, weight, grad_x, grad_weight, grad_bias
 ):  # fmt: skip
     """All at once, by addresses: results that are not wanted have none."""
-    apart, ones = outputs * size(zero), np.full(1, one)
+    row, ones = outputs * size(zero), np.full(1, one)
     if grad_x:
-        _small_product(zero, grad, apart, size(zero), weight, examples, outputs, features, grad_x)
+        _small_product(zero, grad, row, size(zero), weight, examples, outputs, features, grad_x)
     if grad_weight:
-        _small_product(zero, grad, size(zero), apart, x, outputs, examples, features, grad_weight)
+        _small_product(zero, grad, size(zero), row, x, outputs, examples, features, grad_weight)
     if grad_bias:
         _small_product(zero, ones.ctypes.data, 0, 0, grad, 1, examples, outputs, grad_bias)
 
