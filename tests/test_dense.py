@@ -1,5 +1,7 @@
 """Dense layers against their definition, their adjoint and PyTorch."""
 
+import importlib
+
 import naive
 import numpy as np
 import pytest
@@ -64,6 +66,16 @@ def test_forward_is_the_definition(shape, outs, dtype, backend):
 @CASES
 def test_backward_is_the_definition(shape, outs, dtype, backend):
     check_backward(shape, outs, dtype)
+
+
+@CASES
+@pytest.mark.parametrize("small", [0, 1 << 40])
+def test_any_layer_goes_back_in_one_kernel_or_by_convolutions(shape, outs, small, dtype, monkeypatch):
+    pytest.importorskip("numba", reason="the CPU kernels need Numba")
+    room = importlib.import_module("cnnkit.rooms.numba.dense")
+    monkeypatch.setattr(room, "SMALL", small)
+    with cnnkit.use_backend("numba"):
+        check_backward(shape, outs, dtype)
 
 
 @CASES

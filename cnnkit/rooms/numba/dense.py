@@ -191,11 +191,11 @@ def _small_backward(
     start, stop, zero, one, examples, outputs, features, grad, x, weight, grad_x, grad_weight, grad_bias
 ):  # fmt: skip
     """All at once, by addresses: results that are not wanted have none."""
-    apart, ones = outputs * size(zero), np.full(1, one)
+    row, ones = outputs * size(zero), np.full(1, one)
     if grad_x:
-        _small_product(zero, grad, apart, size(zero), weight, examples, outputs, features, grad_x)
+        _small_product(zero, grad, row, size(zero), weight, examples, outputs, features, grad_x)
     if grad_weight:
-        _small_product(zero, grad, size(zero), apart, x, outputs, examples, features, grad_weight)
+        _small_product(zero, grad, size(zero), row, x, outputs, examples, features, grad_weight)
     if grad_bias:
         _small_product(zero, ones.ctypes.data, 0, 0, grad, 1, examples, outputs, grad_bias)
 
