@@ -12,6 +12,7 @@ from cnnkit.rooms.numba.vectors import (
     bits,
     from_bits,
     multiply_add,
+    paired_polynomial,
     polynomial,
     select,
     size,
@@ -23,10 +24,10 @@ ROOT = 0.7978845608028654  # sqrt(2 / pi)
 CUBIC = 0.044715  # Hendrycks and Gimpel 2016, arXiv:1606.08415
 
 # (exp(r) - 1 - r) / r ** 2 for |r| <= ln(2) / 2, Chebyshev interpolants: exp(r) is off by less than 8e-9 and 2e-17
-_more_short = polynomial(
+_more_short = paired_polynomial(
     *(0.0013933676227072776, 0.008363197377014202, 0.04166646468140099, 0.16666576872119707, 0.5000000013491729)
 )
-_more_long = polynomial(
+_more_long = paired_polynomial(
     *(2.5105245845597674e-08, 2.762012275502573e-07, 2.7557255330683724e-06, 2.4801521223491958e-05),
     *(0.0001984126987487566, 0.0013888888917260632, 0.008333333333326119, 0.04166666666662403),
     *(0.1666666666666667, 0.5000000000000001),
@@ -77,7 +78,7 @@ def exp(x):
         shifted, n = _whole(x)
         power = _power(shifted)
         return _minus_one(x, None, n) * power + power
-    back = select(x < least, 0.0, _taken_back(x, x))  # no underflow, which can take a hundred cycles
+    back = select(x < least, 0.0, _taken_back(x))  # no underflow, which can take a hundred cycles
     x = select(x < least, least, x)
     shifted, n = _whole(x)
     tiny = x < small  # 2 ** n is, or may be, too small a number: times 2 ** 100, and that taken back
@@ -108,8 +109,10 @@ def bell(x):
     a = select(far, most, a)
     half = a * -0.5
     shifted, n = _whole(a * half)
-    power = _power(shifted)
-    return select(far, 0.0, _minus_one(a, half, n) * power + power), a
+    exponent = bits(shifted) << (
+        23 if size(x) == 4 else 52
+    )  # added to the bits of a float, it is ``2 ** n`` times that
+    return select(far, 0.0, from_bits(bits(_minus_one(a, half, n) + 1.0) + exponent)), a
 
 
 @kernel
@@ -133,7 +136,7 @@ def normal_tail(x):
     e, a = bell(x)
     q = normal.SCALE / (a + normal.SCALE)
     u = q + q - 1.0
-    return (_tail_short(u, u * u) if size(x) == 4 else _tail_long(u, u * u)) * q * e, e, a
+    return (_tail_short(u) if size(x) == 4 else _tail_long(u)) * q * e, e, a
 
 
 # ---------------------------------------------------------------- activations, of x and a parameter

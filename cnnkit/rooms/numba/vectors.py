@@ -463,23 +463,42 @@ _operator(operator.rshift, lambda builder, dtype, a, b: builder.ashr(a, b))
 
 
 def polynomial(*coefficients: float) -> Any:
-    """A function of a vector of floats and its square, ``coefficients[0] * x ** n + ... + coefficients[n]``.
+    """A function of a vector of floats, ``coefficients[0] * x ** n + ... + coefficients[n]``, by Horner's rule."""
 
-    Horner's rule for the square, whose coefficients are pairs ``coefficients[k] * x + coefficients[k + 1]``: each
-    multiply-add waits for half as many others.
-    """
+    @intrinsic
+    def evaluate(typingctx: Any, x: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return _horner(builder, _constants(x, coefficients), args[0])
+
+        return x(x), codegen
+
+    return evaluate
+
+
+def paired_polynomial(*coefficients: float) -> Any:
+    """The same of a vector and its square, whose coefficients are pairs ``coefficients[k] * x + coefficients[k + 1]``:
+    each multiply-add waits for half as many others."""
 
     @intrinsic
     def evaluate(typingctx: Any, x: Any, square: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            numbers = [ir.Constant(_llvm(x), [c] * x.lanes) for c in coefficients]
-            pairs = [_times_plus(builder, a, args[0], b) for a, b in zip(numbers[-2::-2], numbers[::-2], strict=False)]
-            first = numbers[: len(numbers) % 2]
-            return reduce(lambda total, one: _times_plus(builder, total, args[1], one), [*first, *pairs[::-1]])
+            numbers = _constants(x, coefficients)
+            odd = len(numbers) % 2
+            twos = zip(numbers[odd::2], numbers[odd + 1 :: 2], strict=True)
+            pairs = [_times_plus(builder, a, args[0], b) for a, b in twos]
+            return _horner(builder, numbers[:odd] + pairs, args[1])
 
         return x(x, x), codegen
 
     return evaluate
+
+
+def _constants(kind: Vector, numbers: tuple[float, ...]) -> list[Any]:
+    return [ir.Constant(_llvm(kind), [number] * kind.lanes) for number in numbers]
+
+
+def _horner(builder: Any, coefficients: list[Any], x: Any) -> Any:
+    return reduce(lambda total, one: _times_plus(builder, total, x, one), coefficients)
 
 
 def _times_plus(builder: Any, a: Any, b: Any, c: Any) -> Any:
