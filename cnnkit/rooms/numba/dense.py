@@ -17,7 +17,7 @@ from cnnkit.rooms.numba.correlate import LONG
 from cnnkit.rooms.numba.depthwise import empty, turn_back
 from cnnkit.rooms.numba.emit import itemsize
 from cnnkit.rooms.numba.lines import parts
-from cnnkit.rooms.numba.machine import FMAS, L2, MULTIPLY_ADDS, address_of
+from cnnkit.rooms.numba.machine import FMAS, L2, MASK_REGISTERS, MULTIPLY_ADDS, VECTOR_BYTES, address_of
 from cnnkit.rooms.numba.moves import copy
 from cnnkit.rooms.numba.straight import apart, straight
 from cnnkit.rooms.numba.tile import Tile, inner, tiles
@@ -25,7 +25,8 @@ from cnnkit.rooms.numba.vectors import at, lanes, load_all, load_some, size, spl
 
 LONG_ROW = 3072  # bytes of a row that are summed at a time where other rows come that need it again: all stay in L1
 MANY_TERMS = 2048  # of some examples, which stay in the L2 cache
-END = 120  # cycles to add up the lanes of a tile's sums
+END = 120 if MASK_REGISTERS else 75  # cycles to add up the lanes of a tile's sums
+A_ROW = 2 if VECTOR_BYTES == 64 else 1  # loads of a vector of weights: of 64 bytes mostly lie across two cache lines
 PACK = 2  # cycles to bring a weight together
 CALL = 10_000  # cycles that it takes beside
 FEW, SMALL = 512, 1 << 19  # examples, and products, whose ways back are one small kernel
@@ -97,7 +98,7 @@ def products_cycles(outputs: int, features: int, examples: int, dtype: np.dtype)
 
 def _a_vector(tile: Tile) -> float:
     """Cycles that a vector of terms takes a tile: multiply-adds or loads, as rows of weights lie across cache lines."""
-    return max(tile.rows * tile.vectors / FMAS, 2 * tile.rows + tile.vectors)
+    return max(tile.rows * tile.vectors / FMAS, A_ROW * tile.rows + tile.vectors)
 
 
 def _add_products(weight: Array, x: Array, out: Array) -> None:
