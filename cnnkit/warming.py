@@ -131,7 +131,7 @@ def common(dtype: Any) -> dict[str, Callable[[], None]]:
             Conv2d(32, 32, 3, groups=16, dtype=kind), (2, 32, 24, 24), channels_last=True
         ),
         "dense": lambda: _layer(Dense(32, 10, dtype=kind), (8, 32)),
-        "dense, examples as filters": lambda: _layer(Dense(1024, 128, dtype=kind), (16, 1024)),
+        "dense, examples as filters": lambda: _layer(Dense(2048, 256, dtype=kind), (64, 2048)),
         "dense, many examples": lambda: _layer(Dense(64, 64, dtype=kind), (256, 64)),
         "max pooling": lambda: _layer(MaxPool2d(2), (2, 4, 12, 12), dtype=kind),
         "max pooling, overlapping": lambda: _layer(MaxPool2d(3, 2, 1), (2, 4, 12, 12), dtype=kind),
