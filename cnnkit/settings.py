@@ -45,8 +45,8 @@ def options(
         (five times as large for the weights', whose direct sum is very exact); all others are computed directly.
     max_workspace : int, optional
         Bytes, at least 0; 64 MiB if never set. A Winograd convolution for which they are not enough is computed
-        directly, and a direct one packs its weights in parts that fit. A direct one also has, for each thread, about
-        half a megabyte of its input at hand, more with thousands of channels.
+        directly, and a direct one packs its weights in parts that fit. A direct one also has, for each thread, up to
+        one and a half megabytes of its input at hand, more with thousands of channels.
     tf32 : bool, optional
         Whether CUDA kernels (backend "cuda") may round what is multiplied in float32 convolutions and dense layers to
         11 significant bits, for tensor cores; sums stay float32. A product is then off by a part in 1023 at most. False

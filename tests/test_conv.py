@@ -286,6 +286,20 @@ def test_no_image_gives_zero_gradients(dtype, backend):
     assert_same(grads.bias, np.zeros(4, dtype))
 
 
+@pytest.mark.parametrize("size", [(4, 0), (0, 4), (0, 0)])
+@pytest.mark.parametrize("weight", [(8, 8, 3, 3), (8, 1, 3, 3), (16, 1, 5, 5)])
+def test_of_images_of_nothing_but_padding_the_bias_is_left(weight, size, dtype, backend):
+    x, w, bias = np.ones((2, 8, *size), dtype), np.ones(weight, dtype), np.arange(weight[0]).astype(dtype) - 3
+    params = (1, weight[-1] - 1, 1, 8 // weight[1])
+    for images in (x, np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)):
+        y = cnnkit.conv2d(images, w, bias, *params, activation="relu")
+        assert (y == np.maximum(bias, 0)[:, None, None]).all()
+        assert min(y.shape) > 0
+        grads = cnnkit.conv2d_backward(y, images, w, *params)
+        assert grads.x.shape == x.shape
+        assert not grads.weight.any()
+
+
 # --- real layers, against PyTorch ----------------------------------------------------------------
 
 REAL = {

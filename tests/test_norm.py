@@ -90,6 +90,7 @@ CASES = {
     "batch 70 images": Norm((70, 2, 3, 5)),
     "batch 3d": Norm((2, 3, 2, 3, 4)),
     "groups": Norm((2, 6, 5, 4), 2),
+    "groups of planes beyond a block": Norm((2, 12, 20, 21), 2),
     "groups of one": Norm((2, 3, 4, 5), 3),
     "one group": Norm((3, 4, 3, 3), 1),
     "groups of rows": Norm((37, 12), 3),
@@ -245,6 +246,19 @@ def test_first_numbers_far_from_all_others_cost_no_digits_of_the_variance(case, 
     u = (np.float64(seen) - mean) / np.sqrt(variance + EPS)
     got = case.forward(x, np.ones_like(gamma), np.zeros_like(beta)).reshape(case.seen)
     assert np.abs(got - u).max() <= 4 * unit("float32") * np.abs(u).max()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_bits_of_a_row_do_not_depend_on_its_neighbours(dtype, backend):
+    """Not even on one whose first numbers lie far from all others, so that it is measured once more."""
+    x, grad = normal((6, 3000), dtype, 1), normal((6, 3000), dtype, 2)
+    x[2, :32] += 1e4
+    gamma, beta = normal((3000,), dtype, 3), normal((3000,), dtype, 4)
+    y, back = cnnkit.layer_norm(x, 3000, gamma, beta), cnnkit.layer_norm_backward(grad, x, 3000, gamma).x
+    for n in range(len(x)):
+        row = slice(n, n + 1)
+        assert_same(cnnkit.layer_norm(x[row], 3000, gamma, beta), y[row])
+        assert_same(cnnkit.layer_norm_backward(grad[row], x[row], 3000, gamma).x, back[row])
 
 
 def test_a_mean_of_1e4_costs_no_digits_of_the_variance(backend):

@@ -70,6 +70,15 @@ def test_softmax_of_anything(shape, scale, shift, data, dtype, backend):
     check_softmax_backward(normal(shape, dtype, 2), x, axis)
 
 
+def test_a_weight_does_not_depend_on_whether_another_is_tiny(dtype, backend):
+    """What is too small a number takes another path, for a whole vector."""
+    x = np.zeros((2, 67, 2), dtype)
+    x[..., 0] = np.linspace(-60, 0, 67)
+    x[..., 1] = np.array([[-86 if dtype == "float32" else -700], [-10000]])  # none of them counts in the sum
+    low, lower = cnnkit.softmax(x.reshape(2, 134))
+    assert_same(lower[::2], low[::2])
+
+
 def test_softmax_is_along_the_last_axis_unless_told(backend):
     x, grad = normal((3, 4), "float32", 1), normal((3, 4), "float32", 2)
     for name in ("softmax", "log_softmax"):

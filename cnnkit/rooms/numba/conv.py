@@ -21,7 +21,7 @@ from cnnkit.rooms.numba import (
     winograd,
     winograd_weights,
 )  # fmt: skip
-from cnnkit.rooms.numba.activation import NONE, epilogue
+from cnnkit.rooms.numba.activation import NONE, activate, epilogue
 from cnnkit.rooms.numba.channels import sum_channels
 from cnnkit.rooms.numba.convolve import convolve, of_planes, turning
 from cnnkit.rooms.numba.correlate import LONG, NEAR, TOGETHER, correlate
@@ -41,6 +41,14 @@ MULTIPLYING = 1.3  # times the cycles of a convolution: as many terms as pixels 
 def conv(
     x: Array, weight: Array, bias: Array | None, plan: ConvPlan, activation: tuple[str, float] | None, out: Array
 ) -> None:
+    if not x.size:  # there is nothing but padding
+        y = np.zeros(out.shape, out.dtype)
+        if bias is not None:
+            y += bias.reshape(-1, *(1,) * (out.ndim - 2))
+        if activation is not None:
+            activate(activation, y, y)
+        out[...] = y
+        return
     if _sees_all(plan, out):
         images, outputs = plan.batch, plan.out_channels
         features = plan.in_channels * volume(plan.kernel_size)

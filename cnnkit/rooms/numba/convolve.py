@@ -120,7 +120,7 @@ def convolve(
     weights = weight_numbers(weight, plan.groups, swapped)
     bias_address = address_of(bias)
     packed, there = None, 0
-    if threads.many(work) and sizes.lines * sizes.bands > 1:
+    if threads.many(work) and (sizes.panels or sizes.lines * sizes.bands > 1):
         packed = np.empty((sizes.groups, sizes.blocks, 1 + sizes.terms, sizes.rows), x.dtype)
         there = address_of(packed)
         threads.run(
@@ -327,7 +327,8 @@ def _convolve(
     Blocks vary fastest: the lines of a band are laid out once (x is read once for each band and phase, mostly from the
     cache), and stay in the cache while all blocks read them. A tile whose windows lie together in `out` goes straight
     there; others go by way of `sums`. What comes `then` is done to a tile's results while they are in the L1 cache.
-    Weights that were not `packed` before (0) are packed here, each block when it is needed if there is one band only.
+    Weights that were not `packed` before (0) are packed here, each block when it is needed if there is one band only
+    and no panels.
     """
     sizes, table = Sizes(*plan[:COUNTS]), plan + 8 * TABLE
     size, stride = plan[COUNTS : COUNTS + 3], plan[COUNTS + 3 : COUNTS + 6]

@@ -398,6 +398,8 @@ def _emit_pack(emit: Emitter, to: Any, rows: Any, source: Any, step: Any, here: 
         """Rows lie side by side, in one vector: whole vectors are written, as long as they are ours."""
         mask, spare = emit.lanes_below(here), builder.udiv(emit.number(lanes - 1), rows)
         count = builder.sub(terms, builder.select(builder.icmp_signed("<", terms, spare), terms, spare))
+        none = builder.icmp_signed("==", here, emit.number(0))  # then nothing may be there to read
+        count = builder.select(none, emit.number(0), count)
 
         def term(t: Any) -> None:
             line = emit.load_masked(emit.at(source, builder.load(emit.at(offsets, t))), mask)

@@ -31,9 +31,8 @@ BAND = 1024  # windows, at most: tables of where they are stay near, and threads
 FAR = 8 * L2  # bytes of x and of what it meets, from which on the next band is asked for while one is summed
 PRODUCTS = 3  # for each of these bytes, at least: with fewer, memory is as fast as it can be by itself
 SUM = 3  # cycles for each of a band's sums, measured with AVX2 (Zen 3), whose tiles are small
-NEAR = (
-    256 if MASK_REGISTERS else 128
-)  # the same for the weights' gradient: output gradients stay near while all weights read them
+# windows of a band of the weights' gradient: output gradients stay near while all weights read them
+NEAR = 256 if MASK_REGISTERS else 128
 
 
 class Sizes(NamedTuple):
@@ -499,11 +498,12 @@ def _correlate(
                     source = grads.address + (targets[p] + channel) * bytes_
                     to = b + (block - first) * size_b + p * sizes.columns * bytes_
                     fill(unit, to, 0, source, 1, 0, wide, grads.w, 0, wide, sizes.columns, 1, 0, filled)
-            for row in range(tall if x_panels else 0):
-                gather_lines(
-                    unit, panels.ctypes.data + row * a_panel, sizes.rows, a + offsets[row * sizes.rows] * bytes_, rows,
-                    count, min(sizes.rows, terms - row * sizes.rows),
-                )  # fmt: skip
+            for row in range(tall if x_panels else 0):  # in ascending order: behind a panel the next one is written
+                if (row + tall - item % tall) % tall < end - item:
+                    gather_lines(
+                        unit, panels.ctypes.data + row * a_panel, sizes.rows, a + offsets[row * sizes.rows] * bytes_,
+                        rows, count, min(sizes.rows, terms - row * sizes.rows),
+                    )  # fmt: skip
             while item < end:
                 block, row = divmod(item, tall)
                 channel = (block - g * sizes.blocks) * sizes.columns

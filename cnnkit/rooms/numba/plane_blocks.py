@@ -66,8 +66,7 @@ def _emit_blocks(
     builder, vector, zero = emit.builder, emit.number(emit.lanes), emit.number(0)
     to, x, lines, weight, bias = (emit.pointer(address) for address in (to, x, lines, weight, bias))
     start, stale = emit.broadcast(bias), builder.trunc(again, ir.IntType(1))
-    nothing, lowest = (ir.Constant(emit.scalar, value) for value in (0.0, float("-inf")))
-    floor = emit.spread(builder.select(builder.trunc(relu, ir.IntType(1)), nothing, lowest), emit.vector)
+    floor = emit.least(relu)
 
     def least(a: Any, b: Any) -> Any:
         return builder.select(builder.icmp_signed("<", a, b), a, b)
@@ -146,9 +145,7 @@ def _emit_blocks(
                 there = emit.at(to, builder.mul(row, to_step))
                 emit.fetch(emit.at(there, places[0]), AHEAD, write=True)
                 for v, place in enumerate(places):
-                    value = sums[r * number + v]  # NaN stays
-                    value = builder.select(builder.fcmp_ordered("<", value, floor), floor, value)
-                    store(value, emit.at(there, place), row)
+                    store(emit.at_least(floor, sums[r * number + v]), emit.at(there, place), row)
 
     def all_blocks(stride: int, size: int, number: int, across: Any) -> None:
         tall = emit.number(SUMS // number)
