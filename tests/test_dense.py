@@ -78,6 +78,18 @@ def test_any_layer_goes_back_in_one_kernel_or_by_convolutions(shape, outs, small
         check_backward(shape, outs, dtype)
 
 
+@pytest.mark.parametrize("examples", [599, 768])
+def test_long_sums_are_added_up_part_by_part(examples, dtype, monkeypatch):
+    room = pytest.importorskip("cnnkit.rooms.numba.dense", reason="the CPU kernels need Numba")
+    monkeypatch.setattr(room, "SUMMED", 256)
+    rng = np.random.default_rng(examples)
+    grad, x, weight = (rng.integers(-3, 4, shape).astype(dtype) for shape in ((examples, 5), (examples, 70), (5, 70)))
+    with cnnkit.use_backend("numba"):
+        grads = cnnkit.dense_backward(grad, x, weight)
+    assert_same(grads.weight, (grad.astype(int).T @ x.astype(int)).astype(dtype))  # whole numbers: no rounding
+    assert_same(grads.x, grad @ weight)
+
+
 @CASES
 def test_backward_is_the_adjoint_of_forward(shape, outs, backend):
     x, weight, _, grad = data(shape, outs, "float64")

@@ -344,7 +344,7 @@ def _turned(grad_output: Array, x: Array, plan: ConvPlan, total: Array) -> bool:
         grads, rows = np.moveaxis(grad_output, 1, -1), np.moveaxis(x, 1, -1)
         rows = rows if rows.flags.c_contiguous else np.moveaxis(depthwise.turned(x), 1, -1)
         grads, rows = grads.reshape(-1, plan.out_channels), rows.reshape(-1, plan.in_channels)
-        multiply(grads.T, rows, None, NONE, _rows(total))
+        multiply(grads.T, rows, _rows(total))
         return True
     total.fill(0)
     together, stretch = volume(plan.output_size) < TOGETHER, NEAR if plan.out_channels > plan.groups else LONG

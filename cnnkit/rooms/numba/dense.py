@@ -25,6 +25,7 @@ from cnnkit.rooms.numba.vectors import at, lanes, load_all, load_some, size, spl
 
 LONG_ROW = 3072  # bytes of a row that are summed at a time where other rows come that need it again: all stay in L1
 MANY_TERMS = 2048  # of some examples, which stay in the L2 cache
+SUMMED = 4096  # terms of a matrix product that are summed at a time, and so stay near
 END = 120 if MASK_REGISTERS else 75  # cycles to add up the lanes of a tile's sums
 A_ROW = 2 if VECTOR_BYTES == 64 else 1  # loads of a vector of weights: of 64 bytes mostly lie across two cache lines
 PACK = 2  # cycles to bring a weight together
@@ -180,9 +181,9 @@ def dense_backward(
         _small_backward(0, 1, zero, one, examples, outputs, features, *places)
         return
     if grad_x is not None:
-        multiply(grad_output, weight, None, NONE, grad_x)
+        multiply(grad_output, weight, grad_x)
     if grad_weight is not None:
-        multiply(grad_output.T, x, None, NONE, grad_weight)
+        multiply(grad_output.T, x, grad_weight)
     if grad_bias is not None:
         sum_channels(grad_output.T[None], grad_bias)
 
@@ -244,12 +245,23 @@ def _small_tile(zero, a, a_term, b, terms, step, column, count, out):
         store_all(to3 + place + second, t3)
 
 
-def multiply(a: Array, b: Array, bias: Array | None, then: int, out: Array) -> None:
-    """``out = a @ b + bias`` as a 1x1 convolution: the rows of b are channels, its columns pixels, a the weights."""
+def multiply(a: Array, b: Array, out: Array) -> None:
+    """``out = a @ b`` as 1x1 convolutions: the rows of b are channels, its columns pixels, a the weights.
+
+    So many terms at a time that they stay in the caches; the sums of each are added up in order.
+    """
     if not (a.size and b.size):
         out[...] = 0
         return
-    convolve(b[None], a, bias, matrix_plan(*b.shape, len(a)), then, out[None])
+    to = out
+    for start in range(0, len(b), SUMMED):
+        some = slice(start, start + SUMMED)
+        rows, plan = b[some], matrix_plan(len(b[some]), b.shape[1], len(a))
+        convolve(rows[None], a[:, some], None, plan, NONE, to[None])
+        if to is out:
+            to = np.empty_like(out) if len(b) > SUMMED else out
+        else:
+            out += to
 
 
 @lru_cache(1024)

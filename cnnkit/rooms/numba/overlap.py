@@ -57,7 +57,7 @@ def input_gradient(grad_output: Array, weight: Array, plan: ConvPlan, grad_x: Ar
         grads, to = grad_output[some], grad_x[some]
         given = grads.reshape(len(grads), len(weight), windows).swapaxes(1, 2).reshape(-1, len(weight))
         shares = np.empty((len(given), seen), grad_x.dtype)
-        multiply(given, filters, None, 0, shares)
+        multiply(given, filters, shares)
         threads.run(
             _add_up, len(to) * plan.in_channels, shares.size / NUMBERS,
             vector, address_of(shares), lines.numbers(to), plan.in_channels, plan.output_size, plan.kernel_size,
